@@ -1,0 +1,4 @@
+//! Adapter.
+
+/// Adapter.
+pub struct PostgresLedger;

@@ -1,0 +1,19 @@
+//! Ports of DES Fleet and all their adapters.
+//!
+//! A port is a small trait with two real implementations, an embedded one and a fleet one, and
+//! one conformance suite (`tests/`) that runs on both. Nothing here decides anything: adapters
+//! carry out and report. Only the composition root knows which adapter is in use.
+
+#![warn(missing_docs)]
+
+pub mod catalog;
+pub mod error;
+pub mod ledger;
+pub mod queue;
+pub mod store;
+
+pub use catalog::Catalog;
+pub use error::BackendError;
+pub use ledger::Ledger;
+pub use queue::TaskQueue;
+pub use store::Store;

@@ -1,0 +1,4 @@
+//! Object store.
+
+/// Object store.
+pub struct Store;

@@ -1,0 +1,165 @@
+//! Messages between coordinator and workers. JSON, since operators read them in the broker's own
+//! tools; a few KB at most, since rows travel in manifests.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{ArchiveId, ContentHash, Job, PartitionId, Revision, WorkerId};
+use crate::settings::PackSettings;
+use crate::time::Window;
+use crate::versioned::{self, Document, DocumentError};
+
+/// Which partition of which archive a message is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PartitionAddress {
+    /// The archive.
+    pub archive: ArchiveId,
+    /// The job.
+    pub job: Job,
+    /// The window.
+    pub window: Window,
+    /// The pass over the window.
+    pub revision: Revision,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Hash of the partition's manifest.
+    pub manifest_hash: ContentHash,
+}
+
+/// Coordinator to worker: execute this manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Version of this message.
+    pub version: u32,
+    /// The partition.
+    pub address: PartitionAddress,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Object name of the manifest.
+    pub manifest: String,
+    /// Rows of the manifest.
+    pub rows: u64,
+    /// What to pack with.
+    pub settings: PackSettings,
+}
+
+/// Worker to coordinator: what became of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Version of this message.
+    pub version: u32,
+    /// The partition.
+    pub address: PartitionAddress,
+    /// The task's attempt.
+    pub attempt: u32,
+    /// Who answers.
+    pub worker: WorkerId,
+    /// The answer.
+    pub result: TaskResult,
+}
+
+/// The answer to a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum TaskResult {
+    /// The receipt is durable under this object name.
+    Done {
+        /// Object name of the receipt.
+        receipt: String,
+        /// Size of the receipt in bytes.
+        receipt_size: u64,
+    },
+    /// Something failed that may work later, here or elsewhere.
+    Retry {
+        /// What kind of trouble.
+        class: RetryClass,
+        /// What the system said, for a person.
+        detail: String,
+    },
+    /// The worker drains and did not finish the task. Costs no attempt.
+    Returned,
+    /// The broker delivered the task a second time, so someone may have died over it: it was not
+    /// executed.
+    Interrupted,
+    /// The task can never be executed by this worker.
+    Refused {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Kinds of trouble that pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryClass {
+    /// The store did not answer, or answered with an error.
+    Store,
+    /// A source could not be read for a reason that is not the file's own.
+    Source,
+    /// A source root, or most of a partition, is missing on this worker.
+    Mount,
+    /// The worker's own disk or memory.
+    Local,
+    /// The packing code panicked.
+    Panic,
+}
+
+impl RetryClass {
+    /// The text that is stored: the same as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Source => "source",
+            Self::Mount => "mount",
+            Self::Local => "local",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// Worker to coordinator, every few seconds: still at it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Version of this message.
+    pub version: u32,
+    /// The partition.
+    pub address: PartitionAddress,
+    /// The task's attempt.
+    pub attempt: u32,
+    /// Who reports.
+    pub worker: WorkerId,
+    /// Rows read so far.
+    pub rows: u64,
+    /// Raw bytes read so far.
+    pub bytes: u64,
+}
+
+macro_rules! message {
+    ($name:ident, $what:literal, $kind:literal) => {
+        impl $name {
+            /// Version of the message that this release sends, and the newest it takes.
+            pub const VERSION: u32 = 1;
+            /// The message's type, as the broker's `type` property carries it.
+            pub const KIND: &'static str = $kind;
+
+            /// The message's bytes.
+            pub fn encode(&self) -> Vec<u8> {
+                versioned::encode_compact(self)
+            }
+
+            /// # Errors
+            /// When the bytes are no such message, or one of a newer release.
+            pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
+                versioned::decode(bytes)
+            }
+        }
+
+        impl Document for $name {
+            const WHAT: &'static str = $what;
+            const VERSION: u32 = Self::VERSION;
+        }
+    };
+}
+
+message!(Task, "task message", "des.task.v1");
+message!(Outcome, "outcome message", "des.outcome.v1");
+message!(Progress, "progress message", "des.progress.v1");
