@@ -101,6 +101,12 @@ impl Encoder {
         }
     }
 
+    /// Gives back buffer memory beyond `bytes`, after a payload much larger than most.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        self.buffer.clear();
+        self.buffer.shrink_to(bytes);
+    }
+
     fn zstd_frame(&mut self, raw: &[u8]) -> std::io::Result<()> {
         self.buffer.clear();
         self.buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()));

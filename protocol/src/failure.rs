@@ -32,8 +32,9 @@ pub enum FailureReason {
     LocationTooLong,
     /// The uid is longer than a shard's index can carry.
     UidTooLong,
-    /// More rows share the uid and the day than shard names have parts for.
-    TooManyVersions,
+    /// The day and shard index would need more shards than names have parts for (9,999), because of
+    /// as many rows with the same uid or a very small `max_shard_size`.
+    TooManyParts,
 }
 
 impl FailureReason {
@@ -51,7 +52,7 @@ impl FailureReason {
             Self::NoLocation => "no_location",
             Self::LocationTooLong => "location_too_long",
             Self::UidTooLong => "uid_too_long",
-            Self::TooManyVersions => "too_many_versions",
+            Self::TooManyParts => "too_many_parts",
         }
     }
 

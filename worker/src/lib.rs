@@ -1,1 +1,17 @@
-//! placeholder
+//! Executes tasks: reads a manifest, packs its files into shards, uploads them, writes the
+//! receipt, answers. Keeps no state between tasks, holds no database credentials, decides
+//! nothing about windows.
+//!
+//! The async side moves bytes between processes; files are read, hashed and compressed on threads
+//! of their own (see [`pack`]), so that heartbeats are never late.
+
+mod assemble;
+mod layout;
+mod pack;
+mod payload;
+mod service;
+mod source;
+mod task;
+
+pub use service::{Worker, WorkerSettings};
+pub use source::{RootsError, Sources};

@@ -1,0 +1,174 @@
+//! Puts payloads, as they come in layout order, into shards: in memory up to a bound, in a spool
+//! file beyond it, so that a shard's hash is known before its upload.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use protocol::names::{self, MAX_PART, ShardPlace};
+use protocol::receipt::ShardRef;
+use protocol::shard::{Entry, ShardSummary, ShardWriter};
+use protocol::{Day, PackSettings, ShardIndex, Tally, WindowKey};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Finished bytes are moved out of the writer in pieces of this size.
+const DRAIN_BYTES: usize = 1024 * 1024;
+
+/// A shard that waits for its upload.
+pub(crate) struct FinishedShard {
+    pub(crate) key: String,
+    pub(crate) summary: ShardSummary,
+    pub(crate) body: ShardBody,
+    /// Share of the memory for finished shards, given back when the upload is over.
+    pub(crate) memory: Option<OwnedSemaphorePermit>,
+}
+
+pub(crate) enum ShardBody {
+    Memory(Bytes),
+    Spooled(File),
+}
+
+impl FinishedShard {
+    pub(crate) fn reference(&self) -> (ShardRef, Tally) {
+        let summary = &self.summary;
+        let reference = ShardRef {
+            key: self.key.clone(),
+            size: summary.size,
+            crc32c: summary.crc32c,
+            entries: summary.packed.rows,
+            bytes_raw: summary.bytes_raw,
+            first_fingerprint: summary.first_fingerprint,
+            last_fingerprint: summary.last_fingerprint,
+            tail_bytes: summary.tail_bytes,
+        };
+        (reference, summary.packed)
+    }
+}
+
+/// What becomes of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Placing {
+    Placed,
+    /// Names have no part number left for the shard that it would go to.
+    NoPartLeft,
+}
+
+/// How much memory shards may take before and after they are finished.
+pub(crate) struct ShardMemory {
+    /// One shard being built, before it goes to a spool file.
+    pub(crate) building: usize,
+    /// Finished shards that wait for their upload, in KiB.
+    pub(crate) finished: Arc<Semaphore>,
+}
+
+/// Builds the shards of one partition, one at a time.
+pub(crate) struct Assembler<'a> {
+    settings: &'a PackSettings,
+    window: WindowKey,
+    spool_dir: &'a Path,
+    memory: &'a ShardMemory,
+    runtime: tokio::runtime::Handle,
+    open: Option<OpenShard>,
+    /// Day and index of the last shard, and the part number of the next.
+    next_part: (Option<(Day, ShardIndex)>, u32),
+}
+
+struct OpenShard {
+    day: Day,
+    index: ShardIndex,
+    writer: ShardWriter,
+    memory: Vec<u8>,
+    spool: Option<File>,
+}
+
+impl<'a> Assembler<'a> {
+    pub(crate) const fn new(
+        settings: &'a PackSettings,
+        window: WindowKey,
+        spool_dir: &'a Path,
+        memory: &'a ShardMemory,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        Self { settings, window, spool_dir, memory, runtime, open: None, next_part: (None, 0) }
+    }
+
+    /// Adds an entry to the open shard of its day and index, opening one where there is none.
+    pub(crate) fn place(
+        &mut self,
+        day: Day,
+        index: ShardIndex,
+        entry: Entry<'_>,
+    ) -> std::io::Result<Placing> {
+        if self.next_part.0 != Some((day, index)) {
+            self.next_part = (Some((day, index)), 0);
+        }
+        if self.open.is_none() && self.next_part.1 > MAX_PART {
+            return Ok(Placing::NoPartLeft);
+        }
+        let open = self.open.get_or_insert_with(|| OpenShard {
+            day,
+            index,
+            writer: ShardWriter::new(day),
+            memory: Vec::new(),
+            spool: None,
+        });
+        open.writer.push(entry).map_err(std::io::Error::other)?;
+        if open.writer.output_len() >= DRAIN_BYTES {
+            let bytes = open.writer.take_output();
+            open.keep(&bytes, self.memory.building, self.spool_dir)?;
+        }
+        Ok(Placing::Placed)
+    }
+
+    /// Whether the open shard has reached its size.
+    pub(crate) fn is_full(&self) -> bool {
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.writer.bytes_raw() >= self.settings.max_shard_size)
+    }
+
+    /// Finishes the open shard, if there is one. Waits until there is memory for it.
+    pub(crate) fn close(&mut self) -> std::io::Result<Option<FinishedShard>> {
+        let Some(mut open) = self.open.take() else { return Ok(None) };
+        let part = self.next_part.1;
+        self.next_part.1 += 1;
+        let place = ShardPlace { day: open.day, index: open.index, window: self.window, part };
+        let writer = std::mem::replace(&mut open.writer, ShardWriter::new(place.day));
+        let (rest, summary) = writer.finish();
+        open.keep(&rest, self.memory.building, self.spool_dir)?;
+        let key = names::shard(self.settings.n_bits, &place, summary.hash);
+        let (body, memory) = match open.spool {
+            Some(mut file) => {
+                file.rewind()?;
+                (ShardBody::Spooled(file), None)
+            }
+            None => {
+                let kib = u32::try_from(open.memory.len().div_ceil(1024)).unwrap_or(u32::MAX);
+                let finished = Arc::clone(&self.memory.finished);
+                let permit = self.runtime.block_on(finished.acquire_many_owned(kib));
+                let permit = permit.map_err(std::io::Error::other)?;
+                (ShardBody::Memory(open.memory.into()), Some(permit))
+            }
+        };
+        Ok(Some(FinishedShard { key, summary, body, memory }))
+    }
+}
+
+impl OpenShard {
+    fn keep(&mut self, bytes: &[u8], limit: usize, spool_dir: &Path) -> std::io::Result<()> {
+        if self.spool.is_none() && self.memory.len() + bytes.len() > limit {
+            let mut file = tempfile::tempfile_in(spool_dir)?;
+            file.write_all(&std::mem::take(&mut self.memory))?;
+            self.spool = Some(file);
+        }
+        match &mut self.spool {
+            Some(file) => file.write_all(bytes),
+            None => {
+                self.memory.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which row goes into which shard, in which order. Pure.
+
+use protocol::names::MAX_PART;
+use protocol::{Day, Fingerprint, NBits, Row, ShardIndex};
+
+/// Rows that belong together in shards of one day and shard index, in the order in which they are
+/// to be written. Rows of one run have ascending fingerprints, each once; a run may be cut into
+/// several shards where it grows too large.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) day: Day,
+    pub(crate) index: ShardIndex,
+    /// Positions in the manifest's rows, with each row's fingerprint.
+    pub(crate) rows: Vec<(u32, Fingerprint)>,
+}
+
+/// How a manifest's rows are laid out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) runs: Vec<Run>,
+    /// Rows that have no place, since more rows share their uid and day than names have parts.
+    pub(crate) surplus: Vec<u32>,
+}
+
+/// Lays out rows that are in row order. Rows with a defect are left out. Equal fingerprints
+/// (equal uids, in practice) go to different runs, the n-th of them to the n-th run, since one
+/// uid stands once per shard.
+pub(crate) fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
+    struct Placed {
+        index: ShardIndex,
+        day: Day,
+        layer: u32,
+        fingerprint: Fingerprint,
+        row: u32,
+    }
+    let mut placed = Vec::with_capacity(rows.len());
+    for (number, row) in (0_u32..).zip(rows) {
+        if row.defect.is_none() {
+            placed.push(Placed {
+                index: n_bits.shard_index(&row.uid),
+                day: row.created_at().day(),
+                layer: 0,
+                fingerprint: Fingerprint::of(&row.uid),
+                row: number,
+            });
+        }
+    }
+    placed.sort_by_key(|place| (place.index, place.day, place.fingerprint, place.row));
+    for at in 1..placed.len() {
+        let (before, here) = (&placed[at - 1], &placed[at]);
+        if (before.index, before.day, before.fingerprint)
+            == (here.index, here.day, here.fingerprint)
+        {
+            placed[at].layer = before.layer + 1;
+        }
+    }
+    placed.sort_by_key(|place| (place.index, place.day, place.layer, place.fingerprint));
+
+    let mut layout = Layout::default();
+    let mut last_key = None;
+    for place in placed {
+        if place.layer > MAX_PART {
+            layout.surplus.push(place.row);
+            continue;
+        }
+        let key = Some((place.index, place.day, place.layer));
+        if key != last_key {
+            layout.runs.push(Run { day: place.day, index: place.index, rows: Vec::new() });
+            last_key = key;
+        }
+        if let Some(run) = layout.runs.last_mut() {
+            run.rows.push((place.row, place.fingerprint));
+        }
+    }
+    layout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Timestamp;
+
+    fn row(uid: &str, at: &str) -> Row {
+        let at: Timestamp = at.parse().expect("a date");
+        Row::new(uid.into(), at, Some(format!("/files/{uid}")), None)
+    }
+
+    #[test]
+    fn runs_are_of_one_day_and_index_with_ascending_fingerprints() {
+        let rows: Vec<_> = (0..500)
+            .map(|n| {
+                row(&format!("uid-{n}"), if n % 2 == 0 { "2024-12-01T05:00" } else { "2024-12-02" })
+            })
+            .collect();
+        let n_bits = NBits::new(4).expect("4");
+        let layout = lay_out(&rows, n_bits);
+        assert_eq!(layout.runs.iter().map(|run| run.rows.len()).sum::<usize>(), 500);
+        assert_eq!(layout.runs.len(), 32);
+        for run in &layout.runs {
+            assert!(run.rows.windows(2).all(|pair| pair[0].1 < pair[1].1));
+            for (number, _) in &run.rows {
+                let row = &rows[*number as usize];
+                assert_eq!(n_bits.shard_index(&row.uid), run.index);
+                assert_eq!(row.created_at().day(), run.day);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_uids_go_to_different_runs() {
+        let rows =
+            [row("a", "2024-12-01T01:00"), row("a", "2024-12-01T02:00"), row("b", "2024-12-01")];
+        let layout = lay_out(&rows, NBits::new(4).expect("4"));
+        for run in &layout.runs {
+            let of_a = run.rows.iter().filter(|(number, _)| *number < 2).count();
+            assert!(of_a <= 1);
+        }
+        assert!(layout.surplus.is_empty());
+    }
+
+    #[test]
+    fn more_versions_than_parts_are_surplus() {
+        let rows: Vec<_> = (0..10_005).map(|_| row("same", "2024-12-01")).collect();
+        let layout = lay_out(&rows, NBits::DEFAULT);
+        assert_eq!((layout.runs.len(), layout.surplus.len()), (10_000, 5));
+    }
+}

@@ -1,0 +1,491 @@
+//! Packs the rows of one manifest into shards: a few threads read and compress in path order,
+//! batch by batch, while this one lays out the batch before in fingerprint order.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use backends::store::UploadCheck;
+use backends::{BackendError, Store};
+use protocol::codec::{CompressionCodec, Encoder, is_compressed_name};
+use protocol::message::RetryClass;
+use protocol::names;
+use protocol::receipt::BigFileRef;
+use protocol::shard::{Entry, Payload};
+use protocol::{FailedRow, FailureReason, Fingerprint, PackSettings, Row, WindowKey};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
+use crate::layout::{Layout, Run, lay_out};
+use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
+use crate::source::{OpenFile, SourceError, SourceReader, Sources};
+
+/// Rows that are read together, in path order.
+const BATCH_ROWS: usize = 4_096;
+/// Rows that a thread takes from a batch at a time.
+const STRIDE: usize = 16;
+/// Files larger than this are read one at a time in a partition, and their buffers given back.
+const LARGE_FILE_BYTES: u64 = 1024 * 1024;
+const HASH_CHUNK_BYTES: usize = 256 * 1024;
+
+/// What one partition may use.
+#[derive(Clone, Debug)]
+pub(crate) struct PackLimits {
+    /// Bytes of memory, roughly.
+    pub(crate) memory: usize,
+    /// Threads that read and compress.
+    pub(crate) readers: usize,
+    /// Where spool files go.
+    pub(crate) spool_dir: PathBuf,
+}
+
+/// How far a partition is, for whoever watches.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+/// Everything that packing needs, shared with the thread it runs on.
+pub(crate) struct PackInput {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) settings: PackSettings,
+    pub(crate) window: WindowKey,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) limits: PackLimits,
+    pub(crate) store: Store,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) cancel: Arc<AtomicBool>,
+}
+
+/// What packing found besides the shards that it handed on.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    pub(crate) failures: Vec<FailedRow>,
+    pub(crate) big_files: BTreeSet<BigFileRef>,
+}
+
+/// Why packing ended early.
+#[derive(Debug)]
+pub(crate) enum PackError {
+    /// Trouble that may pass.
+    Retry(RetryClass, String),
+    /// Nobody wants the result any more.
+    Cancelled,
+}
+
+impl PackError {
+    fn local(error: &std::io::Error) -> Self {
+        Self::Retry(RetryClass::Local, format!("the spool or memory of this worker: {error}"))
+    }
+}
+
+/// A row's place in the output, in order.
+struct Place<'a> {
+    run: &'a Run,
+    row: u32,
+    fingerprint: Fingerprint,
+    /// Whether the run ends with this row.
+    last_of_run: bool,
+}
+
+/// Rows that are read together.
+struct Batch<'a> {
+    number: usize,
+    places: &'a [Place<'a>],
+    /// Positions in `places`, in the order of their paths, which is kinder to disks.
+    reading_order: Vec<u32>,
+    next: AtomicUsize,
+}
+
+/// What became of one row.
+enum Item {
+    Stored { payload: PayloadRef, codec: CompressionCodec, raw_size: u32, crc32c: u32 },
+    Big { sha256: [u8; 32], size: u64 },
+    Failed(FailureReason, String),
+}
+
+/// One thread's part of a batch.
+struct Share<'m> {
+    batch: usize,
+    payloads: Payloads<'m>,
+    items: Vec<(u32, Item)>,
+}
+
+/// Packs, handing every finished shard to `emit`, which returns false when nobody wants more.
+/// Blocks; to be called on a thread that may.
+pub(crate) fn pack(
+    input: &PackInput,
+    mut emit: impl FnMut(FinishedShard) -> bool,
+) -> Result<Packed, PackError> {
+    let Layout { runs, surplus } = lay_out(&input.rows, input.settings.n_bits);
+    let mut packed = Packed::default();
+    for row in &input.rows {
+        if let Some(defect) = row.defect {
+            let detail = "the catalog's row itself cannot be archived".to_owned();
+            packed.failures.push(failed(row, defect.reason(), detail));
+        }
+    }
+    for number in surplus {
+        packed.failures.push(no_part_left(&input.rows[number as usize]));
+    }
+    let places: Vec<Place<'_>> = runs
+        .iter()
+        .flat_map(|run| {
+            let last = run.rows.len() - 1;
+            run.rows.iter().enumerate().map(move |(at, &(row, fingerprint))| Place {
+                run,
+                row,
+                fingerprint,
+                last_of_run: at == last,
+            })
+        })
+        .collect();
+    let batches: Vec<Arc<Batch<'_>>> = places
+        .chunks(BATCH_ROWS)
+        .enumerate()
+        .map(|(number, places)| Arc::new(Batch::new(number, places, &input.rows)))
+        .collect();
+
+    let segment_memory = SegmentMemory::new(input.limits.memory / 4);
+    let finished_kib = (input.limits.memory / 4).div_ceil(1024).max(1);
+    let shard_memory = ShardMemory {
+        building: input.limits.memory / 8,
+        finished: Arc::new(Semaphore::new(finished_kib)),
+    };
+    let one_large_file = Mutex::new(());
+    let readers = input.limits.readers.max(1);
+
+    std::thread::scope(|scope| {
+        let (shares, from_readers) = mpsc::channel();
+        let to_readers: Vec<_> = (0..readers)
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel::<Arc<Batch<'_>>>();
+                let shares = shares.clone();
+                let reader = Reader::new(input, &segment_memory, &one_large_file);
+                scope.spawn(move || read_batches(reader, &receiver, &shares));
+                sender
+            })
+            .collect();
+        drop(shares);
+        // A reader that is gone has told why through the other channel.
+        let dispatch = |number: usize| {
+            if let Some(batch) = batches.get(number) {
+                to_readers.iter().for_each(|reader| drop(reader.send(Arc::clone(batch))));
+            }
+        };
+        dispatch(0);
+        let mut early: Vec<Share<'_>> = Vec::new();
+        let mut assembler = Assembler::new(
+            &input.settings,
+            input.window,
+            &input.limits.spool_dir,
+            &shard_memory,
+            input.runtime.clone(),
+        );
+        for batch in &batches {
+            dispatch(batch.number + 1);
+            let (mut of_batch, later): (Vec<_>, Vec<_>) =
+                early.drain(..).partition(|share| share.batch == batch.number);
+            early = later;
+            while of_batch.len() < readers {
+                let share = from_readers.recv().map_err(|_gone| PackError::Cancelled)??;
+                if share.batch == batch.number { of_batch.push(share) } else { early.push(share) }
+            }
+            assemble_batch(input, batch, &of_batch, &mut assembler, &mut packed, &mut emit)?;
+        }
+        Ok(())
+    })?;
+    Ok(packed)
+}
+
+impl<'a> Batch<'a> {
+    fn new(number: usize, places: &'a [Place<'a>], rows: &[Row]) -> Self {
+        let location = |position: &u32| &rows[places[*position as usize].row as usize].location;
+        let mut reading_order: Vec<u32> = (0_u32..).take(places.len()).collect();
+        reading_order.sort_by(|a, b| location(a).cmp(location(b)));
+        Self { number, places, reading_order, next: AtomicUsize::new(0) }
+    }
+}
+
+/// Lays out one batch whose rows have all been read.
+fn assemble_batch(
+    input: &PackInput,
+    batch: &Batch<'_>,
+    shares: &[Share<'_>],
+    assembler: &mut Assembler<'_>,
+    packed: &mut Packed,
+    emit: &mut impl FnMut(FinishedShard) -> bool,
+) -> Result<(), PackError> {
+    let mut by_position: Vec<Option<(usize, &Item)>> = vec![None; batch.places.len()];
+    for (number, share) in shares.iter().enumerate() {
+        for (position, item) in &share.items {
+            by_position[*position as usize] = Some((number, item));
+        }
+    }
+    let mut scratch = Vec::new();
+    for (place, item) in batch.places.iter().zip(by_position) {
+        let row = &input.rows[place.row as usize];
+        let (share, item) = item.ok_or_else(|| {
+            PackError::Retry(RetryClass::Panic, format!("uid {:?} was not read", row.uid))
+        })?;
+        let payload = match item {
+            Item::Failed(reason, detail) => {
+                packed.failures.push(failed(row, *reason, detail.clone()));
+                None
+            }
+            Item::Stored { payload, codec, raw_size, crc32c } => {
+                let stored = shares[share].payloads.get(*payload, &mut scratch);
+                let stored = stored.map_err(|error| PackError::local(&error))?;
+                let (codec, raw_size, crc32c) = (*codec, *raw_size, *crc32c);
+                Some(Payload::File { codec, stored, raw_size, crc32c })
+            }
+            Item::Big { sha256, size } => Some(Payload::Big { sha256: *sha256, size: *size }),
+        };
+        if let Some(payload) = payload {
+            let entry = Entry {
+                uid: &row.uid,
+                fingerprint: place.fingerprint,
+                created_at: row.created_at(),
+                payload,
+            };
+            let placing = assembler.place(place.run.day, place.run.index, entry);
+            match placing.map_err(|error| PackError::local(&error))? {
+                Placing::NoPartLeft => packed.failures.push(no_part_left(row)),
+                Placing::Placed => {
+                    if let Payload::Big { sha256, size } = payload {
+                        let key = names::big_file(&hex(&sha256));
+                        packed.big_files.insert(BigFileRef { key, size });
+                    }
+                }
+            }
+        }
+        if place.last_of_run || assembler.is_full() {
+            let shard = assembler.close().map_err(|error| PackError::local(&error))?;
+            if shard.is_some_and(|shard| !emit(shard)) {
+                return Err(PackError::Cancelled);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One of the threads that read and compress.
+struct Reader<'a> {
+    input: &'a PackInput,
+    memory: &'a SegmentMemory,
+    one_large_file: &'a Mutex<()>,
+    source: SourceReader<'a>,
+    raw: Vec<u8>,
+}
+
+fn read_batches<'a>(
+    mut reader: Reader<'a>,
+    batches: &mpsc::Receiver<Arc<Batch<'_>>>,
+    shares: &mpsc::Sender<Result<Share<'a>, PackError>>,
+) {
+    let _told = TellOfPanic(shares);
+    let settings = &reader.input.settings;
+    let mut encoder = match Encoder::new(settings.codec, settings.level) {
+        Ok(encoder) => encoder,
+        Err(error) => {
+            let _gone = shares.send(Err(PackError::local(&error)));
+            return;
+        }
+    };
+    while let Ok(batch) = batches.recv() {
+        let share = reader.read(&batch, &mut encoder);
+        let stop = share.is_err();
+        if shares.send(share).is_err() || stop {
+            return;
+        }
+    }
+}
+
+/// Without this, a reader that panics would leave the others, and whoever waits for them, waiting.
+struct TellOfPanic<'a, 'm>(&'a mpsc::Sender<Result<Share<'m>, PackError>>);
+
+impl Drop for TellOfPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "a reading thread panicked".to_owned();
+            let _gone = self.0.send(Err(PackError::Retry(RetryClass::Panic, why)));
+        }
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn new(input: &'a PackInput, memory: &'a SegmentMemory, one_large_file: &'a Mutex<()>) -> Self {
+        let source = SourceReader::new(&input.sources);
+        Self { input, memory, one_large_file, source, raw: Vec::new() }
+    }
+
+    fn read(&mut self, batch: &Batch<'_>, encoder: &mut Encoder) -> Result<Share<'a>, PackError> {
+        let mut payloads = PayloadWriter::new(self.memory, &self.input.limits.spool_dir);
+        let mut items = Vec::new();
+        loop {
+            let from = batch.next.fetch_add(STRIDE, Ordering::Relaxed);
+            let to = (from + STRIDE).min(batch.reading_order.len());
+            let Some(taken) = batch.reading_order.get(from..to).filter(|taken| !taken.is_empty())
+            else {
+                break;
+            };
+            if self.input.cancel.load(Ordering::Relaxed) {
+                return Err(PackError::Cancelled);
+            }
+            for &position in taken {
+                let row = &self.input.rows[batch.places[position as usize].row as usize];
+                let item = match self.read_row(row, encoder, &mut payloads) {
+                    Ok(item) => item,
+                    Err(RowError::Source(SourceError::File(reason, detail))) => {
+                        Item::Failed(reason, detail)
+                    }
+                    Err(RowError::Source(SourceError::Machine(why))) => {
+                        let location = row.location.as_deref().unwrap_or_default();
+                        let why = format!("cannot read {location}: {why}");
+                        return Err(PackError::Retry(RetryClass::Source, why));
+                    }
+                    Err(RowError::Pack(error)) => return Err(error),
+                };
+                items.push((position, item));
+            }
+            let rows = taken.len() as u64;
+            self.input.counters.rows.fetch_add(rows, Ordering::Relaxed);
+        }
+        let payloads = payloads.finish().map_err(|error| PackError::local(&error))?;
+        Ok(Share { batch: batch.number, payloads, items })
+    }
+
+    fn read_row(
+        &mut self,
+        row: &Row,
+        encoder: &mut Encoder,
+        payloads: &mut PayloadWriter<'_>,
+    ) -> Result<Item, RowError> {
+        let location = row.location.as_deref().unwrap_or_default();
+        let mut open = self.source.open(location)?;
+        if let Some(expected) = row.size.filter(|&expected| expected != open.size) {
+            return Err(RowError::Source(SourceError::File(
+                FailureReason::SizeMismatch,
+                format!("it has {} bytes, and the catalog says {expected}", open.size),
+            )));
+        }
+        self.input.counters.bytes.fetch_add(open.size, Ordering::Relaxed);
+        if open.size > self.input.settings.big_file_threshold {
+            return self.store_big_file(open);
+        }
+        let large = open.size > LARGE_FILE_BYTES;
+        let _one_at_a_time =
+            large.then(|| self.one_large_file.lock().unwrap_or_else(PoisonError::into_inner));
+        open.read_into(&mut self.raw)?;
+        let crc32c = crc32c::crc32c(&self.raw);
+        let encoded = encoder.encode(&self.raw, !is_compressed_name(location));
+        let stored = encoded.and_then(|(codec, stored)| Ok((codec, payloads.push(stored)?)));
+        let (codec, payload) = stored.map_err(|error| RowError::Pack(PackError::local(&error)))?;
+        let raw_size = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
+        if large {
+            self.raw = Vec::new();
+            encoder.shrink_to(0);
+        }
+        Ok(Item::Stored { payload, codec, raw_size, crc32c })
+    }
+
+    /// Hashes a big file, then uploads it, hashing it again on the way: the object comes into
+    /// being only if both agree.
+    fn store_big_file(&self, mut open: OpenFile) -> Result<Item, RowError> {
+        let mut hasher = Sha256::new();
+        let mut chunk = vec![0; HASH_CHUNK_BYTES];
+        let mut read = 0;
+        loop {
+            if self.input.cancel.load(Ordering::Relaxed) {
+                return Err(RowError::Pack(PackError::Cancelled));
+            }
+            let count = open.file.read(&mut chunk).map_err(|error| RowError::machine(&error))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&chunk[..count]);
+            read += count as u64;
+        }
+        open.check_unchanged(read)?;
+        open.file.rewind().map_err(|error| RowError::machine(&error))?;
+        let sha256: [u8; 32] = hasher.finalize().into();
+        let mut check = SameHash { expected: sha256, hasher: Sha256::new() };
+        let key = names::big_file(&hex(&sha256));
+        let upload = self.input.store.put_file(&key, open.file, open.size, &mut check);
+        match self.input.runtime.block_on(upload) {
+            Ok(()) => Ok(Item::Big { sha256, size: open.size }),
+            Err(BackendError::Invalid { what }) => {
+                Err(RowError::Source(SourceError::File(FailureReason::Changed, what)))
+            }
+            Err(error) => {
+                Err(RowError::Pack(PackError::Retry(RetryClass::Store, error.to_string())))
+            }
+        }
+    }
+}
+
+enum RowError {
+    Source(SourceError),
+    Pack(PackError),
+}
+
+impl RowError {
+    fn machine(error: &std::io::Error) -> Self {
+        Self::Source(SourceError::Machine(error.to_string()))
+    }
+}
+
+impl From<SourceError> for RowError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+struct SameHash {
+    expected: [u8; 32],
+    hasher: Sha256,
+}
+
+impl UploadCheck for SameHash {
+    fn see(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    fn verdict(&mut self) -> Result<(), String> {
+        let found: [u8; 32] = std::mem::take(&mut self.hasher).finalize().into();
+        if found == self.expected {
+            Ok(())
+        } else {
+            Err("the file changed between hashing and uploading".to_owned())
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn failed(row: &Row, reason: FailureReason, detail: String) -> FailedRow {
+    FailedRow {
+        uid: row.uid.clone(),
+        created_at: row.created_at(),
+        location: row.location.clone(),
+        reason,
+        detail,
+    }
+}
+
+fn no_part_left(row: &Row) -> FailedRow {
+    let detail = format!("its day and shard index have {} parts already", names::MAX_PART + 1);
+    failed(row, FailureReason::TooManyParts, detail)
+}
+
+/// Checks that spool files can be made in `directory`.
+pub(crate) fn check_spool(directory: &Path) -> std::io::Result<()> {
+    tempfile::tempfile_in(directory).map(drop)
+}

@@ -1,0 +1,151 @@
+//! Stored payloads between the threads that compress them and the one that lays them out: in
+//! memory up to a bound, in unlinked spool files beyond it.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A segment is closed when it reaches this.
+const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+
+/// How much memory the segments of one partition may take together.
+pub(crate) struct SegmentMemory {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl SegmentMemory {
+    pub(crate) const fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.limit {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+}
+
+/// Payloads that were written one after the other.
+enum Segment<'m> {
+    Memory { bytes: Vec<u8>, memory: &'m SegmentMemory },
+    Spooled(File),
+}
+
+impl Drop for Segment<'_> {
+    fn drop(&mut self) {
+        if let Self::Memory { bytes, memory } = self {
+            memory.used.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where a payload lies among its writer's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PayloadRef {
+    segment: u32,
+    offset: u32,
+    len: u32,
+}
+
+/// Collects the payloads of one thread and one batch.
+pub(crate) struct PayloadWriter<'m> {
+    memory: &'m SegmentMemory,
+    spool_dir: &'m Path,
+    current: Vec<u8>,
+    segments: Vec<Segment<'m>>,
+}
+
+impl<'m> PayloadWriter<'m> {
+    pub(crate) const fn new(memory: &'m SegmentMemory, spool_dir: &'m Path) -> Self {
+        Self { memory, spool_dir, current: Vec::new(), segments: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, payload: &[u8]) -> std::io::Result<PayloadRef> {
+        if !self.current.is_empty() && self.current.len() + payload.len() > SEGMENT_BYTES {
+            self.close_segment()?;
+        }
+        let fits = |number: usize| u32::try_from(number).map_err(std::io::Error::other);
+        let reference = PayloadRef {
+            segment: fits(self.segments.len())?,
+            offset: fits(self.current.len())?,
+            len: fits(payload.len())?,
+        };
+        self.current.extend_from_slice(payload);
+        Ok(reference)
+    }
+
+    pub(crate) fn finish(mut self) -> std::io::Result<Payloads<'m>> {
+        self.close_segment()?;
+        Ok(Payloads { segments: self.segments })
+    }
+
+    fn close_segment(&mut self) -> std::io::Result<()> {
+        let bytes = std::mem::take(&mut self.current);
+        let segment = if self.memory.take(bytes.len()) {
+            Segment::Memory { bytes, memory: self.memory }
+        } else {
+            let mut file = tempfile::tempfile_in(self.spool_dir)?;
+            file.write_all(&bytes)?;
+            Segment::Spooled(file)
+        };
+        self.segments.push(segment);
+        Ok(())
+    }
+}
+
+/// The payloads of one thread and one batch.
+pub(crate) struct Payloads<'m> {
+    segments: Vec<Segment<'m>>,
+}
+
+impl Payloads<'_> {
+    /// The payload's bytes; `scratch` holds them when they come from a spool file.
+    pub(crate) fn get<'a>(
+        &'a self,
+        reference: PayloadRef,
+        scratch: &'a mut Vec<u8>,
+    ) -> std::io::Result<&'a [u8]> {
+        let (from, len) = (reference.offset as usize, reference.len as usize);
+        let gone = || std::io::Error::other("a payload is not where it was put");
+        match self.segments.get(reference.segment as usize).ok_or_else(gone)? {
+            Segment::Memory { bytes, .. } => bytes.get(from..from + len).ok_or_else(gone),
+            Segment::Spooled(file) => {
+                scratch.resize(len, 0);
+                file.read_exact_at(scratch, u64::from(reference.offset))?;
+                Ok(scratch)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_read_back_from_memory_and_from_the_spool() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for limit in [0, 3 * SEGMENT_BYTES, usize::MAX / 2] {
+            let memory = SegmentMemory::new(limit);
+            let mut writer = PayloadWriter::new(&memory, dir.path());
+            let payloads: Vec<Vec<u8>> =
+                (0..40_u8).map(|n| vec![n; 400_000 * usize::from(n % 3)]).collect();
+            let references: Vec<_> =
+                payloads.iter().map(|payload| writer.push(payload).expect("pushed")).collect();
+            let stored = writer.finish().expect("finished");
+            assert!(memory.used.load(Ordering::Relaxed) <= limit);
+            let mut scratch = Vec::new();
+            for (reference, payload) in references.iter().zip(&payloads) {
+                assert_eq!(stored.get(*reference, &mut scratch).expect("there"), payload);
+            }
+            drop(stored);
+            assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The worker's life: consume, execute, answer, drain.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage};
+use backends::{Store, TaskQueue};
+use protocol::message::{Outcome, Progress, Task, TaskResult};
+use protocol::{ArchiveIdentity, WorkerId};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::pack::{Counters, PackLimits, check_spool};
+use crate::source::Sources;
+use crate::task::{TaskContext, execute};
+
+/// How often a running task tells that it is alive.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Wait between two tries to publish an outcome.
+const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What remains of the drain timeout for giving back what was not finished.
+const GIVE_BACK_TIME: Duration = Duration::from_secs(10);
+/// How long the consumer's own buffer is searched for tasks that were never begun.
+const LEFTOVER_WAIT: Duration = Duration::from_millis(50);
+/// The largest part of an unreadable message that goes into its dead letter.
+const DEAD_LETTER_BYTES: usize = 64 * 1024;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Tasks executed at a time.
+    pub slots: u16,
+    /// Memory of all slots together, in bytes.
+    pub memory: usize,
+    /// Threads per slot that read and compress.
+    pub readers: usize,
+    /// Directory for spool files.
+    pub spool_dir: PathBuf,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+/// One worker process's worker.
+pub struct Worker {
+    queue: Arc<dyn TaskQueue>,
+    context: Arc<TaskContext>,
+    settings: WorkerSettings,
+}
+
+impl Worker {
+    /// A worker for the archive that `identity` names.
+    ///
+    /// # Errors
+    /// When no spool file can be made.
+    pub fn new(
+        id: WorkerId,
+        identity: ArchiveIdentity,
+        store: Store,
+        queue: Arc<dyn TaskQueue>,
+        sources: Sources,
+        settings: WorkerSettings,
+    ) -> anyhow::Result<Self> {
+        check_spool(&settings.spool_dir).with_context(|| {
+            format!(
+                "cannot make a spool file in {}; see worker.spool_dir",
+                settings.spool_dir.display()
+            )
+        })?;
+        let limits = PackLimits {
+            memory: settings.memory / usize::from(settings.slots.max(1)),
+            readers: settings.readers,
+            spool_dir: settings.spool_dir.clone(),
+        };
+        let sources = Arc::new(sources);
+        let context = Arc::new(TaskContext { identity, store, sources, limits, worker: id });
+        Ok(Self { queue, context, settings })
+    }
+
+    /// Works until `shutdown`, then finishes or gives back what it holds within the drain timeout.
+    ///
+    /// # Errors
+    /// When the queue cannot be consumed at all, or a task's handler panics.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut tasks = self.queue.consume(Lane::Tasks, self.settings.slots).await?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut running = JoinSet::new();
+        info!(worker = %self.context.worker, slots = self.settings.slots, "worker ready");
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = running.join_next() => ended.context("a task's handler panicked")?,
+                delivery = tasks.next() => {
+                    let (queue, context) = (Arc::clone(&self.queue), Arc::clone(&self.context));
+                    running.spawn(handle(queue, context, delivery, Arc::clone(&cancel)));
+                }
+            }
+        }
+        self.drain(tasks, running, &cancel).await
+    }
+
+    async fn drain(
+        &self,
+        mut tasks: Box<dyn Consumer>,
+        mut running: JoinSet<()>,
+        cancel: &Arc<AtomicBool>,
+    ) -> anyhow::Result<()> {
+        info!(running = running.len(), "draining: no new tasks are begun");
+        let deadline = tokio::time::Instant::now() + self.settings.drain_timeout;
+        // What the broker handed over and nobody began is given back at once.
+        while let Ok(delivery) = tokio::time::timeout(LEFTOVER_WAIT, tasks.next()).await {
+            let (queue, worker) = (Arc::clone(&self.queue), self.context.worker.clone());
+            running.spawn(async move {
+                if let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await {
+                    answer(&*queue, &worker, &task, TaskResult::Returned).await;
+                }
+                delivery.settle.ack().await;
+            });
+        }
+        let finish_by = deadline - GIVE_BACK_TIME.min(self.settings.drain_timeout / 2);
+        let finished = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(finish_by, finished).await.is_err() {
+            info!(running = running.len(), "drain timeout: giving back what is not finished");
+            cancel.store(true, Ordering::Relaxed);
+            let given_back = async { while running.join_next().await.is_some() {} };
+            if tokio::time::timeout_at(deadline, given_back).await.is_err() {
+                warn!("could not give everything back in time; the coordinator will notice");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Handles one delivery to its end: outcome confirmed, then acked.
+async fn handle(
+    queue: Arc<dyn TaskQueue>,
+    context: Arc<TaskContext>,
+    delivery: Delivery,
+    cancel: Arc<AtomicBool>,
+) {
+    let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await else {
+        delivery.settle.ack().await;
+        return;
+    };
+    let result = if delivery.redelivered {
+        TaskResult::Interrupted
+    } else {
+        let counters = Arc::new(Counters::default());
+        let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters);
+        let work = execute(&context, &task, Arc::clone(&counters), cancel);
+        tokio::select! {
+            result = work => result,
+            never = heartbeat => never,
+        }
+    };
+    match &result {
+        TaskResult::Retry { class, detail } => {
+            warn!(window = %task.address.window.end(), partition = task.address.partition, class = class.as_str(), "{detail}");
+        }
+        TaskResult::Refused { detail } => {
+            warn!(window = %task.address.window.end(), partition = task.address.partition, "refused: {detail}");
+        }
+        TaskResult::Done { .. } | TaskResult::Returned | TaskResult::Interrupted => {}
+    }
+    answer(&*queue, &context.worker, &task, result).await;
+    if !delivery.settle.ack().await {
+        info!(
+            partition = task.address.partition,
+            "the task will be delivered again: its connection was lost"
+        );
+    }
+}
+
+/// The task in a delivery, or `None` after it was published as a dead letter.
+async fn parse(queue: &dyn TaskQueue, kind: &str, body: &[u8]) -> Option<Task> {
+    let reason = match Task::decode(body) {
+        Ok(task) => return Some(task),
+        Err(error) => error.to_string(),
+    };
+    warn!(kind, "dead letter: {reason}");
+    let message = OutgoingMessage {
+        kind: kind.to_owned(),
+        body: body.iter().copied().take(DEAD_LETTER_BYTES).collect(),
+        headers: vec![("reason".to_owned(), reason), ("from".to_owned(), "tasks".to_owned())],
+    };
+    publish_until_confirmed(queue, Lane::Dead, message).await;
+    None
+}
+
+async fn answer(queue: &dyn TaskQueue, worker: &WorkerId, task: &Task, result: TaskResult) {
+    let outcome = Outcome {
+        version: Outcome::VERSION,
+        address: task.address.clone(),
+        attempt: task.attempt,
+        worker: worker.clone(),
+        result,
+    };
+    let message = OutgoingMessage {
+        kind: Outcome::KIND.to_owned(),
+        body: outcome.encode(),
+        headers: headers(task),
+    };
+    publish_until_confirmed(queue, Lane::Outcomes, message).await;
+}
+
+/// An outcome that is not confirmed would leave the task's partition waiting, so this goes on
+/// until it is, or the drain ends it.
+async fn publish_until_confirmed(queue: &dyn TaskQueue, lane: Lane, message: OutgoingMessage) {
+    while let Err(error) = queue.publish(lane, message.clone()).await {
+        warn!("publishing again: {error}");
+        tokio::time::sleep(PUBLISH_AGAIN_AFTER).await;
+    }
+}
+
+/// Tells the coordinator every now and then that the task is being worked on. Never returns.
+async fn tell_progress(
+    queue: &dyn TaskQueue,
+    worker: &WorkerId,
+    task: &Task,
+    counters: &Counters,
+) -> TaskResult {
+    loop {
+        let progress = Progress {
+            version: Progress::VERSION,
+            address: task.address.clone(),
+            attempt: task.attempt,
+            worker: worker.clone(),
+            rows: counters.rows.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+        };
+        let message = OutgoingMessage {
+            kind: Progress::KIND.to_owned(),
+            body: progress.encode(),
+            headers: headers(task),
+        };
+        if let Err(error) = queue.publish(Lane::Progress, message).await {
+            tracing::debug!("progress not told: {error}");
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
+fn headers(task: &Task) -> Vec<(String, String)> {
+    vec![
+        ("archive".to_owned(), task.address.archive.to_string()),
+        ("job".to_owned(), task.address.job.to_string()),
+    ]
+}

@@ -1,0 +1,289 @@
+//! Executes one task: receipt there already? manifest, files, shards, receipt.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use backends::store::AcceptAll;
+use backends::{BackendError, Store};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use protocol::manifest::ManifestReader;
+use protocol::message::{RetryClass, Task, TaskResult};
+use protocol::receipt::ShardRef;
+use protocol::{ArchiveIdentity, ContentHash, Receipt, Row, Tally, WindowKey, WorkerId, names};
+use tokio::sync::mpsc;
+
+use crate::assemble::{FinishedShard, ShardBody};
+use crate::pack::{Counters, PackError, PackInput, PackLimits, Packed, pack};
+use crate::source::Sources;
+
+/// Shards of one partition whose uploads are under way at a time; their memory is bounded
+/// separately.
+const UPLOADS_IN_FLIGHT: usize = 16;
+/// The largest manifest that is read. Coordinators cut far below this.
+const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
+const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
+/// From this many rows on, more than half of them missing means that a mount is.
+const MOUNT_SUSPICION_ROWS: u64 = 10;
+
+/// What every task of a worker shares.
+pub(crate) struct TaskContext {
+    pub(crate) identity: ArchiveIdentity,
+    pub(crate) store: Store,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) limits: PackLimits,
+    pub(crate) worker: WorkerId,
+}
+
+/// Why a task was not done.
+enum Undone {
+    Retry(RetryClass, String),
+    Refused(String),
+    Cancelled,
+}
+
+impl From<BackendError> for Undone {
+    fn from(error: BackendError) -> Self {
+        Self::Retry(RetryClass::Store, error.to_string())
+    }
+}
+
+/// Executes `task`; sets nothing in motion that outlives it.
+pub(crate) async fn execute(
+    context: &TaskContext,
+    task: &Task,
+    counters: Arc<Counters>,
+    cancel: Arc<AtomicBool>,
+) -> TaskResult {
+    match try_execute(context, task, counters, cancel).await {
+        Ok((receipt, receipt_size)) => TaskResult::Done { receipt, receipt_size },
+        Err(Undone::Retry(class, detail)) => TaskResult::Retry { class, detail },
+        Err(Undone::Refused(detail)) => TaskResult::Refused { detail },
+        Err(Undone::Cancelled) => TaskResult::Returned,
+    }
+}
+
+async fn try_execute(
+    context: &TaskContext,
+    task: &Task,
+    counters: Arc<Counters>,
+    cancel: Arc<AtomicBool>,
+) -> Result<(String, u64), Undone> {
+    check_addressee(&context.identity, task)?;
+    let roots = context.sources.check();
+    roots.map_err(|error| Undone::Retry(RetryClass::Mount, error.to_string()))?;
+    if let Some(found) = earlier_receipt(&context.store, task).await? {
+        return Ok(found);
+    }
+    let rows = read_manifest(&context.store, task).await?;
+    let expected: Tally = rows.1;
+    let input = PackInput {
+        rows: rows.0,
+        settings: task.settings,
+        window: window_key(task),
+        sources: Arc::clone(&context.sources),
+        limits: context.limits.clone(),
+        store: context.store.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        counters,
+        cancel,
+    };
+    let (packed, shards, packed_tally) = pack_and_upload(&context.store, input).await?;
+    let receipt = write_up(context, task, packed, shards, packed_tally);
+    if receipt.packed + receipt.failed != expected {
+        let why = "shards and failures do not add up to the manifest; please report this";
+        return Err(Undone::Retry(RetryClass::Panic, why.to_owned()));
+    }
+    let missing = receipt
+        .failures
+        .iter()
+        .filter(|failed| matches!(failed.reason, protocol::FailureReason::Missing));
+    let missing = missing.count() as u64;
+    if expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows {
+        let why = format!("{missing} of {} files are missing: is a mount?", expected.rows);
+        return Err(Undone::Retry(RetryClass::Mount, why));
+    }
+
+    // Shards are durable before the receipt, and the receipt before anybody hears of it.
+    context.store.flush().await?;
+    let bytes = Bytes::from(receipt.encode());
+    let size = bytes.len() as u64;
+    let hash = ContentHash::of(&bytes);
+    let address = &task.address;
+    let key = names::receipt(window_key(task), address.partition, address.manifest_hash, hash);
+    context.store.put(&key, bytes).await?;
+    context.store.flush().await?;
+    Ok((key, size))
+}
+
+fn window_key(task: &Task) -> WindowKey {
+    WindowKey::new(task.address.window, task.address.revision)
+}
+
+fn check_addressee(identity: &ArchiveIdentity, task: &Task) -> Result<(), Undone> {
+    let address = &task.address;
+    if address.archive != identity.archive || address.job != identity.job {
+        return Err(Undone::Refused(format!(
+            "the task is for archive {} (job {}), and this worker's store holds archive {} (job {})",
+            address.archive, address.job, identity.archive, identity.job
+        )));
+    }
+    if task.settings.n_bits != identity.n_bits {
+        return Err(Undone::Refused(format!(
+            "the task asks for n_bits {}, and the archive was made with {}",
+            task.settings.n_bits, identity.n_bits
+        )));
+    }
+    Ok(())
+}
+
+/// A receipt for this very manifest whose shards are all there: without failures from any
+/// attempt, with failures only from this one.
+async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u64)>, Undone> {
+    let address = &task.address;
+    let (folder, stem) =
+        names::receipts_for(window_key(task), address.partition, address.manifest_hash);
+    let begins = format!("{folder}/{stem}");
+    let mut listing = store.list(&folder);
+    while let Some(object) = listing.try_next().await? {
+        if !object.key.starts_with(&begins) {
+            continue;
+        }
+        let bytes = store.get(&object.key, MAX_RECEIPT_BYTES).await?;
+        if names::content_hash(&object.key) != Some(ContentHash::of(&bytes)) {
+            continue;
+        }
+        let Ok(receipt) = Receipt::decode(&bytes) else { continue };
+        let current = receipt.failed.rows == 0 || receipt.attempt == task.attempt;
+        let ours =
+            receipt.archive == address.archive && receipt.manifest_hash == address.manifest_hash;
+        if current && ours && objects_are_there(store, &receipt).await? {
+            // It may have been written by a process that died before it could sync.
+            store.flush().await?;
+            return Ok(Some((object.key, bytes.len() as u64)));
+        }
+    }
+    Ok(None)
+}
+
+async fn objects_are_there(store: &Store, receipt: &Receipt) -> Result<bool, BackendError> {
+    let shards = receipt.shards.iter().map(|shard| (shard.key.clone(), shard.size));
+    let big_files = receipt.big_files.iter().map(|big| (big.key.clone(), big.size));
+    let objects: Vec<_> = shards.chain(big_files).collect();
+    stream::iter(objects)
+        .map(|(key, size)| async move { Ok(store.size(&key).await? == Some(size)) })
+        .buffer_unordered(UPLOADS_IN_FLIGHT)
+        .try_fold(true, |all, there| async move { Ok(all && there) })
+        .await
+}
+
+async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), Undone> {
+    let bytes = store.get(&task.manifest, MAX_MANIFEST_BYTES).await?;
+    let address = task.address.clone();
+    let (settings, key) = (task.settings, task.manifest.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let refuse = |why: String| Undone::Refused(format!("the manifest {key}: {why}"));
+        if ContentHash::of(&bytes) != address.manifest_hash {
+            return Err(refuse("its bytes are not those that its name stands for".to_owned()));
+        }
+        let reader = ManifestReader::new(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let header = reader.header();
+        let same = header.archive == address.archive
+            && header.job == address.job
+            && header.window == address.window
+            && header.revision == address.revision
+            && header.partition == address.partition
+            && header.settings == settings;
+        if !same {
+            return Err(refuse("it is about another partition than the task".to_owned()));
+        }
+        let (rows, totals) = reader.read_all().map_err(|error| refuse(error.to_string()))?;
+        Ok((rows, totals.rows))
+    });
+    read.await.map_err(|panicked| Undone::Retry(RetryClass::Panic, panicked.to_string()))?
+}
+
+/// Packs on a thread of its own, and uploads what it finishes as it goes.
+async fn pack_and_upload(
+    store: &Store,
+    input: PackInput,
+) -> Result<(Packed, Vec<ShardRef>, Tally), Undone> {
+    let (finished, to_upload) = mpsc::channel::<FinishedShard>(1);
+    let packing = tokio::task::spawn_blocking(move || {
+        pack(&input, |shard| finished.blocking_send(shard).is_ok())
+    });
+    let uploads = stream::unfold(to_upload, |mut receiver| async move {
+        receiver.recv().await.map(|shard| (shard, receiver))
+    })
+    .map(|shard| upload(store, shard))
+    .buffer_unordered(UPLOADS_IN_FLIGHT)
+    .try_fold(
+        (Vec::new(), Tally::default()),
+        |(mut shards, tally), (shard, packed)| async move {
+            shards.push(shard);
+            Ok((shards, tally + packed))
+        },
+    );
+    // When an upload fails its end of the channel is dropped, and packing stops at the next shard.
+    let (uploaded, packed) = tokio::join!(uploads, packing);
+    let packed = match packed {
+        Ok(Ok(packed)) => packed,
+        Ok(Err(PackError::Retry(class, detail))) => return Err(Undone::Retry(class, detail)),
+        Ok(Err(PackError::Cancelled)) => {
+            return Err(uploaded.err().map_or(Undone::Cancelled, Undone::from));
+        }
+        Err(panicked) => return Err(Undone::Retry(RetryClass::Panic, panicked.to_string())),
+    };
+    let (mut shards, tally) = uploaded?;
+    shards.sort_by(|a: &ShardRef, b| a.key.cmp(&b.key));
+    Ok((packed, shards, tally))
+}
+
+/// Uploads a shard. It is PUT also when its name is there already: only a receipt proves that
+/// what lies there is whole and durable.
+async fn upload(store: &Store, shard: FinishedShard) -> Result<(ShardRef, Tally), BackendError> {
+    let (reference, packed) = shard.reference();
+    match shard.body {
+        ShardBody::Memory(bytes) => store.put(&reference.key, bytes).await?,
+        ShardBody::Spooled(file) => {
+            store.put_file(&reference.key, file, reference.size, &mut AcceptAll).await?;
+        }
+    }
+    drop(shard.memory);
+    Ok((reference, packed))
+}
+
+fn write_up(
+    context: &TaskContext,
+    task: &Task,
+    packed: Packed,
+    shards: Vec<ShardRef>,
+    packed_tally: Tally,
+) -> Receipt {
+    let Packed { mut failures, big_files } = packed;
+    failures.sort_by(|a, b| {
+        (a.created_at, &a.uid, &a.location).cmp(&(b.created_at, &b.uid, &b.location))
+    });
+    let big_bytes: u64 = big_files.iter().map(|big| big.size).sum();
+    let address = &task.address;
+    let mut receipt = Receipt {
+        version: Receipt::VERSION,
+        archive: address.archive.clone(),
+        job: address.job.clone(),
+        window: address.window,
+        revision: address.revision,
+        partition: address.partition,
+        manifest_hash: address.manifest_hash,
+        attempt: task.attempt,
+        worker: context.worker.clone(),
+        packed: packed_tally,
+        failed: Tally::default(),
+        bytes_raw: shards.iter().map(|shard| shard.bytes_raw).sum::<u64>() + big_bytes,
+        bytes_stored: shards.iter().map(|shard| shard.size).sum::<u64>() + big_bytes,
+        shards,
+        big_files: big_files.into_iter().collect(),
+        failures,
+    };
+    receipt.failed = receipt.tally_of_failures();
+    receipt
+}
