@@ -1,1 +1,23 @@
-//! placeholder
+//! Decides and records: cuts windows, splits them into partitions, publishes tasks, accepts
+//! receipts, certifies and commits windows, and carries out what operators ask for.
+//!
+//! Decisions are functions from values to values ([`cutting`], [`partitions`], [`decide`]); the
+//! ledger and the bucket are the truth, and everything in this process's memory can be read from
+//! them again. It never reads a source file and never writes a shard.
+
+pub mod cutting;
+pub mod decide;
+pub mod operate;
+pub mod partitions;
+
+mod certify;
+mod flight;
+mod init;
+mod lead;
+mod service;
+mod sort;
+mod split;
+mod survey;
+
+pub use init::{ArchiveSeed, InitError, InitReport, ensure_archive};
+pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -138,6 +138,22 @@ impl Row {
         size_of::<Self>() + self.uid.len() + self.location.as_ref().map_or(0, String::len)
     }
 
+    /// Appends the row in the bincode wire layout.
+    ///
+    /// # Errors
+    /// When memory is out.
+    pub fn encode_into(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        wincode::serialize_into(out, self).map_err(std::io::Error::other)
+    }
+
+    /// Reads what [`Row::encode_into`] appended.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one row.
+    pub fn decode(bytes: &[u8]) -> std::io::Result<Self> {
+        wincode::deserialize_exact(bytes).map_err(std::io::Error::other)
+    }
+
     /// Order of rows that share shard index and fingerprint: by created_at, then location, then
     /// uid (which differs only if two uids share 128 bits of BLAKE3).
     pub fn cmp_within_fingerprint(&self, other: &Self) -> Ordering {

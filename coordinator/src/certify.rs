@@ -1,0 +1,164 @@
+//! The certificate of a window whose partitions are all accepted, and the checks before it.
+
+use backends::ledger::{WindowCommit, WindowTotals};
+use backends::{BackendError, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+use protocol::certificate::{CertificateKind, PartitionRef};
+use protocol::{
+    ArchiveIdentity, Certificate, PackSettings, PartitionId, Tally, Timestamp, WorkerId, names,
+};
+
+use crate::decide::{Expected, check_receipt};
+use crate::flight::OpenWindow;
+
+/// Objects that are looked at, or receipts that are read, at a time.
+const LOOKS_IN_FLIGHT: usize = 32;
+pub(crate) const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Who certifies, and when.
+pub(crate) struct Certifier<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) identity: &'a ArchiveIdentity,
+    pub(crate) settings: PackSettings,
+    pub(crate) writer: &'a WorkerId,
+    pub(crate) epoch: u64,
+    pub(crate) now: Timestamp,
+}
+
+/// What certifying came to.
+pub(crate) enum Certified {
+    /// The certificate is durable.
+    Durable(Box<WindowCommit>),
+    /// What a partition's receipt states is not so: it has to be done again.
+    NotSo(PartitionId, String),
+}
+
+impl Certifier<'_> {
+    /// Reads every receipt again, compares all of them with all manifests, looks at every object
+    /// they name, and writes the certificate.
+    pub(crate) async fn certify(&self, window: &OpenWindow) -> Result<Certified, BackendError> {
+        let mut certificate = self.begin(window);
+        let receipts = stream::iter(&window.partitions)
+            .map(|open| async move {
+                let accepted = open.record.accepted.as_ref();
+                let key = accepted.map(|accepted| accepted.receipt.clone()).unwrap_or_default();
+                let bytes = self.store.get(&key, MAX_RECEIPT_BYTES).await;
+                (open, key, bytes)
+            })
+            .buffered(LOOKS_IN_FLIGHT);
+        futures::pin_mut!(receipts);
+        while let Some((open, key, bytes)) = receipts.next().await {
+            let partition = &open.record;
+            let bytes = match bytes {
+                Err(error) if error.is_not_found() => {
+                    return Ok(Certified::NotSo(partition.partition, error.to_string()));
+                }
+                other => other?,
+            };
+            let expected = Expected {
+                identity: self.identity,
+                window: window.record.window,
+                revision: window.record.revision,
+                partition,
+            };
+            let receipt = match check_receipt(&key, &bytes, expected) {
+                Ok(receipt) => receipt,
+                Err(why) => {
+                    return Ok(Certified::NotSo(partition.partition, format!("{key}: {why}")));
+                }
+            };
+            let mut named: Vec<(String, u64)> =
+                vec![(partition.manifest.clone(), partition.manifest_size)];
+            named.extend(receipt.shards.iter().map(|shard| (shard.key.clone(), shard.size)));
+            named.extend(receipt.big_files.iter().map(|big| (big.key.clone(), big.size)));
+            if let Some(gone) = self.first_missing(named).await? {
+                let why = format!("{gone} is gone, or has another size than its receipt states");
+                return Ok(Certified::NotSo(partition.partition, why));
+            }
+            certificate.partitions.push(PartitionRef {
+                partition: partition.partition,
+                manifest: partition.manifest.clone(),
+                manifest_size: partition.manifest_size,
+                rows: partition.rows,
+                receipt: key,
+                receipt_size: bytes.len() as u64,
+            });
+            certificate.absorb(receipt);
+        }
+        let settled: Tally = certificate.packed + certificate.failed;
+        if settled != window.record.rows || certificate.rows() != window.record.rows {
+            return Err(BackendError::Invalid {
+                what: format!(
+                    "the window {} holds {} rows, and its receipts account for {}: \
+                     nothing is committed; please report this",
+                    window.record.window, window.record.rows.rows, settled.rows
+                ),
+            });
+        }
+        let key = self.write(&certificate).await?;
+        Ok(Certified::Durable(Box::new(commit_of(certificate, key))))
+    }
+
+    async fn first_missing(
+        &self,
+        named: Vec<(String, u64)>,
+    ) -> Result<Option<String>, BackendError> {
+        let looks = stream::iter(named)
+            .map(|(key, size)| async move {
+                let there = self.store.size(&key).await? == Some(size);
+                Ok::<_, BackendError>((!there).then_some(key))
+            })
+            .buffer_unordered(LOOKS_IN_FLIGHT)
+            .try_filter_map(|missing| async move { Ok(missing) });
+        futures::pin_mut!(looks);
+        looks.try_next().await
+    }
+
+    fn begin(&self, window: &OpenWindow) -> Certificate {
+        Certificate {
+            version: Certificate::VERSION,
+            archive: self.identity.archive.clone(),
+            job: self.identity.job.clone(),
+            window: window.record.window,
+            revision: window.record.revision,
+            epoch: self.epoch,
+            writer: self.writer.clone(),
+            written_at: self.now,
+            kind: CertificateKind::Packed,
+            settings: self.settings,
+            packed: Tally::default(),
+            failed: Tally::default(),
+            bytes_raw: 0,
+            bytes_stored: 0,
+            partitions: Vec::new(),
+            shards: Vec::new(),
+            big_files: Vec::new(),
+            replaces: window.record.replaces.clone(),
+            failures: Vec::new(),
+        }
+    }
+
+    async fn write(&self, certificate: &Certificate) -> Result<String, BackendError> {
+        let key = names::certificate(certificate.key(), certificate.epoch);
+        self.store.put(&key, certificate.encode().into()).await?;
+        self.store.flush().await?;
+        Ok(key)
+    }
+}
+
+fn commit_of(certificate: Certificate, key: String) -> WindowCommit {
+    WindowCommit {
+        window: certificate.window,
+        revision: certificate.revision,
+        certificate: Some(key),
+        totals: WindowTotals {
+            files_archived: certificate.packed.rows,
+            files_failed: certificate.failed.rows,
+            shards: certificate.shards.len() as u64,
+            bytes_raw: certificate.bytes_raw,
+            bytes_stored: certificate.bytes_stored,
+        },
+        failures: certificate.failures,
+        advance_from: None,
+    }
+}

@@ -1,0 +1,321 @@
+//! What operators ask: where things stand, and to move the watermark or replay a window.
+
+use backends::ledger::{Adjustment, AuditEntry, WindowRecord};
+use backends::{BackendError, Catalog, Ledger, Store};
+use protocol::certificate::CertificateKind;
+use protocol::{
+    ArchiveIdentity, Certificate, PackSettings, Tally, Timestamp, Window, WorkerId, names,
+};
+
+use crate::cutting::cutoff;
+
+/// Where the watermark stands, and what lies on either side of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Everything in `(origin, archived_until]` is settled.
+    pub archived_until: Timestamp,
+    /// The first watermark.
+    pub origin: Timestamp,
+    /// How far windows may reach now, on a boundary of the window span.
+    pub target_cutoff: Timestamp,
+    /// Days that files are left alone.
+    pub lag_days: u32,
+    /// Seconds from the watermark to the target; not negative.
+    pub lag_seconds: i64,
+    /// Rows between watermark and target.
+    pub pending_files: u64,
+    /// Their bytes; null without a size column.
+    pub pending_bytes: Option<u64>,
+    /// Rows at or below the origin, which are not covered.
+    pub uncovered_files: u64,
+    /// Unresolved error rows.
+    pub failed_files: u64,
+    /// Rows that no window can hold: NULL uid.
+    pub null_uid: u64,
+    /// Rows that no window can hold: NULL created_at.
+    pub null_created_at: u64,
+    /// Rows that no window can hold: created_at infinite or outside the years 0001 to 9999.
+    pub out_of_range_created_at: u64,
+    /// Windows that are not committed.
+    pub open_windows: u64,
+    /// Where des left the watermark, when somebody moved it since.
+    pub moved_by_hand_from: Option<Timestamp>,
+}
+
+/// Looks at everything; changes nothing.
+///
+/// # Errors
+/// When the job has no watermark yet, or something does not answer.
+pub async fn stats(
+    ledger: &dyn Ledger,
+    catalog: &dyn Catalog,
+    span_micros: i64,
+) -> Result<Stats, BackendError> {
+    let (watermark, archive) = initialised(ledger).await?;
+    let clocks = (catalog.now().await?, ledger.now().await?);
+    let target = cutoff(clocks.0, clocks.1, watermark.lag_days, None, span_micros);
+    let from = watermark.archived_until;
+    let pending = if target > from {
+        catalog.count(Some(from), Some(target)).await?
+    } else {
+        backends::catalog::RangeCount {
+            files: 0,
+            bytes: catalog.count(Some(from), Some(from)).await?.bytes,
+        }
+    };
+    let unplaceable = catalog.unplaceable().await?;
+    Ok(Stats {
+        archived_until: from,
+        origin: archive.origin,
+        target_cutoff: target,
+        lag_days: watermark.lag_days,
+        lag_seconds: target.seconds_since(from).max(0),
+        pending_files: pending.files,
+        pending_bytes: pending.bytes,
+        uncovered_files: catalog.count(None, Some(archive.origin)).await?.files,
+        failed_files: ledger.count_errors().await?,
+        null_uid: unplaceable.null_uid,
+        null_created_at: unplaceable.null_created_at,
+        out_of_range_created_at: unplaceable.out_of_range,
+        open_windows: ledger.open_windows().await?.len() as u64,
+        moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
+    })
+}
+
+async fn initialised(
+    ledger: &dyn Ledger,
+) -> Result<(backends::ledger::WatermarkRow, backends::ledger::ArchiveRecord), BackendError> {
+    match (ledger.watermark().await?, ledger.archive().await?) {
+        (Some(watermark), Some(archive)) => Ok((watermark, archive)),
+        _ => Err(BackendError::NotFound {
+            what: "this job has no archive yet: run `des init` or `des migrate` first".to_owned(),
+        }),
+    }
+}
+
+/// Where the operator wants the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// At this time.
+    At(Timestamp),
+    /// This many days from where it is; negative is back.
+    Days(i64),
+}
+
+/// An adjustment that was thought through and not yet made.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct AdjustPlan {
+    /// The watermark now.
+    pub from: Timestamp,
+    /// The watermark asked for.
+    pub asked: Timestamp,
+    /// The watermark that will be: the start of the certified window, where `asked` lies inside
+    /// one.
+    pub to: Timestamp,
+    /// Uncommitted windows that will be dropped.
+    pub dropped_windows: u64,
+    /// Certified windows behind the new watermark, which will be verified and reconciled.
+    pub certified_windows: u64,
+    /// Files that will be skipped: never archived.
+    pub skipped_files: u64,
+    /// The stretch that will be skipped.
+    #[serde(skip)]
+    pub skip: Option<Window>,
+}
+
+/// Why the watermark is not to be moved like that.
+#[derive(Debug, thiserror::Error)]
+pub enum AdjustError {
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A rule forbids it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Thinks an adjustment through; changes nothing.
+///
+/// # Errors
+/// When it is refused: into the future; past `now - lag_days`, or over files that are in no
+/// certified window, without `allow_skip`.
+pub async fn plan_adjust(
+    ledger: &dyn Ledger,
+    catalog: &dyn Catalog,
+    target: Target,
+    allow_skip: bool,
+    span_micros: i64,
+) -> Result<AdjustPlan, AdjustError> {
+    let (watermark, _archive) = initialised(ledger).await?;
+    let from = watermark.archived_until;
+    let asked = match target {
+        Target::At(time) => time,
+        Target::Days(days) => from.saturating_add_micros(days.saturating_mul(86_400_000_000)),
+    };
+    let refuse = |why: String| Err(AdjustError::Refused(why));
+    if !asked.is_whole_second() {
+        return refuse(format!("{asked} is not on a whole second"));
+    }
+    let mut plan = AdjustPlan {
+        from,
+        asked,
+        to: asked,
+        dropped_windows: ledger.open_windows().await?.len() as u64,
+        certified_windows: 0,
+        skipped_files: 0,
+        skip: None,
+    };
+    if asked < from {
+        let behind = ledger.committed_windows(Some(asked), None, u32::MAX).await?;
+        plan.to = behind.iter().map(|record| record.window.start()).fold(asked, Timestamp::min);
+        plan.certified_windows = distinct_ends(&behind);
+        return Ok(plan);
+    }
+    let clocks = (catalog.now().await?, ledger.now().await?);
+    let now = clocks.0.min(clocks.1);
+    if asked > now {
+        return refuse(format!("{asked} is in the future: the watermark never passes the clock"));
+    }
+    let certified = ledger.committed_windows(Some(from), Some(asked), u32::MAX).await?;
+    plan.certified_windows = distinct_ends(&certified);
+    let covered = contiguous_from(from, &certified);
+    if covered < asked {
+        let skip =
+            Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
+        plan.skipped_files = catalog.count(Some(covered), Some(asked)).await?.files;
+        plan.skip = Some(skip);
+    }
+    let limit = cutoff(clocks.0, clocks.1, watermark.lag_days, None, 1);
+    let files = plan.skipped_files;
+    if !allow_skip && asked > limit {
+        return refuse(format!(
+            "{asked} is past now - lag_days ({limit}), and {files} files would be skipped: never \
+             archived. If that is wanted, say `--allow-skip`"
+        ));
+    }
+    if !allow_skip && files > 0 {
+        return refuse(format!(
+            "{files} files between {covered} and {asked} are not archived and would be skipped. If \
+             that is wanted, say `--allow-skip`; else run `des migrate`"
+        ));
+    }
+    let _span = span_micros;
+    Ok(plan)
+}
+
+fn distinct_ends(records: &[WindowRecord]) -> u64 {
+    let mut ends: Vec<_> = records.iter().map(|record| record.window.end()).collect();
+    ends.dedup();
+    ends.len() as u64
+}
+
+/// How far certified windows, in order of their ends, reach from `from` without a gap.
+fn contiguous_from(from: Timestamp, certified: &[WindowRecord]) -> Timestamp {
+    certified.iter().fold(from, |reached, record| {
+        if record.window.start() <= reached { reached.max(record.window.end()) } else { reached }
+    })
+}
+
+/// Who makes an adjustment, and why.
+#[derive(Clone, Debug)]
+pub struct Operator<'a> {
+    /// User and host.
+    pub actor: String,
+    /// The operator's reason.
+    pub reason: Option<String>,
+    /// The archive.
+    pub identity: &'a ArchiveIdentity,
+    /// What shards are packed with.
+    pub settings: PackSettings,
+    /// This process.
+    pub writer: WorkerId,
+}
+
+/// Makes the adjustment. A stretch that is skipped gets a certificate that says so, first.
+///
+/// # Errors
+/// When something does not answer, or the watermark moved since the plan.
+pub async fn adjust(
+    ledger: &dyn Ledger,
+    store: &Store,
+    plan: &AdjustPlan,
+    operator: &Operator<'_>,
+) -> Result<(), AdjustError> {
+    let skip_certificate = match plan.skip {
+        Some(window) => Some(write_skip_certificate(ledger, store, window, operator).await?),
+        None => None,
+    };
+    let adjustment = Adjustment {
+        from: plan.from,
+        to: plan.to,
+        skip_certificate,
+        audit: AuditEntry {
+            actor: operator.actor.clone(),
+            action: "adjust".to_owned(),
+            from: Some(plan.from.to_string()),
+            to: Some(plan.to.to_string()),
+            reason: operator.reason.clone(),
+        },
+    };
+    Ok(ledger.adjust(&adjustment).await?)
+}
+
+async fn write_skip_certificate(
+    ledger: &dyn Ledger,
+    store: &Store,
+    window: Window,
+    operator: &Operator<'_>,
+) -> Result<String, AdjustError> {
+    // The adjustment takes the lease with the next epoch, under which this is written.
+    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch) + 1;
+    let certificate = Certificate {
+        version: Certificate::VERSION,
+        archive: operator.identity.archive.clone(),
+        job: operator.identity.job.clone(),
+        window,
+        revision: 0,
+        epoch,
+        writer: operator.writer.clone(),
+        written_at: ledger.now().await?,
+        kind: CertificateKind::Skipped,
+        settings: operator.settings,
+        packed: Tally::default(),
+        failed: Tally::default(),
+        bytes_raw: 0,
+        bytes_stored: 0,
+        partitions: Vec::new(),
+        shards: Vec::new(),
+        big_files: Vec::new(),
+        replaces: Vec::new(),
+        failures: Vec::new(),
+    };
+    let key = names::certificate(certificate.key(), epoch);
+    store.put(&key, certificate.encode().into()).await?;
+    store.flush().await?;
+    Ok(key)
+}
+
+/// Asks for a replay of every committed window whose end lies in `(after, until]`.
+///
+/// # Errors
+/// When there is none, or the ledger does not answer.
+pub async fn request_replays(
+    ledger: &dyn Ledger,
+    after: Option<Timestamp>,
+    until: Timestamp,
+    audit: &AuditEntry,
+) -> Result<Vec<WindowRecord>, BackendError> {
+    let committed = ledger.committed_windows(after, Some(until), u32::MAX).await?;
+    let mut ends: Vec<_> = committed.iter().map(|record| record.window.end()).collect();
+    ends.dedup();
+    if ends.is_empty() {
+        return Err(BackendError::NotFound {
+            what: "no committed window ends there: `des ls --windows` lists them".to_owned(),
+        });
+    }
+    let mut requested = Vec::with_capacity(ends.len());
+    for end in ends {
+        requested.push(ledger.request_replay(end, audit).await?);
+    }
+    Ok(requested)
+}

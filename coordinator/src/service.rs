@@ -1,0 +1,286 @@
+//! The coordinator's life: stand by, lead, stand by again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::ledger::{Lease, WindowTotals};
+use backends::queue::Consumer;
+use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
+use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::decide::{AttemptLimits, FailureLimits};
+use crate::lead::{Ended, Leader};
+use crate::partitions::PartitionLimits;
+use crate::split::Splitter;
+
+/// How a coordinator works. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct CoordinatorSettings {
+    /// What shards are packed with; `n_bits` is the archive's.
+    pub pack: PackSettings,
+    /// Windows end on multiples of this since the Unix epoch, in microseconds; whole seconds.
+    pub window_span_micros: i64,
+    /// Windows worked on at once.
+    pub windows_in_flight: usize,
+    /// The most that a partition holds.
+    pub partition: PartitionLimits,
+    /// The sort buffer.
+    pub sort_memory: usize,
+    /// Where sort runs go.
+    pub spool_dir: PathBuf,
+    /// How long the lease lasts unless it is renewed.
+    pub lease_ttl: Duration,
+    /// How many files of a window may fail.
+    pub failures: FailureLimits,
+    /// How often a partition is tried.
+    pub attempts: AttemptLimits,
+    /// A published partition without a sign of life for this long is published again, when the
+    /// task queue is empty.
+    pub silence: Duration,
+    /// After taking over, how long to listen for tasks that are still being worked on before
+    /// publishing them again.
+    pub takeover_wait: Duration,
+}
+
+/// What a run is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Whatever comes, until shut down.
+    Forever,
+    /// Every window up to the cutoff at start.
+    UpToCutoff,
+    /// These replays, and nothing else.
+    Replays(Vec<WindowKey>),
+}
+
+/// Something that happened, for whoever shows progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The lease was taken.
+    Leading {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// A window's manifests are durable.
+    Planned {
+        /// The window.
+        window: Window,
+        /// Its rows.
+        rows: u64,
+        /// Its partitions.
+        partitions: usize,
+    },
+    /// Workers report that they read so much more. Not exact: what is tried again counts again.
+    Read {
+        /// Rows since the last report.
+        rows: u64,
+        /// Bytes since the last report.
+        bytes: u64,
+    },
+    /// A window is settled.
+    Committed {
+        /// The window.
+        window: Window,
+        /// What it holds.
+        totals: WindowTotals,
+    },
+    /// A replay found nothing to do.
+    Verified {
+        /// The window.
+        window: Window,
+    },
+    /// Nothing more can happen to a window without an operator.
+    Held {
+        /// The window.
+        window: Window,
+        /// Why.
+        reason: String,
+    },
+    /// Something outside is in the way; it is being tried again.
+    Waiting {
+        /// What and why.
+        reason: String,
+    },
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunReport {
+    /// Windows committed, those of replays included.
+    pub windows: u64,
+    /// Sums over them.
+    pub totals: WindowTotals,
+    /// Where the watermark stands.
+    pub archived_until: Option<Timestamp>,
+    /// Windows that wait for an operator, with the reason.
+    pub held: Vec<(Window, String)>,
+}
+
+/// The singleton that decides, or a hot standby of it.
+pub struct Coordinator {
+    pub(crate) id: WorkerId,
+    pub(crate) identity: ArchiveIdentity,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) store: Store,
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) settings: CoordinatorSettings,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+}
+
+impl Coordinator {
+    /// A coordinator of the archive that `identity` names. `events` may be dropped.
+    #[expect(clippy::too_many_arguments, reason = "the composition root names each once")]
+    pub fn new(
+        id: WorkerId,
+        identity: ArchiveIdentity,
+        ledger: Arc<dyn Ledger>,
+        catalog: Arc<dyn Catalog>,
+        store: Store,
+        queue: Arc<dyn TaskQueue>,
+        settings: CoordinatorSettings,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
+        Self { id, identity, ledger, catalog, store, queue, settings, events }
+    }
+
+    /// Works towards `goal` until it is reached or `shutdown`. Waits while another holds the
+    /// lease, and goes back to waiting when it loses the lease.
+    ///
+    /// # Errors
+    /// When something is wrong that waiting does not cure, such as a missing table.
+    pub async fn run(
+        &self,
+        goal: Goal,
+        shutdown: CancellationToken,
+    ) -> Result<RunReport, BackendError> {
+        let mut report = RunReport::default();
+        loop {
+            let Some(lease) = self.stand_by(&shutdown).await? else { return Ok(report) };
+            info!(holder = %lease.holder, epoch = lease.epoch, "leading");
+            let _nobody_listens = self.events.send(Event::Leading { epoch: lease.epoch });
+            let lost = shutdown.child_token();
+            let renewing = tokio::spawn(renew(
+                Arc::clone(&self.ledger),
+                lease.clone(),
+                self.settings.lease_ttl,
+                lost.clone(),
+            ));
+            let ended = Leader::new(self, lease.clone(), &mut report).lead(&goal, &lost).await;
+            renewing.abort();
+            let reached = match ended {
+                Ok(Ended::GoalReached) => true,
+                Ok(Ended::Stopped) => shutdown.is_cancelled(),
+                Err(error) if error.is_conflict() => {
+                    warn!("no longer leading: {error}");
+                    false
+                }
+                Err(error) if error.is_retryable() => {
+                    self.wait_out(&error, &shutdown).await;
+                    shutdown.is_cancelled()
+                }
+                Err(error) => {
+                    self.give_back(&lease).await;
+                    return Err(error);
+                }
+            };
+            self.give_back(&lease).await;
+            if reached {
+                return Ok(report);
+            }
+        }
+    }
+
+    async fn stand_by(&self, shutdown: &CancellationToken) -> Result<Option<Lease>, BackendError> {
+        let mut told = false;
+        loop {
+            if shutdown.is_cancelled() {
+                return Ok(None);
+            }
+            match self.ledger.acquire_lease(&self.id, self.settings.lease_ttl).await {
+                Ok(Some(lease)) => return Ok(Some(lease)),
+                Ok(None) if !told => {
+                    told = true;
+                    let status = self.ledger.lease_status().await.ok().flatten();
+                    let holder = status.and_then(|status| status.holder);
+                    let holder = holder.map_or_else(|| "another".to_owned(), |id| id.to_string());
+                    let reason = format!("standing by: {holder} holds the lease");
+                    info!("{reason}");
+                    let _nobody_listens = self.events.send(Event::Waiting { reason });
+                }
+                Ok(None) => {}
+                Err(error) if error.is_retryable() => self.wait_out(&error, shutdown).await,
+                Err(error) => return Err(error),
+            }
+            let pause = (self.settings.lease_ttl / 10).min(Duration::from_secs(1));
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn wait_out(&self, error: &BackendError, shutdown: &CancellationToken) {
+        warn!("trying again: {error}");
+        let _nobody_listens = self.events.send(Event::Waiting { reason: error.to_string() });
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+
+    async fn give_back(&self, lease: &Lease) {
+        if let Err(error) = self.ledger.release_lease(lease).await {
+            warn!("the lease was not given back and will expire: {error}");
+        }
+    }
+
+    pub(crate) fn splitter(&self) -> Splitter {
+        Splitter {
+            catalog: Arc::clone(&self.catalog),
+            store: self.store.clone(),
+            identity: self.identity.clone(),
+            settings: self.settings.pack,
+            limits: self.settings.partition,
+            sort_memory: self.settings.sort_memory,
+            spool_dir: self.settings.spool_dir.clone(),
+        }
+    }
+
+    pub(crate) async fn consume(
+        &self,
+        lane: backends::queue::Lane,
+    ) -> Result<Box<dyn Consumer>, BackendError> {
+        self.queue.consume(lane, CONSUMER_PREFETCH).await
+    }
+}
+
+/// Outcomes and progress messages that may be unsettled at a time.
+const CONSUMER_PREFETCH: u16 = 256;
+
+/// Renews the lease until it is lost, which `lost` then tells. A ledger that cannot be reached
+/// for as long as the lease lasts means that it is lost.
+async fn renew(ledger: Arc<dyn Ledger>, lease: Lease, ttl: Duration, lost: CancellationToken) {
+    let mut renewed = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(ttl / 3).await;
+        let asked = tokio::time::Instant::now();
+        match tokio::time::timeout(ttl / 3, ledger.renew_lease(&lease, ttl)).await {
+            Ok(Ok(true)) => renewed = asked,
+            Ok(Ok(false)) => {
+                warn!(epoch = lease.epoch, "the lease was taken by another");
+                return lost.cancel();
+            }
+            Ok(Err(error)) => warn!("the lease was not renewed: {error}"),
+            Err(_elapsed) => warn!("the lease was not renewed: the ledger does not answer"),
+        }
+        if renewed.elapsed() >= ttl {
+            warn!(epoch = lease.epoch, "the lease has expired");
+            return lost.cancel();
+        }
+    }
+}
