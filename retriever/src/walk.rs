@@ -1,0 +1,179 @@
+//! Reads a whole shard, from its first byte to its last, and checks everything in it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use protocol::receipt::ShardRef;
+use protocol::shard::{
+    Block, Content, HEADER_BYTES, IndexReader, Location, ShardError, Tail, TailStep, check_header,
+};
+use protocol::{ContentHash, Fingerprint, Tally, Timestamp, names};
+
+use crate::archive::{Archive, ReadError};
+
+/// Blocks are fetched together up to this many bytes.
+const GROUP_BYTES: u64 = 8 * 1024 * 1024;
+
+/// One file of a shard that was walked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WalkedFile {
+    pub(crate) uid: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) size: u64,
+    pub(crate) big: Option<String>,
+}
+
+/// What a walk adds up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Walked {
+    pub(crate) packed: Tally,
+    pub(crate) bytes_raw: u64,
+}
+
+struct Checks {
+    crc32c: u32,
+    hasher: blake3::Hasher,
+}
+
+impl Checks {
+    fn see(&mut self, bytes: &[u8]) {
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.hasher.update(bytes);
+    }
+}
+
+impl Archive {
+    /// Walks a shard of ours: every checksum, every payload decoded, the v2 index compared with
+    /// the blocks entry by entry, and the whole against size, checksum and hash that the
+    /// certificate and the name state. Memory: the index and a group of blocks.
+    pub(crate) async fn walk(
+        &self,
+        shard: &ShardRef,
+        decode: bool,
+        visit: &mut (dyn FnMut(WalkedFile) + Send),
+    ) -> Result<Walked, ReadError> {
+        let key = shard.key.as_str();
+        let damaged = |offset: u64, what: &str| {
+            let cause = ShardError::Damaged { offset, what: what.to_owned() };
+            ReadError::Damaged { object: key.to_owned(), cause }
+        };
+        let (size, step) = self.tail(key, shard.tail_bytes).await?;
+        if size != shard.size {
+            return Err(damaged(size, "it has another size than its certificate states"));
+        }
+        let TailStep::Fast(tail) = step else {
+            return Err(damaged(size, "the lookup extension is gone"));
+        };
+        let mut checks = Checks { crc32c: 0, hasher: blake3::Hasher::new() };
+        let header = self.range(key, 0..HEADER_BYTES).await?;
+        check_header(&header).map_err(ReadError::damaged(key))?;
+        checks.see(&header);
+        // The index stands behind the blocks and is compared with them as they are read.
+        let rest_at = tail.index_range().start;
+        let rest = self.range(key, rest_at..size).await?;
+        let index_len = usize::try_from(tail.index_range().end - rest_at).unwrap_or(usize::MAX);
+        let index = rest.get(..index_len).unwrap_or_default();
+        tail.check_index(index).map_err(ReadError::damaged(key))?;
+        let mut index = IndexReader::new(2, index, rest_at).map_err(ReadError::damaged(key))?;
+        let mut walked = Walked::default();
+        for group in groups(&tail) {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            let bytes = self.range(key, first.start..last.end).await?;
+            checks.see(&bytes);
+            for range in &group {
+                let block = slice(&bytes, range, first.start);
+                walk_block(key, block, range.start, &mut index, decode, &mut walked, visit)?;
+            }
+        }
+        checks.see(&rest);
+        if index.remaining() != 0 || walked.packed.rows != shard.entries {
+            return Err(damaged(rest_at, "it holds another number of entries than stated"));
+        }
+        if checks.crc32c != shard.crc32c {
+            return Err(damaged(0, "its checksum is not the one that its certificate states"));
+        }
+        let hash = ContentHash::from_blake3(&checks.hasher.finalize());
+        if names::content_hash(key) != Some(hash) {
+            return Err(damaged(0, "its bytes are not those that its name stands for"));
+        }
+        Ok(walked)
+    }
+}
+
+fn groups(tail: &Tail) -> Vec<Vec<Range<u64>>> {
+    let mut groups: Vec<Vec<Range<u64>>> = Vec::new();
+    for range in (0..tail.blocks()).filter_map(|number| tail.block_range(number)) {
+        match groups.last_mut() {
+            Some(group)
+                if group.first().is_some_and(|first| range.end - first.start <= GROUP_BYTES) =>
+            {
+                group.push(range);
+            }
+            _ => groups.push(vec![range]),
+        }
+    }
+    groups
+}
+
+fn slice<'a>(bytes: &'a Bytes, range: &Range<u64>, base: u64) -> &'a [u8] {
+    let from = usize::try_from(range.start - base).unwrap_or(usize::MAX);
+    let to = usize::try_from(range.end - base).unwrap_or(usize::MAX);
+    bytes.get(from..to).unwrap_or_default()
+}
+
+fn walk_block(
+    key: &str,
+    bytes: &[u8],
+    offset: u64,
+    index: &mut IndexReader<'_>,
+    decode: bool,
+    walked: &mut Walked,
+    visit: &mut (dyn FnMut(WalkedFile) + Send),
+) -> Result<(), ReadError> {
+    let block = Block::parse(bytes, offset).map_err(ReadError::damaged(key))?;
+    for entry in block.entries() {
+        let index_at = index.offset();
+        let disagree = || ReadError::Damaged {
+            object: key.to_owned(),
+            cause: ShardError::Damaged {
+                offset: index_at,
+                what: "the index and the blocks disagree".to_owned(),
+            },
+        };
+        let listed = index.next_entry().map_err(ReadError::damaged(key))?.ok_or_else(disagree)?;
+        let same_place = match &listed.location {
+            Location::Inside { offset, stored_size, raw_size, .. } => {
+                !entry.is_big()
+                    && *offset == entry.offset
+                    && *stored_size == u64::from(entry.stored_size)
+                    && *raw_size == u64::from(entry.raw_size)
+            }
+            Location::Beside { .. } => entry.is_big(),
+        };
+        if !same_place || Fingerprint::of(&listed.uid) != entry.fingerprint {
+            return Err(disagree());
+        }
+        if decode || entry.is_big() {
+            let content = block.content(entry).map_err(ReadError::damaged(key))?;
+            let agrees = match (&content, &listed.location) {
+                (
+                    Content::Big { sha256, size },
+                    Location::Beside { sha256: listed, size: bytes },
+                ) => sha256 == listed && size == bytes,
+                (Content::File(_), Location::Inside { .. }) => true,
+                _ => false,
+            };
+            if !agrees {
+                return Err(disagree());
+            }
+        }
+        let (size, big) = match listed.location {
+            Location::Inside { raw_size, .. } => (raw_size, None),
+            Location::Beside { sha256, size } => (size, Some(sha256)),
+        };
+        walked.packed.count(&listed.uid, entry.created_at);
+        walked.bytes_raw += size;
+        visit(WalkedFile { uid: listed.uid, created_at: entry.created_at, size, big });
+    }
+    Ok(())
+}
