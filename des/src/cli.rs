@@ -1,0 +1,283 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Packs everything older than N days into few large immutable shards, and proves that nothing
+/// was lost. Reads the catalog, never writes it; one row, the watermark, says what is settled.
+#[derive(Debug, Parser)]
+#[command(name = "des", version, about, max_term_width = 100, subcommand_required = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verify found \
+damage, 4 not found.\nStart with: des demo")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How results are printed on stdout.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub(crate) output: Format,
+
+    /// Which log lines go to stderr: error, warn, info, debug, or a filter such as
+    /// coordinator=debug. Default: info for services, warn for the other commands.
+    #[arg(long, global = true, env = "DES_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A self-contained run on generated files that proves itself.
+    #[command(after_help = "Example: des demo --files 5000 --dir /tmp/des-demo --keep")]
+    Demo(DemoArgs),
+    /// Archive what is due: coordinator and local workers in one process.
+    #[command(after_help = "Example: des migrate --config des.yaml --mode single --workers 4")]
+    Migrate(MigrateArgs),
+    /// Run the coordinator of a fleet; a hot standby while another leads.
+    #[command(after_help = "Example: des coordinator --config des.yaml")]
+    Coordinator(CoordinatorArgs),
+    /// Run one worker of a fleet; run as many as you like.
+    #[command(after_help = "Example: des worker --config des.yaml --slots 4")]
+    Worker(WorkerArgs),
+    /// Make the archive: identity, des's own tables, first watermark.
+    #[command(after_help = "Example: des init --config des.yaml --print")]
+    Init(InitArgs),
+    /// Where the watermark stands and what is pending.
+    #[command(after_help = "Example: des stats --config des.yaml --output json")]
+    Stats(ConfigArgs),
+    /// Move the watermark.
+    #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
+des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
+    Adjust(AdjustArgs),
+    /// Verify committed windows, and archive again what is late, missing or damaged.
+    #[command(after_help = "Examples: des replay --config des.yaml --window 2024-12-02\n          \
+des replay --config des.yaml --from 2024-12-01 --to 2024-12-09")]
+    Replay(ReplayArgs),
+    /// Read one file from the archive.
+    #[command(after_help = "Example: des get invoice-17 --created-at 2024-12-01T08:30:00Z \
+--config des.yaml > invoice-17.json")]
+    Get(GetArgs),
+    /// List the archive's windows, or its files.
+    #[command(after_help = "Example: des ls --config des.yaml --files --from 2024-12-01")]
+    Ls(LsArgs),
+    /// Check that everything certified is there, and with --deep that every byte is right.
+    #[command(after_help = "Example: des verify --config des.yaml --deep")]
+    Verify(VerifyArgs),
+    /// Print the reference configuration: every key, default, unit and meaning.
+    #[command(after_help = "Example: des config > des.yaml")]
+    Config,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How many files to generate.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) files: u64,
+    /// Local workers; default: the number of cores.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Where to put everything; default: a temporary directory. Must be empty or absent.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave files, catalog, archive and configuration there.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Every window up to the cutoff at start, then exit.
+    Single,
+    /// Again and again.
+    Continuous,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Once, or again and again.
+    #[arg(long, value_enum, default_value_t = Mode::Single)]
+    pub(crate) mode: Mode,
+    /// Seconds between two cycles of continuous mode.
+    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) interval: u64,
+    /// Local workers; default: the number of cores, or 0 with a broker.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Validate, connect to everything, say what was found, change nothing.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Do not create or upgrade des's tables.
+    #[arg(long)]
+    pub(crate) no_migrate: bool,
+    /// Accept that so many files lie at or below an existing watermark and stay unarchived.
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    pub(crate) accept_below: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Validate, connect to everything, say what was found, change nothing.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Do not create or upgrade des's tables.
+    #[arg(long)]
+    pub(crate) no_migrate: bool,
+    /// Accept that so many files lie at or below an existing watermark and stay unarchived.
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    pub(crate) accept_below: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Partitions worked on at a time; overrides worker.slots.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) slots: Option<u16>,
+    /// Validate, connect to store and broker, look at roots and spool, say what was found.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Print the SQL of des's tables and do nothing.
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Accept that so many files lie at or below an existing watermark and stay unarchived.
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    pub(crate) accept_below: u64,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, id = "target")]
+pub(crate) struct AdjustTarget {
+    /// The new watermark: a date, or a date and time; UTC without offset.
+    #[arg(long, value_name = "DATE", group = "target")]
+    pub(crate) set_date: Option<protocol::Timestamp>,
+    /// Days from where it is; negative is back.
+    #[arg(long, value_name = "N", group = "target", allow_negative_numbers = true)]
+    pub(crate) days_offset: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdjustArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) target: AdjustTarget,
+    /// Say what would happen, change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Allow that files are skipped: never archived.
+    #[arg(long)]
+    pub(crate) allow_skip: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The window that ends at this time.
+    #[arg(long, value_name = "END", conflicts_with_all = ["from", "to"], required_unless_present = "to")]
+    pub(crate) window: Option<protocol::Timestamp>,
+    /// Every window that ends after this time …
+    #[arg(long, value_name = "DATE", requires = "to")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// … and not after this.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+    /// Local workers; default: the number of cores, or 0 with a broker.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The file's key.
+    pub(crate) uid: String,
+    /// When it was created: exactly, or the day.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created_at: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Write the file here rather than to stdout.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// List files rather than windows.
+    #[arg(long)]
+    pub(crate) files: bool,
+    /// Windows that end at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Windows that start before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Read and check every byte.
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Windows that end at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Windows that start before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+}
+
+impl Command {
+    /// Whether the command is a service, whose log is what people read.
+    pub(crate) const fn is_service(&self) -> bool {
+        matches!(
+            self,
+            Self::Coordinator(_)
+                | Self::Worker(_)
+                | Self::Migrate(MigrateArgs { mode: Mode::Continuous, .. })
+        )
+    }
+}

@@ -1,0 +1,88 @@
+//! The configuration: parsed raw, validated once into values that cannot be wrong, then never
+//! changed.
+
+mod load;
+mod raw;
+mod urls;
+mod validate;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backends::catalog::CatalogTable;
+use backends::store::S3Settings;
+use coordinator::decide::{AttemptLimits, FailureLimits};
+use protocol::{Job, PackSettings, Timestamp};
+
+pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use urls::DatabaseUrl;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) path: PathBuf,
+    pub(crate) job: Job,
+    pub(crate) database: DatabaseUrl,
+    pub(crate) table: CatalogTable,
+    pub(crate) lag_days: u32,
+    pub(crate) pack: PackSettings,
+    pub(crate) ledger: DatabaseUrl,
+    pub(crate) config_id: i32,
+    pub(crate) default_archived_until: Option<Timestamp>,
+    pub(crate) broker: Option<BrokerConfig>,
+    pub(crate) store: StoreConfig,
+    pub(crate) roots: Vec<PathBuf>,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) coordinator: CoordinatorConfig,
+}
+
+#[derive(Clone)]
+pub(crate) struct BrokerConfig {
+    pub(crate) url: String,
+    pub(crate) prefix: String,
+}
+
+impl std::fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerConfig").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoreConfig {
+    Directory(PathBuf),
+    S3(S3Settings),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerConfig {
+    /// `None`: as many as there are cores, or 2 in a worker process.
+    pub(crate) slots: Option<u16>,
+    pub(crate) memory: usize,
+    pub(crate) readers: usize,
+    pub(crate) spool_dir: PathBuf,
+    pub(crate) drain_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct CoordinatorConfig {
+    pub(crate) window_span_micros: i64,
+    pub(crate) windows_in_flight: usize,
+    pub(crate) partition_rows: u64,
+    pub(crate) sort_memory: usize,
+    pub(crate) spool_dir: PathBuf,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) failures: FailureLimits,
+    pub(crate) attempts: AttemptLimits,
+}
+
+impl Config {
+    /// Reads, parses and validates the file at `path`.
+    ///
+    /// # Errors
+    /// When something about it is wrong; the message names the key and what to do.
+    pub(crate) fn load(path: &std::path::Path) -> Result<Self, ConfigError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        validate::validate(path, load::load(path, &environment)?, &environment)
+    }
+}

@@ -1,0 +1,215 @@
+//! The composition root: which adapters stand behind the ports, and nothing that decides.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backends::catalog::{PostgresCatalog, SqliteCatalog};
+use backends::ledger::{PostgresLedger, SqliteLedger};
+use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
+use backends::{Catalog, Ledger, Store, TaskQueue};
+use coordinator::partitions::PartitionLimits;
+use coordinator::{ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive};
+use protocol::{ArchiveIdentity, WorkerId};
+use tokio::sync::mpsc;
+use worker::{Sources, Worker, WorkerSettings};
+
+use crate::config::{Config, DatabaseUrl, StoreConfig};
+use crate::output::Failure;
+
+/// Bytes of rows that a partition holds at most: what a worker keeps in memory of its manifest.
+const PARTITION_ROW_BYTES: u64 = 16 * 1024 * 1024;
+/// Signs of life come every second; so many missing in a row mean that nobody works on it.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a new leader listens before it publishes what may still be being worked on.
+const TAKEOVER_WAIT: Duration = Duration::from_millis(2_500);
+
+pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure> {
+    let table = config.table.clone();
+    Ok(match &config.database {
+        DatabaseUrl::Postgres(url) => Arc::new(PostgresCatalog::connect(url, table).await?),
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteCatalog::open(path, table).await?),
+    })
+}
+
+/// The ledger. `create` allows to make the file of a SQLite ledger that is not there.
+pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledger>, Failure> {
+    let (job, id) = (config.job.clone(), config.config_id);
+    Ok(match &config.ledger {
+        DatabaseUrl::Postgres(url) => Arc::new(PostgresLedger::connect(url, job, id).await?),
+        DatabaseUrl::Sqlite(path) => {
+            // The catalog's file is never made: an absent one is a mistake in the configuration.
+            let create = create && config.ledger != config.database;
+            Arc::new(SqliteLedger::open(path, job, id, create).await?)
+        }
+    })
+}
+
+/// The store. `create` allows to make the directory of a local one.
+pub(crate) async fn store(config: &Config, create: bool) -> Result<Store, Failure> {
+    match &config.store {
+        StoreConfig::Directory(path) if !create && !path.is_dir() => Err(Failure::Failed(
+            anyhow::anyhow!("the store directory {} does not exist: check store.url or packer.output_dir", path.display()),
+        )),
+        StoreConfig::Directory(path) => Ok(Store::directory(path)?),
+        StoreConfig::S3(settings) => {
+            let store = Store::s3(settings)?;
+            store.check().await.map_err(|error| {
+                anyhow::Error::from(error).context(
+                    "the bucket cannot be used: check store.url, store.endpoint, store.region, \
+                     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                )
+            })?;
+            Ok(store)
+        }
+    }
+}
+
+/// The queue: RabbitMQ where a broker is configured, else this process.
+pub(crate) async fn queue(config: &Config, name: &WorkerId) -> Result<Arc<dyn TaskQueue>, Failure> {
+    Ok(match &config.broker {
+        Some(broker) => {
+            let settings = RabbitSettings {
+                url: broker.url.clone(),
+                prefix: broker.prefix.clone(),
+                name: name.to_string(),
+            };
+            Arc::new(RabbitQueue::connect(settings).await?)
+        }
+        None => Arc::new(InProcessQueue::new()),
+    })
+}
+
+/// A name for this process, unique among those that run at a time.
+pub(crate) fn process_name(role: &str) -> WorkerId {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '-' })
+        .take(64)
+        .collect();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let name = format!("{role}-{host}-{}-{}", std::process::id(), &random[..8]);
+    name.parse().unwrap_or_else(|_never| unreachable!("made of allowed characters"))
+}
+
+/// Who acts, for the audit log: user and host.
+pub(crate) fn actor() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    let user = user.unwrap_or_else(|_unset| format!("uid {}", rustix::process::getuid().as_raw()));
+    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
+}
+
+/// Everything a coordinator needs, connected, with the archive found or made.
+pub(crate) struct Fleet {
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) store: Store,
+    pub(crate) archive: InitReport,
+}
+
+/// How far [`connect`] may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permissions {
+    /// Create or upgrade des's tables.
+    pub(crate) migrate: bool,
+    /// Rows that may stay uncovered below an adopted watermark.
+    pub(crate) accept_below: u64,
+}
+
+pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result<Fleet, Failure> {
+    let catalog = catalog(config).await?;
+    // Refuses a table that would be misread, before anything is made.
+    catalog.inspect().await?;
+    let ledger = ledger(config, permissions.migrate).await?;
+    let store = store(config, true).await?;
+    if permissions.migrate {
+        ledger.migrate().await?;
+    } else if let Some(first) = ledger.pending_migrations().await?.first() {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "des's tables are not up to date ({first} is missing): run `des init`"
+        )));
+    }
+    let archive =
+        ensure_archive(&*ledger, &*catalog, &store, &seed(config, permissions.accept_below)).await?;
+    Ok(Fleet { ledger, catalog, store, archive })
+}
+
+fn seed(config: &Config, accept_below: u64) -> ArchiveSeed {
+    ArchiveSeed {
+        job: config.job.clone(),
+        n_bits: config.pack.n_bits,
+        default_archived_until: config.default_archived_until,
+        lag_days: config.lag_days,
+        accept_below,
+        actor: actor(),
+        window_span_micros: config.coordinator.window_span_micros,
+    }
+}
+
+impl Fleet {
+    pub(crate) fn coordinator(
+        &self,
+        config: &Config,
+        queue: Arc<dyn TaskQueue>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Coordinator {
+        Coordinator::new(
+            process_name("coordinator"),
+            self.archive.identity.clone(),
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.catalog),
+            self.store.clone(),
+            queue,
+            coordinator_settings(config),
+            events,
+        )
+    }
+}
+
+fn coordinator_settings(config: &Config) -> CoordinatorSettings {
+    let it = &config.coordinator;
+    CoordinatorSettings {
+        pack: config.pack,
+        window_span_micros: it.window_span_micros,
+        windows_in_flight: it.windows_in_flight,
+        partition: PartitionLimits { rows: it.partition_rows, row_bytes: PARTITION_ROW_BYTES },
+        sort_memory: it.sort_memory,
+        spool_dir: it.spool_dir.clone(),
+        lease_ttl: it.lease_ttl,
+        failures: it.failures,
+        attempts: it.attempts,
+        silence: SILENCE,
+        takeover_wait: TAKEOVER_WAIT,
+    }
+}
+
+/// A worker of `slots` slots for the archive that `identity` names.
+pub(crate) fn worker(
+    config: &Config,
+    identity: ArchiveIdentity,
+    store: Store,
+    queue: Arc<dyn TaskQueue>,
+    slots: u16,
+) -> Result<Worker, Failure> {
+    let sources = sources(&config.roots)?;
+    let settings = WorkerSettings {
+        slots,
+        memory: config.worker.memory,
+        readers: config.worker.readers,
+        spool_dir: config.worker.spool_dir.clone(),
+        drain_timeout: config.worker.drain_timeout,
+    };
+    Ok(Worker::new(process_name("worker"), identity, store, queue, sources, settings)?)
+}
+
+pub(crate) fn sources(roots: &[PathBuf]) -> Result<Sources, Failure> {
+    Ok(Sources::new(roots).context("source.roots")?)
+}
+
+/// Number of cores.
+pub(crate) fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores).unwrap_or(u16::MAX)
+}
