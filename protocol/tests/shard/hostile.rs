@@ -76,6 +76,11 @@ fn every_number_in_every_field_with_the_checksums_made_to_fit() {
     seal(&mut sealed, directory.clone(), mini_index);
     assert_eq!(sealed, shard, "the checksums lie where this test thinks");
 
+    // The first file of every block.
+    let mut uids: Vec<String> = files().into_iter().map(|file| file.uid).collect();
+    uids.dedup_by_key(|uid| tail.blocks_for(protocol::Fingerprint::of(uid)));
+    assert_eq!(uids.len(), tail.blocks());
+
     let metadata = (8..8 + mini_index).chain(directory.start..shard.len());
     for at in metadata {
         for number in NUMBERS {
@@ -84,8 +89,11 @@ fn every_number_in_every_field_with_the_checksums_made_to_fit() {
                 let width = width.min(object.len() - at);
                 object[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]);
                 seal(&mut object, directory.clone(), mini_index);
-                for uid in ["0", "large"] {
+                for uid in &uids {
                     drop(get(&Store::new(&object), uid, 80));
+                }
+                if width == 8 && at >= object.len() - 76 {
+                    drop(walk(&Store::new(&object)));
                 }
             }
         }
@@ -132,11 +140,76 @@ fn counts_that_the_bytes_do_not_justify_allocate_nothing() {
         }
         assert!(read <= len);
     }
+    let sound = write(&files()[..1]).bytes;
+    let block_end = sound.len() - 76 - 16 - 4 - 2 - 1 - 1 - 8 - 8 - 1 - 8 - 8 - 4;
+    assert!(Block::parse(&sound[8..block_end], 8).is_ok());
+    for end in [block_end - 1, block_end + 1] {
+        assert!(Block::parse(&sound[8..end], 8).is_err(), "payloads that do not fill the block");
+    }
     for offset in [u64::MAX, u64::MAX - 10] {
         assert!(Block::parse(&[0; 64], offset).is_err());
     }
     assert!(read_tail(30, &[0; 31]).is_err(), "a tail longer than its object");
     assert!(read_tail(u64::MAX, &[0; 100]).is_err());
+}
+
+/// One entry of a block, and its payload.
+#[derive(Clone, Copy)]
+struct Made {
+    fingerprint: u8,
+    delta: u64,
+    raw_size: u32,
+    kind: u8,
+    payload: &'static [u8],
+}
+
+const SOUND: Made = Made { fingerprint: 1, delta: 0, raw_size: 3, kind: 0, payload: b"abc" };
+
+/// A block put together field by field.
+fn made(base: i64, entries: &[Made]) -> Vec<u8> {
+    let mut block = u32::try_from(entries.len()).expect("few").to_le_bytes().to_vec();
+    block.extend_from_slice(&base.to_le_bytes());
+    for entry in entries {
+        block.extend_from_slice(&[entry.fingerprint; 16]);
+        block.extend_from_slice(&entry.delta.to_le_bytes()[..5]);
+        let stored = u32::try_from(entry.payload.len()).expect("short");
+        block.extend_from_slice(&stored.to_le_bytes());
+        block.extend_from_slice(&entry.raw_size.to_le_bytes());
+        block.extend_from_slice(&crc32c::crc32c(entry.payload).to_le_bytes());
+        block.push(entry.kind);
+    }
+    block.extend_from_slice(&crc32c::crc32c(&block).to_le_bytes());
+    entries.iter().for_each(|entry| block.extend_from_slice(entry.payload));
+    block
+}
+
+#[test]
+fn blocks_that_are_sealed_but_wrong_are_refused() {
+    let second = Made { fingerprint: 2, delta: (1 << 40) - 1, ..SOUND };
+    let sound = made(-5, &[SOUND, second]);
+    let block = Block::parse(&sound, 8).expect("a sound block");
+    let times: Vec<i64> = block.entries().iter().map(|e| e.created_at.as_micros()).collect();
+    assert_eq!(times, [-5, (1 << 40) - 6]);
+    assert_eq!(
+        block.entries().iter().map(|e| e.offset).collect::<Vec<_>>(),
+        [8 + 12 + 68 + 4, 8 + 12 + 68 + 4 + 3]
+    );
+
+    let refused = |base, entries: &[Made]| Block::parse(&made(base, entries), 8).is_err();
+    assert!(refused(0, &[second, SOUND]), "not in order");
+    assert!(refused(0, &[SOUND, SOUND]), "one fingerprint twice");
+    assert!(refused(0, &[Made { raw_size: (64 << 20) + 1, ..SOUND }]), "a raw size out of reach");
+    for base in [i64::MIN, i64::MAX] {
+        assert!(refused(base, &[second]), "a created_at outside the years 1 to 9999");
+    }
+    for kind in [3, 0x7F, 0x81, 0xFF] {
+        let bytes = made(0, &[Made { kind, ..SOUND }]);
+        let block = Block::parse(&bytes, 8).expect("other entries may be sound");
+        assert!(block.content(&block.entries()[0]).is_err(), "kind {kind}");
+    }
+    let bytes = made(0, &[Made { kind: 0x80, ..SOUND }]);
+    let block = Block::parse(&bytes, 8).expect("other entries may be sound");
+    assert!(block.content(&block.entries()[0]).is_err(), "a big file of three bytes");
 }
 
 /// A block's entry belongs to that block.
