@@ -107,14 +107,15 @@ impl Certificate {
     pub fn absorb(&mut self, receipt: Receipt) {
         self.packed += receipt.packed;
         self.failed += receipt.failed;
-        self.bytes_raw += receipt.bytes_raw;
+        self.bytes_raw = self.bytes_raw.saturating_add(receipt.bytes_raw);
         self.shards.extend(receipt.shards);
         self.big_files.extend(receipt.big_files);
         self.big_files.sort_unstable();
         self.big_files.dedup();
         self.failures.extend(receipt.failures);
-        self.bytes_stored = self.shards.iter().map(|shard| shard.size).sum::<u64>()
-            + self.big_files.iter().map(|big| big.size).sum::<u64>();
+        let shards = self.shards.iter().map(|shard| shard.size);
+        let big_files = self.big_files.iter().map(|big| big.size);
+        self.bytes_stored = shards.chain(big_files).fold(0, u64::saturating_add);
     }
 
     /// Adds up the failed rows themselves, to be compared with [`Certificate::failed`].

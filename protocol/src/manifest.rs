@@ -172,6 +172,9 @@ impl<'a> ManifestReader<'a> {
                 known: VERSION.into(),
             });
         }
+        if version == 0 {
+            return Err(malformed("version 0 does not exist"));
+        }
         let header_len = u32::from_le_bytes(array(take(&mut cursor, 4)?)) as usize;
         if header_len > MAX_HEADER_BYTES {
             return Err(malformed("its header is too long"));

@@ -51,6 +51,10 @@ pub(crate) fn decode<T: Document>(bytes: &[u8]) -> Result<T, DocumentError> {
     if version > T::VERSION {
         return Err(DocumentError::Newer { what: T::WHAT, found: version, known: T::VERSION });
     }
+    if version == 0 {
+        let why = "version 0 does not exist".to_owned();
+        return Err(DocumentError::Malformed { what: T::WHAT, why });
+    }
     serde_json::from_slice(bytes).map_err(malformed)
 }
 

@@ -12,7 +12,8 @@ pub(super) const EXTENSION_VERSION: u8 = 1;
 /// Bytes of the header at the beginning of every shard.
 pub const HEADER_BYTES: u64 = 8;
 /// Bytes of the footer at the end of every shard.
-pub const FOOTER_BYTES: u64 = 12;
+pub const FOOTER_BYTES: u64 = FOOTER_LEN as u64;
+pub(super) const FOOTER_LEN: usize = 12;
 pub(super) const TRAILER_BYTES: usize = 64;
 /// What a reader fetches from an object's end when no certificate says how much it needs.
 pub const TAIL_GUESS_BYTES: u64 = 64 * 1024;
@@ -24,11 +25,11 @@ pub(super) const BLOCK_ENTRY_BYTES: usize = 34;
 pub(super) const CRC_BYTES: usize = 4;
 /// first fingerprint's high half 8, offset 8.
 pub(super) const DIRECTORY_ENTRY_BYTES: usize = 16;
-/// A block closes when its payloads reach this.
+/// A block takes no entry beyond this, mini-index and payloads together, except its first.
 pub(super) const BLOCK_TARGET_BYTES: usize = 64 * 1024;
 /// sha256 32, size 8.
 pub(super) const BIG_PAYLOAD_BYTES: usize = 40;
-/// Bit of an entry's kind that marks a big file; the low bits are the codec.
+/// The kind of an entry whose file lies beside the shards; other kinds are codecs.
 pub(super) const KIND_BIG: u8 = 0x80;
 /// created_at is kept in 40 bits after the block's smallest: more than 12 days, of the one that
 /// a shard spans.

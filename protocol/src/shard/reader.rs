@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::ShardError;
 use super::layout::{
     BIG_PAYLOAD_BYTES, CRC_BYTES, Cursor, DIRECTORY_ENTRY_BYTES, EXTENSION_VERSION, FOOTER_BYTES,
-    FOOTER_MAGIC, HEADER_BYTES, KIND_BIG, MAGIC, TRAILER_BYTES, TRAILER_MAGIC, mini_index_bytes,
+    FOOTER_LEN, FOOTER_MAGIC, HEADER_BYTES, KIND_BIG, MAGIC, TRAILER_BYTES, TRAILER_MAGIC,
+    mini_index_bytes,
 };
 use crate::codec::{self, CompressionCodec};
 use crate::row::Fingerprint;
@@ -56,6 +57,7 @@ pub fn check_header(header: &[u8]) -> Result<u8, ShardError> {
     match rest {
         [version @ (1 | 2), 0, 0, 0, ..] => Ok(*version),
         [1 | 2, _, _, _, ..] => Err(ShardError::damaged(5, "reserved header bytes are not zero")),
+        [0, _, _, _, ..] => Err(ShardError::damaged(4, "format version 0 does not exist")),
         [found, _, _, _, ..] => Err(ShardError::Newer { what: "format", found: *found, known: 2 }),
         _ => Err(ShardError::NotAShard("it is shorter than a header")),
     }
@@ -73,9 +75,11 @@ pub fn read_tail(object_size: u64, tail: &[u8]) -> Result<TailStep, ShardError> 
     if (tail.len() as u64) < least {
         return Ok(TailStep::Need(least));
     }
-    let tail_offset = object_size - tail.len() as u64;
+    let tail_offset = object_size
+        .checked_sub(tail.len() as u64)
+        .ok_or_else(|| ShardError::damaged(object_size, "the object is longer than its size"))?;
     let footer_at = object_size - FOOTER_BYTES;
-    let footer_in_tail = tail.len() - FOOTER_BYTES as usize;
+    let footer_in_tail = tail.len() - FOOTER_LEN;
     let mut footer = Cursor::new(&tail[footer_in_tail..], footer_at);
     if footer.bytes(4, "the footer")? != FOOTER_MAGIC {
         return Err(ShardError::NotAShard("it does not end with a DESI footer"));
@@ -92,7 +96,13 @@ pub fn read_tail(object_size: u64, tail: &[u8]) -> Result<TailStep, ShardError> 
         return Ok(TailStep::Plain(PlainIndex { range: index_at..footer_at }));
     };
     let trailer_at = footer_at - TRAILER_BYTES as u64;
-    let (parsed, directory_at, blocks, directory_crc) = parse_trailer(trailer, trailer_at)?;
+    let (parsed, directory_at, blocks, directory_crc) = match parse_trailer(trailer, trailer_at) {
+        // The region cannot hold a trailer: another packer's payload looks like one by chance.
+        Err(ShardError::Damaged { .. }) if region < TRAILER_BYTES as u64 + 4 => {
+            return Ok(TailStep::Plain(PlainIndex { range: index_at..footer_at }));
+        }
+        parsed => parsed?,
+    };
     if parsed.index.start != index_at {
         return Err(ShardError::damaged(footer_at + 4, "footer and trailer disagree"));
     }
@@ -156,7 +166,7 @@ fn parse_directory(bytes: &[u8], at: u64, index_at: u64) -> Result<Vec<(u64, u64
         let block = (cursor.u64("a fingerprint")?, cursor.u64("a block's offset")?);
         let follows = directory
             .last()
-            .map_or(block.1 == HEADER_BYTES, |last| last.0 <= block.0 && last.1 < block.1);
+            .map_or(block.1 == HEADER_BYTES, |last| last.0 < block.0 && last.1 < block.1);
         if !follows || block.1 >= index_at {
             return Err(ShardError::damaged(at, "the directory is out of order"));
         }
@@ -188,12 +198,35 @@ impl Tail {
         Some(start..end)
     }
 
-    /// The blocks that may hold `fingerprint`: none or one, except when 64 bits collide.
+    /// The blocks that may hold `fingerprint`: none or one, since no block begins with the 64
+    /// bits that its predecessor ends with.
     pub fn blocks_for(&self, fingerprint: Fingerprint) -> Range<usize> {
         let high = fingerprint.high();
-        let first_at_or_after = self.directory.partition_point(|block| block.0 < high);
         let end = self.directory.partition_point(|block| block.0 <= high);
-        first_at_or_after.saturating_sub(1)..end
+        end.saturating_sub(1)..end
+    }
+
+    /// Reads block `number`, whose bytes these are, and checks that it is the one that the
+    /// directory means: [`Block::parse`] alone cannot notice that a sound block lies in
+    /// another's place.
+    ///
+    /// # Errors
+    /// When the block is damaged, or not this one.
+    pub fn parse_block<'a>(&self, number: usize, bytes: &'a [u8]) -> Result<Block<'a>, ShardError> {
+        let range = self.block_range(number).unwrap_or_default();
+        if range.end - range.start != bytes.len() as u64 {
+            return Err(ShardError::damaged(range.start, "the block has another length"));
+        }
+        let block = Block::parse(bytes, range.start)?;
+        let highs = |entry: &BlockEntry| entry.fingerprint.high();
+        let first = block.entries.first().map(highs);
+        let last = block.entries.last().map(highs);
+        let next = self.directory.get(number + 1).map(|next| next.0);
+        let follows = next.is_none_or(|next| last.is_none_or(|last| last < next));
+        if first != self.directory.get(number).map(|block| block.0) || !follows {
+            return Err(ShardError::damaged(range.start, "this is another block"));
+        }
+        Ok(block)
     }
 
     /// Where the v2 index lies.
@@ -258,6 +291,9 @@ impl<'a> Block<'a> {
     /// # Errors
     /// When the mini-index is damaged or does not account for every byte of the block.
     pub fn parse(bytes: &'a [u8], offset: u64) -> Result<Self, ShardError> {
+        let block_end = offset
+            .checked_add(bytes.len() as u64)
+            .ok_or_else(|| ShardError::damaged(offset, "a block's place is impossible"))?;
         let mut cursor = Cursor::new(bytes, offset);
         let count = cursor.u32("a block's entry count")? as usize;
         let mini_len = mini_index_bytes(count.min(bytes.len()));
@@ -277,10 +313,10 @@ impl<'a> Block<'a> {
             if entries.last().is_some_and(|last| last.fingerprint >= entry.fingerprint) {
                 return Err(ShardError::damaged(offset, "a block is out of order"));
             }
-            end += u64::from(entry.stored_size);
+            end = end.saturating_add(entry.stored_size.into());
             entries.push(entry);
         }
-        if end != offset + bytes.len() as u64 {
+        if end != block_end {
             return Err(ShardError::damaged(offset, "a block's payloads do not fill it"));
         }
         Ok(Self { entries, payloads: &bytes[mini_len..], payloads_at })
@@ -303,12 +339,13 @@ impl<'a> Block<'a> {
     /// When the payload does not decode, or its checksum is wrong.
     pub fn content(&self, entry: &BlockEntry) -> Result<Content, ShardError> {
         let damaged = |what: String| ShardError::damaged(entry.offset, what);
-        let from = usize::try_from(entry.offset - self.payloads_at).unwrap_or(usize::MAX);
-        let stored = from
-            .checked_add(entry.stored_size as usize)
-            .and_then(|to| self.payloads.get(from..to))
+        let stored = entry
+            .offset
+            .checked_sub(self.payloads_at)
+            .and_then(|from| usize::try_from(from).ok())
+            .and_then(|from| self.payloads.get(from..)?.get(..entry.stored_size as usize))
             .ok_or_else(|| damaged("the entry is not of this block".to_owned()))?;
-        if entry.kind & KIND_BIG != 0 {
+        if entry.is_big() {
             if stored.len() != BIG_PAYLOAD_BYTES || crc32c::crc32c(stored) != entry.crc32c {
                 return Err(damaged("the reference to a big file is damaged".to_owned()));
             }
@@ -332,7 +369,7 @@ impl<'a> Block<'a> {
 impl BlockEntry {
     /// Whether the file lies beside the shards.
     pub const fn is_big(&self) -> bool {
-        self.kind & KIND_BIG != 0
+        self.kind == KIND_BIG
     }
 }
 

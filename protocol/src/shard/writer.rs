@@ -7,6 +7,7 @@ use super::layout::{
 use crate::codec::CompressionCodec;
 use crate::ident::ContentHash;
 use crate::row::{Fingerprint, Tally};
+use crate::settings::PackSettings;
 use crate::time::{Day, Timestamp};
 
 /// One file to be written.
@@ -57,7 +58,8 @@ pub enum ShardWriteError {
     /// The row is of another day than the shard.
     #[error("created_at {0} is not on the shard's day")]
     OtherDay(Timestamp),
-    /// A payload does not fit a block's 32-bit fields.
+    /// A payload is larger than the largest `big_file_threshold`, stored or raw. Readers refuse
+    /// such an entry, so that a damaged size cannot make them allocate at will.
     #[error("a payload of {0} bytes does not fit a block")]
     TooLarge(usize),
 }
@@ -188,12 +190,20 @@ impl ShardWriter {
                 (KIND_BIG, &big[..], 0, crc32c::crc32c(&big))
             }
         };
+        let larger = bytes.len().max(raw as usize);
+        if larger as u64 > PackSettings::MAX_BIG_FILE_THRESHOLD {
+            return Err(ShardWriteError::TooLarge(larger));
+        }
         let stored = u32::try_from(bytes.len())
             .map_err(|_too_large| ShardWriteError::TooLarge(bytes.len()))?;
 
         // A file that is larger than a block makes its own, so that reading its neighbours does
-        // not fetch it.
-        if !self.block.is_empty() && self.block_payloads.len() + bytes.len() > BLOCK_TARGET_BYTES {
+        // not fetch it. The directory knows blocks by 64 bits of their first fingerprint: entries
+        // that share these stay together, so that one block is all a lookup ever needs.
+        let apart = fingerprint.high() != self.last.high();
+        let grown =
+            mini_index_bytes(self.block.len() + 1) + self.block_payloads.len() + bytes.len();
+        if !self.block.is_empty() && apart && grown > BLOCK_TARGET_BYTES {
             self.close_block();
         }
         self.block_payloads.extend_from_slice(bytes);
@@ -212,9 +222,6 @@ impl ShardWriter {
         self.last = fingerprint;
         self.oldest = self.oldest.min(created_at);
         self.newest = self.newest.max(created_at);
-        if self.block_payloads.len() >= BLOCK_TARGET_BYTES {
-            self.close_block();
-        }
         Ok(())
     }
 
