@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod error;
 pub mod ledger;
 pub mod queue;
+mod sql;
 pub mod store;
 
 pub use catalog::Catalog;

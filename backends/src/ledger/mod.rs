@@ -14,10 +14,20 @@ use protocol::{
 
 use crate::error::Result;
 
+mod commit;
+mod lease;
+mod migrations;
+mod operator;
 pub mod postgres;
+mod record;
+mod session;
+mod sql_ledger;
 pub mod sqlite;
+mod watermark;
+mod windows;
 
 pub use postgres::PostgresLedger;
+pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
 
 /// The seed's row: `des_archive_config`.

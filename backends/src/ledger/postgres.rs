@@ -1,4 +1,166 @@
-//! Adapter.
+//! The ledger in PostgreSQL: the fleet's.
 
-/// Adapter.
-pub struct PostgresLedger;
+use std::borrow::Cow;
+
+use protocol::Job;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Postgres, SqlSafeStr};
+
+use super::SqlLedger;
+use super::migrations::{self, Step};
+use super::record::Record;
+use super::session::{Param, Pooled, Session};
+use super::sql_ledger::CONNECT_LIMIT;
+use crate::error::{BackendError, Result};
+use crate::sql::{describe_postgres, postgres_options, sql_error};
+
+/// The ledger of one job in a PostgreSQL database.
+pub type PostgresLedger = SqlLedger<Postgres>;
+
+/// One for the coordinator's decisions, one for its lease, two for operators' questions.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// What every session begins with. The server gives up on a statement before we do, so that the
+/// error names the reason. Nobody may hold the lease's row through a frozen process. Commits are
+/// durable even where the server's default is otherwise, and times without a zone are UTC.
+const SESSION_SETTINGS: &str = "\
+    SET TIME ZONE 'UTC'; \
+    SET lock_timeout = '5s'; \
+    SET statement_timeout = '20s'; \
+    SET idle_in_transaction_session_timeout = '20s'; \
+    SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('synchronous_commit', 'on', false) \
+        WHERE current_setting('synchronous_commit') = 'off'";
+
+const MIGRATIONS: &[Step] =
+    &[(1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql"))];
+
+/// As the migrating library makes it.
+const MIGRATIONS_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS _des_migrations (
+    version BIGINT PRIMARY KEY,
+    description TEXT NOT NULL,
+    installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
+    success BOOLEAN NOT NULL,
+    checksum BYTEA NOT NULL,
+    execution_time BIGINT NOT NULL
+);";
+
+/// The SQL that [`migrate`](super::Ledger::migrate) runs on an empty database, for those who run
+/// it themselves.
+pub fn migrations_sql() -> String {
+    migrations::script(MIGRATIONS, MIGRATIONS_TABLE, |digits| format!("decode('{digits}', 'hex')"))
+}
+
+impl PostgresLedger {
+    /// Connects to the database at `url` (`postgresql://`, `postgres://`,
+    /// `postgresql+driver://`) for one job, whose watermark is row `config_id`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, or the server does not answer within ten seconds or refuses.
+    pub async fn connect(url: &str, job: Job, config_id: i32) -> Result<Self> {
+        let options = postgres_options(url)?.application_name("des").disable_statement_logging();
+        let description = describe_postgres(&options);
+        probe(&options, &description).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(CONNECT_LIMIT)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(drop)
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Self { writer: pool.clone(), reader: pool, job, config_id, description })
+    }
+}
+
+/// Connects once outside the pool, which would say of every obstacle only that time ran out.
+async fn probe(options: &PgConnectOptions, description: &str) -> Result<()> {
+    let what = format!("the ledger ({description}) could not be reached");
+    match tokio::time::timeout(CONNECT_LIMIT, options.connect()).await {
+        Ok(Ok(connection)) => {
+            // It was only to be seen that it works.
+            let _ = tokio::time::timeout(CONNECT_LIMIT, connection.close()).await;
+            Ok(())
+        }
+        Ok(Err(error)) => Err(sql_error(what, error)),
+        Err(elapsed) => Err(BackendError::Unavailable {
+            what: format!("{what} within {} s; check host and port", CONNECT_LIMIT.as_secs()),
+            cause: elapsed.into(),
+        }),
+    }
+}
+
+/// PostgreSQL's texts cannot hold NUL, which a text from elsewhere may.
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
+}
+
+fn arguments(params: &[Param<'_>]) -> sqlx::Result<PgArguments> {
+    let mut arguments = PgArguments::default();
+    for param in params {
+        let added = match param {
+            Param::Int(value) => arguments.add(value),
+            Param::Text(text) => arguments.add(without_nul(text)),
+            Param::OptText(text) => arguments.add(text.map(without_nul)),
+            Param::Texts(texts) => arguments.add(*texts),
+            Param::Time(time) | Param::Date(time) => arguments.add(time.to_chrono()),
+            Param::OptTime(time) => arguments.add(time.map(|time| time.to_chrono())),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+impl Session for Pooled<Postgres> {
+    const BEGIN: &'static str = "BEGIN";
+    const NOW: &'static str = "SELECT clock_timestamp() AS now";
+    const TABLE_EXISTS: &'static str = "SELECT count(to_regclass($1)) AS tables";
+    const LOCK_LEASE: &'static str =
+        "SELECT holder, epoch, expires_at FROM des_lease WHERE job = $1 FOR UPDATE";
+    const WATERMARK: &'static str = "SELECT archived_until::timestamptz AS archived_until, \
+        lag_days FROM des_archive_config WHERE id = $1";
+    const LOCK_WATERMARK: &'static str = "SELECT archived_until::timestamptz AS archived_until, \
+        lag_days FROM des_archive_config WHERE id = $1 FOR UPDATE";
+    const WATERMARK_EXTRAS: &'static str = "\
+        SELECT attname::text AS name, \
+            CASE WHEN atttypid = 'varchar'::regtype AND atttypmod > 4 THEN atttypmod - 4 \
+                 ELSE 128 END AS width \
+        FROM pg_attribute \
+        WHERE attrelid = to_regclass('des_archive_config') AND attnum > 0 AND NOT attisdropped \
+            AND (attname = 'last_updated' AND atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype) \
+                OR attname = 'updated_by' AND atttypid IN ('text'::regtype, 'varchar'::regtype))";
+    // The letters `desl`, to be told from other users of such locks.
+    const MIGRATION_LOCK: Option<&'static str> =
+        Some("SELECT pg_advisory_xact_lock(x'6465736c'::int)");
+    const MIGRATIONS: &'static [Step] = MIGRATIONS;
+
+    async fn execute(&mut self, sql: impl SqlSafeStr + Send, params: &[Param<'_>]) -> Result<u64> {
+        let outcome = match arguments(params) {
+            Ok(arguments) => sqlx::query_with(sql, arguments).execute(&mut *self.connection).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(error) => Err(sql_error(&*self.what, error)),
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        sql: impl SqlSafeStr + Send,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Record>> {
+        let outcome = match arguments(params) {
+            Ok(arguments) => {
+                sqlx::query_with(sql, arguments).fetch_all(&mut *self.connection).await
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(rows) => Ok(rows.into_iter().map(Record::Postgres).collect()),
+            Err(error) => Err(sql_error(&*self.what, error)),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Rows of the ledger's tables, read into the port's values.
+
+use protocol::{
+    Digest, FailedRow, FailureReason, NBits, Revision, Tally, Timestamp, Window, WindowKey,
+};
+use serde::Deserialize;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::types::Type;
+use sqlx::{Decode, Postgres, Row, Sqlite};
+
+use super::{
+    AcceptedReceipt, ArchiveRecord, ErrorRow, PartitionRecord, WatermarkRow, WindowRecord,
+    WindowState, WindowTotals,
+};
+use crate::error::{BackendError, Result};
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800 * 1_000_000;
+
+/// A row of either database.
+pub enum Record {
+    /// Of PostgreSQL.
+    Postgres(PgRow),
+    /// Of SQLite.
+    Sqlite(SqliteRow),
+}
+
+/// An answer that makes no sense.
+pub(super) fn nonsense(what: &str) -> BackendError {
+    BackendError::Failed { what: "the ledger cannot be read".to_owned(), cause: what.into() }
+}
+
+fn invalid(column: &str, value: impl std::fmt::Display, rule: &str) -> BackendError {
+    BackendError::Invalid {
+        what: format!("the ledger's column {column} holds `{value}`, which is not {rule}"),
+    }
+}
+
+impl Record {
+    fn get<'r, T>(&'r self, column: &'static str) -> Result<T>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres> + Decode<'r, Sqlite> + Type<Sqlite>,
+    {
+        let value = match self {
+            Self::Postgres(row) => row.try_get(column),
+            Self::Sqlite(row) => row.try_get(column),
+        };
+        value.map_err(|error| unreadable(column, error))
+    }
+
+    /// A text.
+    pub(super) fn text(&self, column: &'static str) -> Result<String> {
+        self.get(column)
+    }
+
+    /// A text or NULL.
+    pub(super) fn opt_text(&self, column: &'static str) -> Result<Option<String>> {
+        self.get(column)
+    }
+
+    /// Bytes.
+    pub(super) fn bytes(&self, column: &'static str) -> Result<Vec<u8>> {
+        self.get(column)
+    }
+
+    /// A text that another type reads.
+    pub(super) fn parsed<T: TryFrom<String>>(&self, column: &'static str) -> Result<T>
+    where
+        T::Error: std::fmt::Display,
+    {
+        T::try_from(self.text(column)?).map_err(|error| unfit(column, error))
+    }
+
+    /// An integer of any width or NULL. PostgreSQL's times read as integers too.
+    fn opt_int(&self, column: &'static str) -> Result<Option<i64>> {
+        let value = match self {
+            Self::Postgres(row) => row.try_get_unchecked(column),
+            Self::Sqlite(row) => row.try_get_unchecked(column),
+        };
+        value.map_err(|error| unreadable(column, error))
+    }
+
+    /// A number that fits the type asked for.
+    pub(super) fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T> {
+        let value = self.opt_int(column)?.ok_or_else(|| invalid(column, "NULL", "a number"))?;
+        T::try_from(value).map_err(|_| invalid(column, value, "in its range"))
+    }
+
+    /// A time or NULL.
+    pub(super) fn opt_time(&self, column: &'static str) -> Result<Option<Timestamp>> {
+        let Some(value) = self.opt_int(column)? else { return Ok(None) };
+        // The driver's own conversion panics on `infinity`, which is the largest integer.
+        let micros = match self {
+            Self::Postgres(_) => value.checked_add(POSTGRES_EPOCH_MICROS),
+            Self::Sqlite(_) => Some(value),
+        };
+        match micros.and_then(Timestamp::from_micros) {
+            Some(time) => Ok(Some(time)),
+            None => Err(invalid(column, value, "a time in the years 0001 to 9999")),
+        }
+    }
+
+    /// A time.
+    pub(super) fn time(&self, column: &'static str) -> Result<Timestamp> {
+        self.opt_time(column)?.ok_or_else(|| invalid(column, "NULL", "a time"))
+    }
+
+    /// A time in a column that people read.
+    pub(super) fn date(&self, column: &'static str) -> Result<Timestamp> {
+        match self {
+            Self::Postgres(_) => self.time(column),
+            Self::Sqlite(_) => self.text(column)?.parse().map_err(|error| unfit(column, error)),
+        }
+    }
+
+    /// A list of texts.
+    fn texts(&self, column: &'static str) -> Result<Vec<String>> {
+        match self {
+            Self::Postgres(row) => row.try_get(column).map_err(|error| unreadable(column, error)),
+            Self::Sqlite(_) => {
+                serde_json::from_str(&self.text(column)?).map_err(|error| unfit(column, error))
+            }
+        }
+    }
+
+    fn tally(&self) -> Result<Tally> {
+        let digest: Digest =
+            self.text("digest")?.parse().map_err(|error| unfit("digest", error))?;
+        Ok(Tally { rows: self.number("row_count")?, digest })
+    }
+
+    /// The columns `window_end` and `revision`.
+    pub(super) fn window_key(&self) -> Result<WindowKey> {
+        let revision: Revision = self.number("revision")?;
+        Ok(WindowKey { end: self.time("window_end")?, revision })
+    }
+
+    /// A row of `des_windows`.
+    pub(super) fn window(&self) -> Result<WindowRecord> {
+        let key = self.window_key()?;
+        let window = Window::new(self.time("window_start")?, key.end)
+            .map_err(|error| unfit("window_end", error))?;
+        let state = self.text("state")?;
+        Ok(WindowRecord {
+            window,
+            revision: key.revision,
+            state: WindowState::from_text(&state)
+                .ok_or_else(|| invalid("state", state, "a state of a window"))?,
+            rows: self.tally()?,
+            replaces: self.texts("replaces")?,
+            totals: WindowTotals {
+                files_archived: self.number("files_archived")?,
+                files_failed: self.number("files_failed")?,
+                shards: self.number("shards")?,
+                bytes_raw: self.number("bytes_raw")?,
+                bytes_stored: self.number("bytes_stored")?,
+            },
+            certificate: self.opt_text("certificate")?,
+        })
+    }
+
+    /// A row of `des_partitions`.
+    pub(super) fn partition(&self) -> Result<PartitionRecord> {
+        let accepted = match self.opt_text("receipt")? {
+            Some(receipt) => Some(AcceptedReceipt {
+                receipt,
+                receipt_size: self.number("receipt_size")?,
+                files_failed: self.number("files_failed")?,
+            }),
+            None => None,
+        };
+        Ok(PartitionRecord {
+            partition: self.number("partition")?,
+            manifest: self.text("manifest")?,
+            manifest_size: self.number("manifest_size")?,
+            rows: self.tally()?,
+            attempts: self.number("attempts")?,
+            interruptions: self.number("interruptions")?,
+            not_before: self.opt_time("not_before")?,
+            trouble: self.opt_text("trouble_class")?.zip(self.opt_text("trouble_detail")?),
+            accepted,
+        })
+    }
+
+    /// A row of `des_archives`.
+    pub(super) fn archive(&self) -> Result<ArchiveRecord> {
+        let n_bits: u8 = self.number("n_bits")?;
+        Ok(ArchiveRecord {
+            archive: self.parsed("archive_id")?,
+            n_bits: NBits::new(n_bits).map_err(|error| unfit("n_bits", error))?,
+            origin: self.time("origin")?,
+            settled_until: self.time("settled_until")?,
+        })
+    }
+
+    /// A row of `des_archive_config`.
+    pub(super) fn watermark(&self) -> Result<WatermarkRow> {
+        Ok(WatermarkRow {
+            archived_until: self.date("archived_until")?,
+            lag_days: self.number("lag_days")?,
+        })
+    }
+
+    /// A row of `des_migration_errors`.
+    pub(super) fn error(&self) -> Result<ErrorRow> {
+        Ok(ErrorRow {
+            failed: FailedRow {
+                uid: self.text("uid")?,
+                created_at: self.date("created_at")?,
+                location: self.opt_text("file_location")?,
+                reason: reason(&self.text("reason")?)?,
+                detail: self.text("detail")?,
+            },
+            window: self.window_key()?,
+            resolved_at: self.opt_time("resolved_at")?,
+        })
+    }
+}
+
+/// Reads what [`FailureReason::as_str`] gives.
+fn reason(text: &str) -> Result<FailureReason> {
+    use serde::de::value::{Error, StrDeserializer};
+
+    let deserializer: StrDeserializer<'_, Error> =
+        serde::de::IntoDeserializer::into_deserializer(text);
+    FailureReason::deserialize(deserializer).map_err(|error| unfit("reason", error))
+}
+
+fn unreadable(column: &str, error: sqlx::Error) -> BackendError {
+    BackendError::Failed {
+        what: format!("the ledger's column {column} cannot be read"),
+        cause: error.into(),
+    }
+}
+
+fn unfit(column: &str, error: impl std::fmt::Display) -> BackendError {
+    BackendError::Invalid { what: format!("the ledger's column {column} is damaged: {error}") }
+}

@@ -1,0 +1,335 @@
+//! The ledger over any database that has a [`Session`]: every action of the port in one bounded
+//! transaction.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::{Job, PartitionId, Timestamp, WindowKey, WorkerId};
+use sqlx::migrate::Migrate;
+use sqlx::{Database, Pool};
+
+use super::session::{Param, Pooled, Session};
+use super::{
+    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, Lease, LeaseStatus, Ledger,
+    NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
+    commit, lease, operator, watermark, windows,
+};
+use crate::error::{BackendError, Result};
+use crate::sql::sql_error;
+
+/// The longest that an action may take. Its statements are small; a database that needs longer
+/// hangs.
+pub(super) const ACTION_LIMIT: Duration = Duration::from_secs(30);
+/// How long an action waits for a connection: to be free, and to be made.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Error rows that a commit may take a further second for.
+const FAILURES_PER_SECOND: usize = 1_000;
+
+/// The ledger of one job in a SQL database.
+pub struct SqlLedger<DB: Database> {
+    pub(super) writer: Pool<DB>,
+    pub(super) reader: Pool<DB>,
+    pub(super) job: Job,
+    /// The id of the watermark's row.
+    pub(super) config_id: i32,
+    /// Which database, without a password.
+    pub(super) description: String,
+}
+
+impl<DB: Database> fmt::Display for SqlLedger<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
+
+impl<DB: Database> fmt::Debug for SqlLedger<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlLedger")
+            .field("database", &self.description)
+            .field("job", &self.job)
+            .field("config_id", &self.config_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Database> SqlLedger<DB> {
+    /// Which database, for a person; never a password.
+    pub fn describe(&self) -> &str {
+        &self.description
+    }
+
+    /// How an error about `action` begins.
+    pub(super) fn what(&self, action: &str) -> String {
+        format!("the ledger ({}) could not {action}", self.description)
+    }
+
+    async fn bounded<T>(
+        &self,
+        action: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(outcome) => outcome,
+            Err(elapsed) => Err(BackendError::Unavailable {
+                what: format!(
+                    "{} within {} s; check that the database answers",
+                    self.what(action),
+                    limit.as_secs()
+                ),
+                cause: elapsed.into(),
+            }),
+        }
+    }
+}
+
+impl<DB> SqlLedger<DB>
+where
+    DB: Database,
+    Pooled<DB>: Session,
+{
+    /// A connection in a transaction that writes.
+    async fn begin(&self, action: &str) -> Result<Pooled<DB>> {
+        let mut session = self.borrow(&self.writer, action).await?;
+        session.in_transaction = true;
+        session.execute(Pooled::<DB>::BEGIN, &[]).await?;
+        Ok(session)
+    }
+
+    /// A connection for single queries.
+    pub(super) async fn read(&self, action: &str) -> Result<Pooled<DB>> {
+        self.borrow(&self.reader, action).await
+    }
+
+    async fn borrow(&self, pool: &Pool<DB>, action: &str) -> Result<Pooled<DB>> {
+        let what = self.what(action);
+        match pool.acquire().await {
+            Ok(connection) => {
+                Ok(Pooled { connection, what, in_transaction: false, settled: false })
+            }
+            Err(error) => Err(sql_error(what, error)),
+        }
+    }
+
+    pub(super) async fn has_table(&self, table: &str) -> Result<bool> {
+        let mut session = self.read("look for its tables").await?;
+        let params = [Param::Text(table)];
+        let outcome = session.fetch_optional(Pooled::<DB>::TABLE_EXISTS, &params).await;
+        match session.finish(outcome).await? {
+            Some(row) => Ok(row.number::<i64>("tables")? > 0),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a missing `table` for an answer, but nothing else that is missing.
+    async fn none_without<T>(&self, table: &str, outcome: Result<Option<T>>) -> Result<Option<T>> {
+        match outcome {
+            Err(error) if error.is_not_found() && !self.has_table(table).await? => Ok(None),
+            other => other,
+        }
+    }
+}
+
+/// One action in one transaction, which ends as the action does.
+macro_rules! write {
+    ($ledger:ident, $action:literal, |$session:ident| $work:expr) => {
+        write!($ledger, $action, ACTION_LIMIT, |$session| $work)
+    };
+    ($ledger:ident, $action:literal, $limit:expr, |$session:ident| $work:expr) => {{
+        let work = async {
+            let mut pooled = $ledger.begin($action).await?;
+            let $session = &mut pooled;
+            let outcome = $work.await;
+            pooled.finish(outcome).await
+        };
+        $ledger.bounded($action, $limit, work).await
+    }};
+}
+
+/// One query.
+macro_rules! read {
+    ($ledger:ident, $action:literal, |$session:ident| $work:expr) => {{
+        let work = async {
+            let mut pooled = $ledger.read($action).await?;
+            let $session = &mut pooled;
+            let outcome = $work.await;
+            pooled.finish(outcome).await
+        };
+        $ledger.bounded($action, ACTION_LIMIT, work).await
+    }};
+}
+
+#[async_trait]
+impl<DB> Ledger for SqlLedger<DB>
+where
+    DB: Database,
+    Pooled<DB>: Session,
+    DB::Connection: Migrate,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    async fn migrate(&self) -> Result<()> {
+        self.bounded("create or upgrade its tables", ACTION_LIMIT, self.run_migrations()).await
+    }
+
+    async fn pending_migrations(&self) -> Result<Vec<String>> {
+        self.bounded("list what was migrated", ACTION_LIMIT, self.read_pending()).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        read!(self, "tell the time", |session| session.now())
+    }
+
+    async fn watermark(&self) -> Result<Option<WatermarkRow>> {
+        let id = self.config_id;
+        let row = read!(self, "read the watermark", |session| watermark::read(session, id));
+        self.none_without("des_archive_config", row).await
+    }
+
+    async fn archive(&self) -> Result<Option<ArchiveRecord>> {
+        let job = &self.job;
+        let row = read!(self, "read the archive's record", |session| {
+            watermark::archive(session, job)
+        });
+        self.none_without("des_archives", row).await
+    }
+
+    async fn register(
+        &self,
+        record: &ArchiveRecord,
+        watermark: WatermarkRow,
+        audit: &AuditEntry,
+    ) -> Result<()> {
+        let place = (&self.job, self.config_id);
+        write!(self, "register the archive", |session| {
+            watermark::register(session, place, record, watermark, audit)
+        })
+    }
+
+    async fn acquire_lease(&self, holder: &WorkerId, ttl: Duration) -> Result<Option<Lease>> {
+        write!(self, "take the lease", |session| lease::acquire(session, &self.job, holder, ttl))
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool> {
+        write!(self, "prolong the lease", |session| lease::renew(session, &self.job, lease, ttl))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<()> {
+        write!(self, "give the lease back", |session| lease::release(session, &self.job, lease))
+    }
+
+    async fn lease_status(&self) -> Result<Option<LeaseStatus>> {
+        read!(self, "read the lease", |session| lease::status(session, &self.job))
+    }
+
+    async fn add_window(&self, lease: &Lease, window: &NewWindow) -> Result<()> {
+        write!(self, "record a window", |session| {
+            windows::add(session, &self.job, lease, window)
+        })
+    }
+
+    async fn open_windows(&self) -> Result<Vec<WindowRecord>> {
+        read!(self, "list open windows", |session| windows::open(session, &self.job))
+    }
+
+    async fn committed_windows(
+        &self,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>> {
+        read!(self, "list committed windows", |session| {
+            windows::committed(session, &self.job, (after, until), limit)
+        })
+    }
+
+    async fn partitions(&self, window: WindowKey) -> Result<Vec<PartitionRecord>> {
+        read!(self, "list a window's partitions", |session| {
+            windows::partitions(session, &self.job, window)
+        })
+    }
+
+    async fn accept(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        receipt: &AcceptedReceipt,
+    ) -> Result<bool> {
+        write!(self, "record an accepted receipt", |session| {
+            windows::accept(session, &self.job, lease, (window, partition), receipt)
+        })
+    }
+
+    async fn set_back(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        setback: &Setback,
+    ) -> Result<bool> {
+        write!(self, "record a setback", |session| {
+            windows::set_back(session, &self.job, lease, (window, partition), setback)
+        })
+    }
+
+    async fn reopen(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        setback: &Setback,
+    ) -> Result<()> {
+        write!(self, "reopen a partition", |session| {
+            windows::reopen(session, &self.job, lease, (window, partition), setback)
+        })
+    }
+
+    async fn set_window_state(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        state: WindowState,
+    ) -> Result<()> {
+        write!(self, "change a window's state", |session| {
+            windows::set_state(session, &self.job, lease, window, state)
+        })
+    }
+
+    async fn commit_window(&self, lease: &Lease, window: &WindowCommit) -> Result<()> {
+        let place = (&self.job, self.config_id);
+        let extra = u32::try_from(window.failures.len() / FAILURES_PER_SECOND).unwrap_or(u32::MAX);
+        let limit = ACTION_LIMIT + Duration::from_secs(extra.into());
+        write!(self, "commit a window", limit, |session| {
+            commit::commit(session, place, lease, window)
+        })
+    }
+
+    async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord> {
+        write!(self, "record a request to replay", |session| {
+            operator::request_replay(session, &self.job, end, audit)
+        })
+    }
+
+    async fn adjust(&self, adjustment: &Adjustment) -> Result<()> {
+        let place = (&self.job, self.config_id);
+        write!(self, "move the watermark", |session| {
+            operator::adjust(session, place, adjustment)
+        })
+    }
+
+    async fn record_audit(&self, entry: &AuditEntry) -> Result<()> {
+        write!(self, "append to the audit log", |session| {
+            operator::append_audit(session, &self.job, entry)
+        })
+    }
+
+    async fn count_errors(&self) -> Result<u64> {
+        read!(self, "count error rows", |session| operator::count_errors(session, &self.job))
+    }
+
+    async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>> {
+        read!(self, "list error rows", |session| operator::errors(session, &self.job, limit))
+    }
+}
