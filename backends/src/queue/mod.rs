@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub mod in_process;
+mod limits;
 pub mod rabbitmq;
 
 pub use in_process::InProcessQueue;
-pub use rabbitmq::RabbitQueue;
+pub use rabbitmq::{RabbitQueue, RabbitSettings};
 
 /// The queues of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
