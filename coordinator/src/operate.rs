@@ -82,6 +82,24 @@ pub async fn stats(
     })
 }
 
+/// Number of rows between the watermark and the cutoff.
+///
+/// # Errors
+/// When something does not answer.
+pub async fn pending(
+    ledger: &dyn Ledger,
+    catalog: &dyn Catalog,
+    span_micros: i64,
+) -> Result<u64, BackendError> {
+    let (watermark, _archive) = initialised(ledger).await?;
+    let clocks = (catalog.now().await?, ledger.now().await?);
+    let target = cutoff(clocks.0, clocks.1, watermark.lag_days, None, span_micros);
+    if target <= watermark.archived_until {
+        return Ok(0);
+    }
+    Ok(catalog.count(Some(watermark.archived_until), Some(target)).await?.files)
+}
+
 async fn initialised(
     ledger: &dyn Ledger,
 ) -> Result<(backends::ledger::WatermarkRow, backends::ledger::ArchiveRecord), BackendError> {
@@ -144,7 +162,6 @@ pub async fn plan_adjust(
     catalog: &dyn Catalog,
     target: Target,
     allow_skip: bool,
-    span_micros: i64,
 ) -> Result<AdjustPlan, AdjustError> {
     let (watermark, _archive) = initialised(ledger).await?;
     let from = watermark.archived_until;
@@ -199,7 +216,6 @@ pub async fn plan_adjust(
              that is wanted, say `--allow-skip`; else run `des migrate`"
         ));
     }
-    let _span = span_micros;
     Ok(plan)
 }
 

@@ -65,8 +65,10 @@ pub(crate) enum Command {
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
     Adjust(AdjustArgs),
     /// Verify committed windows, and archive again what is late, missing or damaged.
-    #[command(after_help = "Examples: des replay --config des.yaml --window 2024-12-02\n          \
-des replay --config des.yaml --from 2024-12-01 --to 2024-12-09")]
+    #[command(
+        after_help = "Examples: des replay --config des.yaml --window 2024-12-02\n          \
+des replay --config des.yaml --from 2024-12-01 --to 2024-12-09"
+    )]
     Replay(ReplayArgs),
     /// Read one file from the archive.
     #[command(after_help = "Example: des get invoice-17 --created-at 2024-12-01T08:30:00Z \
@@ -93,7 +95,7 @@ pub(crate) struct ConfigArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How many files to generate.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) files: u64,
     /// Local workers; default: the number of cores.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]

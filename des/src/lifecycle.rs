@@ -25,7 +25,9 @@ pub(crate) fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
             if cancelled.is_cancelled() {
                 std::process::exit(ENDED_AT_ONCE);
             }
-            warn!("stopping: finishing or giving back what is being worked on; a second signal ends at once");
+            warn!(
+                "stopping: finishing or giving back what is being worked on; a second signal ends at once"
+            );
             cancelled.cancel();
         }
     });

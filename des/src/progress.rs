@@ -61,7 +61,9 @@ impl FileBar {
     /// So many more files and bytes.
     pub(crate) fn advance(&mut self, files: u64, more: u64) {
         self.bytes += more;
-        self.bar.set_position(self.bar.position().saturating_add(files).min(self.bar.length().unwrap_or(u64::MAX)));
+        self.bar.set_position(
+            self.bar.position().saturating_add(files).min(self.bar.length().unwrap_or(u64::MAX)),
+        );
         self.bar.set_message(bytes(self.bytes));
     }
 

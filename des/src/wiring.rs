@@ -10,7 +10,9 @@ use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
 use coordinator::partitions::PartitionLimits;
-use coordinator::{ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive};
+use coordinator::{
+    ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive,
+};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
 use worker::{Sources, Worker, WorkerSettings};
@@ -49,9 +51,12 @@ pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledg
 /// The store. `create` allows to make the directory of a local one.
 pub(crate) async fn store(config: &Config, create: bool) -> Result<Store, Failure> {
     match &config.store {
-        StoreConfig::Directory(path) if !create && !path.is_dir() => Err(Failure::Failed(
-            anyhow::anyhow!("the store directory {} does not exist: check store.url or packer.output_dir", path.display()),
-        )),
+        StoreConfig::Directory(path) if !create && !path.is_dir() => {
+            Err(Failure::Failed(anyhow::anyhow!(
+                "the store directory {} does not exist: check store.url or packer.output_dir",
+                path.display()
+            )))
+        }
         StoreConfig::Directory(path) => Ok(Store::directory(path)?),
         StoreConfig::S3(settings) => {
             let store = Store::s3(settings)?;
@@ -132,7 +137,8 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
         )));
     }
     let archive =
-        ensure_archive(&*ledger, &*catalog, &store, &seed(config, permissions.accept_below)).await?;
+        ensure_archive(&*ledger, &*catalog, &store, &seed(config, permissions.accept_below))
+            .await?;
     Ok(Fleet { ledger, catalog, store, archive })
 }
 

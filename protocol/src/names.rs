@@ -100,7 +100,7 @@ pub fn certificates_from(created_at: Timestamp) -> String {
 }
 
 /// What a certificate's name says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertificateName {
     /// Window end and revision.
     pub window: WindowKey,

@@ -1,17 +1,22 @@
 //! An archive, opened by its identity, and its certificates.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backends::{BackendError, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use protocol::names::{CertificateName, effective_certificates, parse_certificate};
-use protocol::shard::{ShardError, TailStep, read_tail};
+use protocol::shard::{ShardError, Tail, TailStep, read_tail};
 use protocol::{ArchiveIdentity, Certificate, DocumentError, Timestamp, names};
 
 const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 const MAX_CERTIFICATE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Certificates that are remembered.
+const REMEMBERED_CERTIFICATES: usize = 64;
+/// Shard tails that are remembered.
+const REMEMBERED_TAILS: usize = 4_096;
 
 /// Why something cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,9 @@ pub enum ReadError {
         /// What is wrong.
         cause: DocumentError,
     },
+    /// The store holds no archive.
+    #[error("{0}")]
+    NoArchive(String),
     /// Something contradicts something else.
     #[error("{0}")]
     Contradiction(String),
@@ -51,6 +59,17 @@ impl ReadError {
 pub struct Archive {
     pub(crate) store: Store,
     pub(crate) identity: Arc<ArchiveIdentity>,
+    remembered: Arc<Mutex<Remembered>>,
+}
+
+/// What was read before. Certificates and shards never change under their names, so only the
+/// listing can grow old.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// The listing from this time on.
+    listing: Option<(Timestamp, Arc<Vec<CertificateName>>)>,
+    certificates: HashMap<CertificateName, Arc<Certificate>>,
+    tails: HashMap<String, Arc<Tail>>,
 }
 
 impl Archive {
@@ -61,7 +80,7 @@ impl Archive {
     pub async fn open(store: Store) -> Result<Self, ReadError> {
         let bytes = match store.get(names::ARCHIVE, MAX_IDENTITY_BYTES).await {
             Err(error) if error.is_not_found() => {
-                return Err(ReadError::Contradiction(format!(
+                return Err(ReadError::NoArchive(format!(
                     "{store} holds no archive ({} is not there): check store.url or \
                      packer.output_dir",
                     names::ARCHIVE
@@ -71,7 +90,7 @@ impl Archive {
         };
         let identity = ArchiveIdentity::decode(&bytes)
             .map_err(|cause| ReadError::Document { object: names::ARCHIVE.to_owned(), cause })?;
-        Ok(Self { store, identity: Arc::new(identity) })
+        Ok(Self { store, identity: Arc::new(identity), remembered: Arc::default() })
     }
 
     /// Who the archive is.
@@ -134,6 +153,78 @@ impl Archive {
             }
             step => Ok((size, step)),
         }
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the listing of certificates, so that windows committed since are seen.
+    pub(crate) fn forget_listing(&self) {
+        self.remembered().listing = None;
+    }
+
+    /// Certificate names from `from` on, listed at most once; whether they were remembered.
+    pub(crate) async fn known_names(
+        &self,
+        from: Timestamp,
+    ) -> Result<(Arc<Vec<CertificateName>>, bool), ReadError> {
+        let known = self.remembered().listing.clone();
+        if let Some((_, names)) = known.filter(|(since, _)| *since <= from) {
+            return Ok((names, true));
+        }
+        let names = Arc::new(self.certificate_names(Some(from)).await?);
+        self.remembered().listing = Some((from, Arc::clone(&names)));
+        Ok((names, false))
+    }
+
+    /// A certificate, read at most once while it is remembered.
+    pub(crate) async fn known_certificate(
+        &self,
+        name: CertificateName,
+    ) -> Result<Arc<Certificate>, ReadError> {
+        let known = self.remembered().certificates.get(&name).map(Arc::clone);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let certificate = Arc::new(self.certificate(name).await?);
+        let mut remembered = self.remembered();
+        if remembered.certificates.len() >= REMEMBERED_CERTIFICATES {
+            remembered.certificates.clear();
+        }
+        remembered.certificates.insert(name, Arc::clone(&certificate));
+        Ok(certificate)
+    }
+
+    /// The tail of one of our shards, read at most once while it is remembered.
+    pub(crate) async fn known_tail(
+        &self,
+        key: &str,
+        size: u64,
+        guess: u64,
+    ) -> Result<Arc<Tail>, ReadError> {
+        let known = self.remembered().tails.get(key).map(Arc::clone);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let (found, step) = self.tail(key, guess).await?;
+        let damaged = |what: &str| ReadError::Damaged {
+            object: key.to_owned(),
+            cause: ShardError::Damaged { offset: found, what: what.to_owned() },
+        };
+        if found != size {
+            return Err(damaged("it has another size than its certificate states"));
+        }
+        let TailStep::Fast(tail) = step else {
+            return Err(damaged("the lookup extension is gone"));
+        };
+        let tail = Arc::new(tail);
+        let mut remembered = self.remembered();
+        if remembered.tails.len() >= REMEMBERED_TAILS {
+            remembered.tails.clear();
+        }
+        remembered.tails.insert(key.to_owned(), Arc::clone(&tail));
+        Ok(tail)
     }
 
     pub(crate) async fn range(&self, key: &str, range: Range<u64>) -> Result<Bytes, ReadError> {

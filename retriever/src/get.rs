@@ -1,13 +1,16 @@
 //! Finds and reads one file.
 
+use std::sync::Arc;
+
 use backends::BackendError;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use protocol::codec;
+use protocol::names::CertificateName;
 use protocol::receipt::ShardRef;
 use protocol::shard::{
-    Block, Content, HEADER_BYTES, IndexReader, Location, ShardError, TAIL_GUESS_BYTES, Tail,
-    TailStep, check_header,
+    Content, HEADER_BYTES, IndexReader, Location, ShardError, TAIL_GUESS_BYTES, Tail, TailStep,
+    check_header,
 };
 use protocol::{Certificate, Day, FailedRow, Fingerprint, Timestamp, names};
 
@@ -34,6 +37,14 @@ impl When {
         match self {
             Self::Exactly(time) => created_at == time,
             Self::On(day) => day.contains(created_at),
+        }
+    }
+
+    /// Whether windows that begin at `start`, and all later ones, cannot hold the file.
+    fn is_before(self, start: Timestamp) -> bool {
+        match self {
+            Self::Exactly(time) => time <= start,
+            Self::On(day) => day < start.day(),
         }
     }
 
@@ -68,38 +79,42 @@ pub enum Lookup {
 }
 
 impl Archive {
-    /// Looks a file up: one listing, the certificates of its window, then for each revision and
-    /// shard that may hold it the shard's tail and one block.
+    /// Looks a file up: one listing and the certificates of its window, both remembered, then for
+    /// each revision and shard that may hold it the shard's tail, remembered too, and one block.
     ///
     /// # Errors
     /// When something cannot be read or is damaged.
     pub async fn get(&self, uid: &str, when: When) -> Result<Lookup, ReadError> {
-        let fingerprint = Fingerprint::of(uid);
-        let mut failed = None;
-        let mut near = Vec::new();
-        let mut certified = false;
+        let (names, remembered) = self.known_names(when.first()).await?;
+        match self.get_among(&names, uid, when).await? {
+            // The file may have been archived since the listing was made.
+            Lookup::NotFound { .. } | Lookup::Failed(_) if remembered => {
+                self.forget_listing();
+                let (names, _) = self.known_names(when.first()).await?;
+                self.get_among(&names, uid, when).await
+            }
+            found => Ok(found),
+        }
+    }
+
+    async fn get_among(
+        &self,
+        names: &[CertificateName],
+        uid: &str,
+        when: When,
+    ) -> Result<Lookup, ReadError> {
         let mut certificates = Vec::new();
-        for name in self.certificate_names(Some(when.first())).await? {
-            let certificate = self.certificate(name).await?;
-            // The first window after the day in question, and all that follow, cannot hold it.
-            let beyond = match when {
-                When::Exactly(time) => certificate.window.start() >= time,
-                When::On(day) => {
-                    certificate.window.start() > day.start()
-                        && !day.contains(certificate.window.start())
-                }
-            };
-            if beyond {
+        for name in names.iter().filter(|name| name.window.end >= when.first()) {
+            let certificate = self.known_certificate(*name).await?;
+            if when.is_before(certificate.window.start()) {
                 break;
             }
-            certified = true;
             certificates.push(certificate);
         }
-        let replaced: Vec<String> =
-            certificates.iter().flat_map(|certificate| certificate.replaces.clone()).collect();
-        for certificate in certificates.iter().rev() {
-            let found = self.search(certificate, uid, fingerprint, when, &replaced, &mut near);
-            if let Some(found) = found.await? {
+        let (mut failed, mut near) = (None, Vec::new());
+        for (at, certificate) in certificates.iter().enumerate().rev() {
+            let later = &certificates[at + 1..];
+            if let Some(found) = self.search(certificate, later, uid, when, &mut near).await? {
                 return Ok(Lookup::Archived(found));
             }
             let row = certificate
@@ -111,7 +126,9 @@ impl Archive {
         if let Some(row) = failed {
             return Ok(Lookup::Failed(row));
         }
-        if !certified && let Some(found) = self.search_foreign(uid, when).await? {
+        if certificates.is_empty()
+            && let Some(found) = self.search_foreign(uid, when).await?
+        {
             return Ok(Lookup::Archived(found));
         }
         Ok(Lookup::NotFound { near })
@@ -120,29 +137,24 @@ impl Archive {
     async fn search(
         &self,
         certificate: &Certificate,
+        later: &[Arc<Certificate>],
         uid: &str,
-        fingerprint: Fingerprint,
         when: When,
-        replaced: &[String],
         near: &mut Vec<Timestamp>,
     ) -> Result<Option<Found>, ReadError> {
         let n_bits = self.identity.n_bits;
+        let fingerprint = Fingerprint::of(uid);
         let prefix = names::shard_prefix(n_bits, when.day(), n_bits.shard_index(uid));
         let may_hold = |shard: &&ShardRef| {
             shard.key.starts_with(&prefix)
                 && shard.first_fingerprint <= fingerprint
                 && fingerprint <= shard.last_fingerprint
-                && !replaced.contains(&shard.key)
+                && !later.iter().any(|later| later.replaces.contains(&shard.key))
         };
         for shard in certificate.shards.iter().filter(may_hold) {
-            let (_, TailStep::Fast(tail)) = self.tail(&shard.key, shard.tail_bytes).await? else {
-                let what = "the lookup extension is gone".to_owned();
-                let cause = ShardError::Damaged { offset: shard.size, what };
-                return Err(ReadError::Damaged { object: shard.key.clone(), cause });
-            };
-            if let Some((content, created_at)) =
-                self.look_into(&shard.key, &tail, fingerprint, when, near).await?
-            {
+            let tail = self.known_tail(&shard.key, shard.size, shard.tail_bytes).await?;
+            let found = self.look_into(&shard.key, &tail, fingerprint, when, near).await?;
+            if let Some((content, created_at)) = found {
                 let created_at = Some(created_at);
                 return Ok(Some(Found { content, created_at, shard: shard.key.clone() }));
             }
@@ -159,15 +171,10 @@ impl Archive {
         when: When,
         near: &mut Vec<Timestamp>,
     ) -> Result<Option<(Content, Timestamp)>, ReadError> {
-        let blocks = tail.blocks_for(fingerprint);
-        let ranges: Vec<_> = blocks.filter_map(|number| tail.block_range(number)).collect();
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
-        let bytes = self.range(key, first.start..last.end).await?;
-        for range in &ranges {
-            let from = usize::try_from(range.start - first.start).unwrap_or(usize::MAX);
-            let to = usize::try_from(range.end - first.start).unwrap_or(usize::MAX);
-            let piece = bytes.get(from..to).unwrap_or_default();
-            let block = Block::parse(piece, range.start).map_err(ReadError::damaged(key))?;
+        for number in tail.blocks_for(fingerprint) {
+            let Some(range) = tail.block_range(number) else { continue };
+            let bytes = self.range(key, range).await?;
+            let block = tail.parse_block(number, &bytes).map_err(ReadError::damaged(key))?;
             if let Some(entry) = block.find(fingerprint) {
                 if when.matches(entry.created_at) {
                     let content = block.content(entry).map_err(ReadError::damaged(key))?;
@@ -198,23 +205,36 @@ impl Archive {
         }
         candidates.sort_by(|a, b| a.key.cmp(&b.key));
         for candidate in candidates {
-            if let Some(found) = self.get_from_foreign(&candidate.key, uid).await? {
+            if let Some(found) = self.get_from(&candidate.key, uid, when).await? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// Reads a file from a shard of any DES packer, by its index.
+    /// Reads a file from a shard of any DES packer, which no certificate names.
     ///
     /// # Errors
     /// When the shard cannot be read or is damaged.
-    pub async fn get_from_foreign(&self, key: &str, uid: &str) -> Result<Option<Found>, ReadError> {
+    pub async fn get_from(
+        &self,
+        key: &str,
+        uid: &str,
+        when: When,
+    ) -> Result<Option<Found>, ReadError> {
         let damaged = || ReadError::damaged(key);
         let (_, step) = self.tail(key, TAIL_GUESS_BYTES).await?;
         let index_range = match step {
             TailStep::Plain(plain) => plain.range,
-            TailStep::Fast(tail) => tail.index_range(),
+            TailStep::Fast(tail) => {
+                let near = &mut Vec::new();
+                let found = self.look_into(key, &tail, Fingerprint::of(uid), when, near).await?;
+                return Ok(found.map(|(content, created_at)| Found {
+                    content,
+                    created_at: Some(created_at),
+                    shard: key.to_owned(),
+                }));
+            }
             TailStep::Need(_) => return Ok(None),
         };
         let header = self.range(key, 0..HEADER_BYTES).await?;

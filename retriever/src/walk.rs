@@ -66,7 +66,9 @@ impl Archive {
         };
         let mut checks = Checks { crc32c: 0, hasher: blake3::Hasher::new() };
         let header = self.range(key, 0..HEADER_BYTES).await?;
-        check_header(&header).map_err(ReadError::damaged(key))?;
+        if check_header(&header).map_err(ReadError::damaged(key))? != 2 {
+            return Err(damaged(4, "a shard with the lookup extension has version 2"));
+        }
         checks.see(&header);
         // The index stands behind the blocks and is compared with them as they are read.
         let rest_at = tail.index_range().start;
@@ -76,13 +78,16 @@ impl Archive {
         tail.check_index(index).map_err(ReadError::damaged(key))?;
         let mut index = IndexReader::new(2, index, rest_at).map_err(ReadError::damaged(key))?;
         let mut walked = Walked::default();
+        let mut number = 0;
         for group in groups(&tail) {
             let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
             let bytes = self.range(key, first.start..last.end).await?;
             checks.see(&bytes);
             for range in &group {
-                let block = slice(&bytes, range, first.start);
-                walk_block(key, block, range.start, &mut index, decode, &mut walked, visit)?;
+                let piece = slice(&bytes, range, first.start);
+                let block = tail.parse_block(number, piece).map_err(ReadError::damaged(key))?;
+                walk_block(key, &block, &mut index, decode, &mut walked, visit)?;
+                number += 1;
             }
         }
         checks.see(&rest);
@@ -123,14 +128,12 @@ fn slice<'a>(bytes: &'a Bytes, range: &Range<u64>, base: u64) -> &'a [u8] {
 
 fn walk_block(
     key: &str,
-    bytes: &[u8],
-    offset: u64,
+    block: &Block<'_>,
     index: &mut IndexReader<'_>,
     decode: bool,
     walked: &mut Walked,
     visit: &mut (dyn FnMut(WalkedFile) + Send),
 ) -> Result<(), ReadError> {
-    let block = Block::parse(bytes, offset).map_err(ReadError::damaged(key))?;
     for entry in block.entries() {
         let index_at = index.offset();
         let disagree = || ReadError::Damaged {

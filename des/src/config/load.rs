@@ -44,8 +44,7 @@ pub(crate) fn parse(
     text: &str,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<RawConfig, ConfigError> {
-    let mut value = yaml(text)
-        .map_err(|why| ConfigError::Syntax { path: path.to_owned(), why })?;
+    let mut value = yaml(text).map_err(|why| ConfigError::Syntax { path: path.to_owned(), why })?;
     if value.is_null() {
         value = Value::Object(serde_json::Map::new());
     }
@@ -195,10 +194,16 @@ mod tests {
             ("databse: {url: x}", "there is no key `databse`: did you mean `database`?"),
             ("database: {tablename: x}", "did you mean `database.table_name`?"),
             ("packer: {zzqq: 1}", "there is no key `packer.zzqq`"),
-            ("database: {lag_days: seven}", "`database.lag_days`: `seven` is not a value of type i64"),
+            (
+                "database: {lag_days: seven}",
+                "`database.lag_days`: `seven` is not a value of type i64",
+            ),
             ("database: [1]", "`database`: invalid type"),
             ("worker: {memory: lots}", "`worker.memory`: `lots` is not a size"),
-            ("worker: {drain_timeout: soon}", "`worker.drain_timeout`: `soon` is not a length of time"),
+            (
+                "worker: {drain_timeout: soon}",
+                "`worker.drain_timeout`: `soon` is not a length of time",
+            ),
             ("database: {url: [}", "is not valid YAML"),
         ];
         for (text, expected) in cases {

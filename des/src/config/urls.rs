@@ -27,17 +27,17 @@ impl DatabaseUrl {
     /// # Errors
     /// Which schemes there are. The URL itself is not repeated, since it may hold a password.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or("it is not a URL: use postgresql://user:password@host:5432/database or sqlite:///file")?;
+        let (scheme, rest) = url.split_once("://").ok_or(
+            "it is not a URL: use postgresql://user:password@host:5432/database or sqlite:///file",
+        )?;
         let dialect = scheme.split('+').next().unwrap_or_default();
         match dialect {
             "postgresql" | "postgres" if rest.is_empty() => Err("it names no host".to_owned()),
             "postgresql" | "postgres" => Ok(Self::Postgres(format!("postgresql://{rest}"))),
             "sqlite" => sqlite_path(rest).map(Self::Sqlite),
-            "mysql" | "mariadb" => Err(
-                "MySQL and MariaDB are not supported yet; PostgreSQL and SQLite are".to_owned(),
-            ),
+            "mysql" | "mariadb" => {
+                Err("MySQL and MariaDB are not supported yet; PostgreSQL and SQLite are".to_owned())
+            }
             other => Err(format!(
                 "`{other}://` is not a database that des knows: use postgresql:// or sqlite:///"
             )),
@@ -49,11 +49,15 @@ fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
     let path = rest.split('?').next().unwrap_or_default();
     let path = path.strip_prefix('/').unwrap_or(path);
     if path.is_empty() || path == ":memory:" {
-        return Err("des needs a file, so that what is done outlives it: use sqlite:///file".to_owned());
+        return Err(
+            "des needs a file, so that what is done outlives it: use sqlite:///file".to_owned()
+        );
     }
     let relative = Path::new(path);
     let absolute = Path::new("/").join(path);
-    let exists = |path: &Path| path.exists() || path.parent().is_some_and(|it| it != Path::new("") && it.is_dir());
+    let exists = |path: &Path| {
+        path.exists() || path.parent().is_some_and(|it| it != Path::new("") && it.is_dir())
+    };
     if relative.is_relative() && !exists(relative) && path.contains('/') && exists(&absolute) {
         return Ok(absolute);
     }

@@ -60,13 +60,24 @@ pub(super) fn validate(
 ) -> Result<Config, ConfigError> {
     let complain = Complaints { path };
     let RawConfig {
-        job, database, packer, watermark, metrics: _, broker, store, source, worker, coordinator, http: _,
+        job,
+        database,
+        packer,
+        watermark,
+        metrics: _,
+        broker,
+        store,
+        source,
+        worker,
+        coordinator,
+        http: _,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
-    let database_url = database_url(&complain, "database.url", database.url.as_ref())?
-        .ok_or_else(|| {
-            complain.at("database.url", "it is required: the database that holds the table of files")
+    let database_url =
+        database_url(&complain, "database.url", database.url.as_ref())?.ok_or_else(|| {
+            complain
+                .at("database.url", "it is required: the database that holds the table of files")
         })?;
     let ledger = database_url_or(&complain, watermark.config_db_url.as_ref(), &database_url)?;
     let default_archived_until = watermark
@@ -75,7 +86,11 @@ pub(super) fn validate(
             let key = "watermark.default_archived_until";
             let time: protocol::Timestamp =
                 text.parse().map_err(|error| complain.at(key, format!("{error}")))?;
-            if time.is_whole_second() { Ok(time) } else { Err(complain.at(key, "it must be a whole second")) }
+            if time.is_whole_second() {
+                Ok(time)
+            } else {
+                Err(complain.at(key, "it must be a whole second"))
+            }
         })
         .transpose()?;
     let lag_days = lag_days(&complain, &database)?;
@@ -90,7 +105,11 @@ pub(super) fn validate(
             let prefix = broker.prefix.unwrap_or_else(|| "des".to_owned());
             let valid = prefix.parse::<protocol::Job>().is_ok();
             let rule = "use 1 to 64 letters, digits, `-`, `_` or `.`";
-            if valid { Ok(BrokerConfig { url, prefix }) } else { Err(complain.at("broker.prefix", rule)) }
+            if valid {
+                Ok(BrokerConfig { url, prefix })
+            } else {
+                Err(complain.at("broker.prefix", rule))
+            }
         })
         .transpose()?;
     Ok(Config {
@@ -181,7 +200,8 @@ fn pack_settings(
     };
     let level = compression.level.map_or(i64::from(defaults.level), |Lenient(level)| level);
     let level = i32::try_from(level).ok().filter(|level| (1..=22).contains(level));
-    let level = level.ok_or_else(|| complain.at("packer.compression.level", "it must lie in 1..22"))?;
+    let level =
+        level.ok_or_else(|| complain.at("packer.compression.level", "it must lie in 1..22"))?;
     let max_shard_size = packer.max_shard_size.map_or(defaults.max_shard_size, |Size(bytes)| bytes);
     Ok(PackSettings {
         n_bits,
@@ -237,10 +257,12 @@ fn store_config(
         return Ok(StoreConfig::Directory(directory.into()));
     }
     let rest = url.strip_prefix("s3://").ok_or_else(|| {
-        complain.at("store.url", format!("`{url}` is not a store: use s3://bucket/prefix or file:///directory"))
+        complain.at(
+            "store.url",
+            format!("`{url}` is not a store: use s3://bucket/prefix or file:///directory"),
+        )
     })?;
-    let (bucket, prefix) =
-        bucket_and_prefix(rest).map_err(|why| complain.at("store.url", why))?;
+    let (bucket, prefix) = bucket_and_prefix(rest).map_err(|why| complain.at("store.url", why))?;
     let endpoint = store.endpoint.filter(|it| !it.is_empty());
     if let Some(endpoint) = &endpoint
         && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
@@ -264,10 +286,8 @@ fn worker_config(
     worker: &super::raw::RawWorker,
 ) -> Result<WorkerConfig, ConfigError> {
     let memory = worker.memory.map_or(192 * MIB, |Size(bytes)| bytes);
-    let slots = worker
-        .slots
-        .map(|Lenient(slots)| complain.positive("worker.slots", slots))
-        .transpose()?;
+    let slots =
+        worker.slots.map(|Lenient(slots)| complain.positive("worker.slots", slots)).transpose()?;
     let readers = worker.readers.map_or(2, |Lenient(readers)| readers);
     Ok(WorkerConfig {
         slots,
@@ -289,7 +309,8 @@ fn coordinator_config(
     let span = coordinator.window_span.map_or(Duration::from_secs(86_400), |Span(span)| span);
     let whole = span.subsec_nanos() == 0 && span.as_secs() > 0 && span.as_secs() <= 366 * 86_400;
     let span_micros = i64::try_from(span.as_micros()).ok().filter(|_| whole).ok_or_else(|| {
-        complain.at("coordinator.window_span", "it must be whole seconds, at least one, at most a year")
+        complain
+            .at("coordinator.window_span", "it must be whole seconds, at least one, at most a year")
     })?;
     let windows = coordinator.windows_in_flight.map_or(2, |Lenient(windows)| windows);
     let rows = coordinator.partition_rows.map_or(50_000, |Lenient(rows)| rows);
@@ -311,7 +332,11 @@ fn coordinator_config(
         window_span_micros: span_micros,
         windows_in_flight: complain.positive("coordinator.windows_in_flight", windows)?.into(),
         partition_rows: complain.positive("coordinator.partition_rows", rows)?,
-        sort_memory: complain.at_least("coordinator.sort_memory", sort_memory, LEAST_SORT_MEMORY)?,
+        sort_memory: complain.at_least(
+            "coordinator.sort_memory",
+            sort_memory,
+            LEAST_SORT_MEMORY,
+        )?,
         spool_dir: spool_dir(coordinator.spool_dir.as_ref()),
         lease_ttl,
         failures: FailureLimits {

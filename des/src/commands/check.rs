@@ -1,0 +1,296 @@
+//! `--check`: connects to everything, says what was found, changes nothing.
+
+use backends::queue::Lane;
+use backends::{Catalog, Ledger, Store};
+use protocol::ArchiveIdentity;
+use retriever::{Archive, ReadError};
+use serde::Serialize;
+
+use super::services::require_broker;
+use crate::config::Config;
+use crate::output::{Exit, Failure, Output, grouped};
+use crate::wiring;
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    Warning,
+    Error,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    text: String,
+}
+
+#[derive(Default, Serialize)]
+struct Findings {
+    findings: Vec<Finding>,
+}
+
+impl Findings {
+    fn ok(&mut self, what: &'static str, text: impl Into<String>) {
+        self.findings.push(Finding { what, verdict: Verdict::Ok, text: text.into() });
+    }
+
+    fn warn(&mut self, what: &'static str, text: impl Into<String>) {
+        self.findings.push(Finding { what, verdict: Verdict::Warning, text: text.into() });
+    }
+
+    fn error(&mut self, what: &'static str, failure: &Failure) {
+        let text = match failure {
+            Failure::Usage(why) => why.clone(),
+            Failure::Failed(error) => format!("{error:#}"),
+        };
+        self.findings.push(Finding { what, verdict: Verdict::Error, text });
+    }
+
+    fn keep<T>(&mut self, what: &'static str, result: Result<T, Failure>) -> Option<T> {
+        result.map_err(|failure| self.error(what, &failure)).ok()
+    }
+
+    fn print(&self, output: Output) -> Result<Exit, Failure> {
+        output.result(self, |it| {
+            let line = |finding: &Finding| {
+                let mark = match finding.verdict {
+                    Verdict::Ok => "ok     ",
+                    Verdict::Warning => "WARNING",
+                    Verdict::Error => "ERROR  ",
+                };
+                format!("{mark}  {:<10} {}\n", finding.what, finding.text)
+            };
+            it.findings.iter().map(line).collect()
+        })?;
+        let failed = self.findings.iter().any(|finding| finding.verdict == Verdict::Error);
+        Ok(if failed { Exit::Failed } else { Exit::Done })
+    }
+}
+
+/// Everything that a coordinator, and `migrate`, rely on.
+pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit, Failure> {
+    let mut findings = Findings::default();
+    findings.ok("config", format!("{} is valid", config.path.display()));
+    let catalog = wiring::catalog(config).await;
+    let catalog = findings.keep("catalog", catalog);
+    if let Some(catalog) = &catalog {
+        let looked = look_at_catalog(&**catalog, &mut findings).await;
+        findings.keep("catalog", looked);
+    }
+    let store = wiring::store(config, false).await;
+    let identity = match findings.keep("store", store) {
+        Some(store) => look_at_store(&store, config, &mut findings).await,
+        None => None,
+    };
+    let ledger = wiring::ledger(config, false).await;
+    if let Some(ledger) = findings.keep("ledger", ledger) {
+        let looked =
+            look_at_ledger(&*ledger, catalog.as_deref(), config, identity.as_ref(), &mut findings);
+        let looked = looked.await;
+        findings.keep("ledger", looked);
+    }
+    look_at_broker(config, &mut findings).await;
+    look_at_files(config, &mut findings);
+    findings.print(output)
+}
+
+/// Everything that a worker relies on.
+pub(super) async fn worker(config: &Config, output: Output) -> Result<Exit, Failure> {
+    require_broker(config, "worker")?;
+    let mut findings = Findings::default();
+    findings.ok("config", format!("{} is valid", config.path.display()));
+    let store = wiring::store(config, false).await;
+    if let Some(store) = findings.keep("store", store) {
+        look_at_store(&store, config, &mut findings).await;
+    }
+    look_at_broker(config, &mut findings).await;
+    look_at_files(config, &mut findings);
+    findings.print(output)
+}
+
+async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {
+    let report = catalog.inspect().await?;
+    let files = catalog.count(None, None).await?.files;
+    findings.ok(
+        "catalog",
+        format!(
+            "{}; {} files; uid is {}, created_at is {}",
+            report.server,
+            grouped(files),
+            report.uid_type,
+            report.created_at_type
+        ),
+    );
+    if report.created_at_indexed {
+        findings.ok("catalog", "created_at is indexed");
+    } else {
+        findings.warn(
+            "catalog",
+            "created_at is not indexed: every window reads the whole table; CREATE INDEX on it",
+        );
+    }
+    if report.writable {
+        findings.warn(
+            "catalog",
+            "this role may write the table, which des never does; SELECT is enough",
+        );
+    }
+    if let Some(millis) = report.statement_timeout_millis.filter(|&millis| millis > 0) {
+        findings.warn(
+            "catalog",
+            format!("statement_timeout is {millis} ms: reading a window must end within it"),
+        );
+    }
+    let unplaceable = catalog.unplaceable().await?;
+    if unplaceable.total() > 0 {
+        findings.warn(
+            "catalog",
+            format!(
+                "{} rows can never be archived: {} without uid, {} without created_at, {} out of range",
+                grouped(unplaceable.total()),
+                unplaceable.null_uid,
+                unplaceable.null_created_at,
+                unplaceable.out_of_range
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn look_at_store(
+    store: &Store,
+    config: &Config,
+    findings: &mut Findings,
+) -> Option<ArchiveIdentity> {
+    match Archive::open(store.clone()).await {
+        Ok(archive) => {
+            let identity = archive.identity();
+            findings.ok("store", format!("{store} holds archive {}", identity.archive));
+            if identity.n_bits != config.pack.n_bits {
+                let why = format!(
+                    "the archive was made with n_bits {}, and packer.n_bits is {}: set it back",
+                    identity.n_bits, config.pack.n_bits
+                );
+                findings.error("store", &Failure::usage(why));
+            }
+            if identity.job != config.job {
+                let why = format!(
+                    "the archive is job {}'s, and this is job {}",
+                    identity.job, config.job
+                );
+                findings.error("store", &Failure::usage(why));
+            }
+            Some(identity.clone())
+        }
+        Err(ReadError::NoArchive(_)) => {
+            findings.ok("store", format!("{store} answers and holds no archive yet"));
+            None
+        }
+        Err(error) => {
+            findings.error("store", &error.into());
+            None
+        }
+    }
+}
+
+async fn look_at_ledger(
+    ledger: &dyn Ledger,
+    catalog: Option<&dyn Catalog>,
+    config: &Config,
+    identity: Option<&ArchiveIdentity>,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    let pending = ledger.pending_migrations().await?;
+    if pending.is_empty() {
+        findings.ok("ledger", "des's tables are there and up to date");
+    } else {
+        findings.ok("ledger", format!("{} migrations will be made", pending.len()));
+    }
+    let watermark = ledger.watermark().await?;
+    if let Some(row) = watermark {
+        findings.ok(
+            "ledger",
+            format!("archived_until {}, lag_days {}", row.archived_until, row.lag_days),
+        );
+        if row.lag_days != config.lag_days {
+            findings.warn(
+                "ledger",
+                format!(
+                    "des_archive_config says lag_days {} and rules; the configuration says {}",
+                    row.lag_days, config.lag_days
+                ),
+            );
+        }
+    }
+    let archive = ledger.archive().await?;
+    match (&archive, identity) {
+        (Some(record), Some(identity)) if record.archive != identity.archive => {
+            let why = format!(
+                "the ledger belongs to archive {}, and the store to {}",
+                record.archive, identity.archive
+            );
+            findings.error("ledger", &Failure::usage(why));
+        }
+        (Some(record), None) => {
+            let why = format!(
+                "the ledger belongs to archive {}, and the store holds none",
+                record.archive
+            );
+            findings.error("ledger", &Failure::usage(why));
+        }
+        _ => {}
+    }
+    let origin = archive.map(|record| record.origin).or(watermark.map(|row| row.archived_until));
+    if let (Some(catalog), Some(origin)) = (catalog, origin.or(config.default_archived_until)) {
+        let below = catalog.count(None, Some(origin)).await?.files;
+        if below > 0 {
+            let text = format!("{} files at or below {origin} are not covered", grouped(below));
+            findings.warn("ledger", text);
+        }
+    }
+    Ok(())
+}
+
+async fn look_at_broker(config: &Config, findings: &mut Findings) {
+    if config.broker.is_none() {
+        findings.ok("broker", "none: everything happens in one process");
+        return;
+    }
+    let queue = wiring::queue(config, &wiring::process_name("check")).await;
+    let Some(queue) = findings.keep("broker", queue) else { return };
+    let depth = queue.depth(Lane::Tasks).await;
+    if let Some(depth) = findings.keep("broker", depth.map_err(Failure::from)) {
+        let text =
+            format!("answers; {} tasks wait, {} workers listen", depth.ready, depth.consumers);
+        findings.ok("broker", text);
+    }
+}
+
+fn look_at_files(config: &Config, findings: &mut Findings) {
+    let roots = wiring::sources(&config.roots);
+    if findings.keep("source", roots).is_some() {
+        let text = match config.roots.len() {
+            0 => "no roots: any regular file that this process may read".to_owned(),
+            count => format!("{count} roots are there"),
+        };
+        findings.ok("source", text);
+    }
+    for directory in [&config.worker.spool_dir, &config.coordinator.spool_dir] {
+        let made = tempfile::tempfile_in(directory).map_err(|error| {
+            Failure::Failed(
+                anyhow::Error::from(error)
+                    .context(format!("no spool file can be made in {}", directory.display())),
+            )
+        });
+        let free = rustix::fs::statvfs(directory).map(|it| it.f_bavail * it.f_frsize);
+        if findings.keep("spool", made).is_some() {
+            let free = free.map_or_else(|_unknown| "?".to_owned(), crate::output::bytes);
+            findings.ok("spool", format!("{} has {free} free", directory.display()));
+        }
+        if config.worker.spool_dir == config.coordinator.spool_dir {
+            break;
+        }
+    }
+}

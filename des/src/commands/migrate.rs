@@ -1,0 +1,185 @@
+//! `des migrate`: coordinator and local workers in one process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coordinator::{Event, Goal, RunReport};
+use protocol::Timestamp;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::{MigrateArgs, Mode};
+use crate::config::Config;
+use crate::lifecycle::shutdown_on_signals;
+use crate::output::{Exit, Failure, Output, bytes, grouped, table};
+use crate::progress::FileBar;
+use crate::wiring::{self, Fleet, Permissions};
+
+/// What a run did.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MigrateResult {
+    pub(crate) windows: u64,
+    pub(crate) files_archived: u64,
+    pub(crate) files_failed: u64,
+    pub(crate) shards: u64,
+    pub(crate) bytes_raw: u64,
+    pub(crate) bytes_stored: u64,
+    pub(crate) archived_until: Option<Timestamp>,
+    pub(crate) seconds: f64,
+    /// Windows that wait for an operator, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) held: Vec<HeldWindow>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HeldWindow {
+    pub(crate) end: Timestamp,
+    pub(crate) reason: String,
+}
+
+impl MigrateResult {
+    fn new(report: RunReport, seconds: f64) -> Self {
+        let totals = report.totals;
+        let held =
+            |(window, reason): (protocol::Window, String)| HeldWindow { end: window.end(), reason };
+        Self {
+            windows: report.windows,
+            files_archived: totals.files_archived,
+            files_failed: totals.files_failed,
+            shards: totals.shards,
+            bytes_raw: totals.bytes_raw,
+            bytes_stored: totals.bytes_stored,
+            archived_until: report.archived_until,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            held: report.held.into_iter().map(held).collect(),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String)> {
+        let until =
+            self.archived_until.map_or_else(|| "nothing yet".to_owned(), |it| it.to_string());
+        vec![
+            ("windows", grouped(self.windows)),
+            ("files archived", grouped(self.files_archived)),
+            ("files failed", grouped(self.files_failed)),
+            ("shards", grouped(self.shards)),
+            ("raw bytes", bytes(self.bytes_raw)),
+            ("stored bytes", bytes(self.bytes_stored)),
+            ("archived until", until),
+            ("seconds", format!("{:.1}", self.seconds)),
+        ]
+    }
+
+    fn human(&self) -> String {
+        let mut text = table(&self.rows());
+        for HeldWindow { end, reason } in &self.held {
+            text.push_str(&format!("held: the window that ends at {end}: {reason}\n"));
+        }
+        text
+    }
+}
+
+pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failure> {
+    let config = Config::load(&args.config.config)?;
+    let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
+    let fleet = wiring::connect(&config, permissions).await?;
+    let shutdown = shutdown_on_signals()?;
+    let workers = args.workers.unwrap_or_else(|| default_workers(&config));
+    let options = |goal| RunOptions { goal, workers, bar: "archiving" };
+    if args.mode == Mode::Single {
+        let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
+        output.result(&result, MigrateResult::human)?;
+        let stopped = shutdown.is_cancelled();
+        return Ok(if result.held.is_empty() && !stopped { Exit::Done } else { Exit::Failed });
+    }
+    let pause = Duration::from_secs(args.interval);
+    while !shutdown.is_cancelled() {
+        match run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await {
+            Ok(result) => {
+                info!(
+                    windows = result.windows,
+                    files = result.files_archived,
+                    failed = result.files_failed,
+                    seconds = result.seconds,
+                    "cycle done"
+                );
+                output.result(&result, MigrateResult::human)?;
+            }
+            // A service goes on; what is wrong is said in every cycle.
+            Err(Failure::Failed(error)) => warn!("cycle failed: {error:#}"),
+            Err(usage) => return Err(usage),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// With a broker the fleet's workers do the work, unless more are asked for.
+pub(super) fn default_workers(config: &Config) -> u16 {
+    match config.broker {
+        Some(_) => 0,
+        None => config.worker.slots.unwrap_or_else(wiring::cores),
+    }
+}
+
+/// What to run, and with how many workers.
+pub(crate) struct RunOptions {
+    pub(crate) goal: Goal,
+    pub(crate) workers: u16,
+    /// Label of the progress bar.
+    pub(crate) bar: &'static str,
+}
+
+/// Runs a coordinator and local workers until the goal is reached.
+pub(crate) async fn run_embedded(
+    config: &Config,
+    fleet: &Fleet,
+    options: RunOptions,
+    shutdown: &CancellationToken,
+) -> Result<MigrateResult, Failure> {
+    let began = Instant::now();
+    let RunOptions { goal, workers, bar } = options;
+    if workers == 0 && config.broker.is_none() {
+        return Err(Failure::usage("without a broker somebody has to work: --workers 1 or more"));
+    }
+    let queue = wiring::queue(config, &wiring::process_name("migrate")).await?;
+    let (events, shown) = mpsc::unbounded_channel();
+    let coordinator = fleet.coordinator(config, Arc::clone(&queue), events);
+    let stop_workers = CancellationToken::new();
+    let working = (workers > 0)
+        .then(|| {
+            let identity = fleet.archive.identity.clone();
+            wiring::worker(config, identity, fleet.store.clone(), queue, workers)
+                .map(|worker| tokio::spawn(worker.run(stop_workers.clone())))
+        })
+        .transpose()?;
+    let pending = match goal {
+        Goal::UpToCutoff => {
+            let span = config.coordinator.window_span_micros;
+            coordinator::operate::pending(&*fleet.ledger, &*fleet.catalog, span).await?
+        }
+        Goal::Forever | Goal::Replays(_) => 0,
+    };
+    let showing = tokio::spawn(show(bar, pending, shown));
+    let report = coordinator.run(goal, shutdown.clone()).await;
+    drop(coordinator);
+    stop_workers.cancel();
+    if let Some(working) = working {
+        working.await??;
+    }
+    let _bar_only = showing.await;
+    Ok(MigrateResult::new(report?, began.elapsed().as_secs_f64()))
+}
+
+async fn show(label: &'static str, files: u64, mut events: mpsc::UnboundedReceiver<Event>) {
+    let mut bar = FileBar::new(label, files);
+    while let Some(event) = events.recv().await {
+        bar.show(&event);
+    }
+    bar.finish();
+}

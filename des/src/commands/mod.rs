@@ -1,0 +1,45 @@
+//! What each command does.
+
+mod adjust;
+mod check;
+mod init;
+mod migrate;
+mod read;
+mod replay;
+mod services;
+mod stats;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, REFERENCE};
+use crate::output::{Exit, Failure, Output};
+
+pub(crate) use migrate::{MigrateResult, RunOptions, run_embedded};
+
+pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Demo(args) => crate::demo::run(args, *output).await,
+        Command::Migrate(args) if args.check => {
+            check::coordinator(&Config::load(&args.config.config)?, *output).await
+        }
+        Command::Migrate(args) => migrate::run(args, *output).await,
+        Command::Coordinator(args) if args.check => {
+            check::coordinator(&Config::load(&args.config.config)?, *output).await
+        }
+        Command::Coordinator(args) => services::coordinator(args).await,
+        Command::Worker(args) if args.check => {
+            check::worker(&Config::load(&args.config.config)?, *output).await
+        }
+        Command::Worker(args) => services::worker(args).await,
+        Command::Init(args) => init::run(args, *output).await,
+        Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
+        Command::Adjust(args) => adjust::run(args, *output).await,
+        Command::Replay(args) => replay::run(args, *output).await,
+        Command::Get(args) => read::get(args, *output).await,
+        Command::Ls(args) => read::ls(args, *output).await,
+        Command::Verify(args) => read::verify(args, *output).await,
+        Command::Config => {
+            output.raw(REFERENCE.as_bytes())?;
+            Ok(Exit::Done)
+        }
+    }
+}
