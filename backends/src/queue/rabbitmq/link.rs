@@ -16,9 +16,9 @@ use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
 use lapin::types::ShortString;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::target::{Target, Trouble};
@@ -210,7 +210,7 @@ async fn connect(target: &Target, role: &str) -> lapin::Result<Connection> {
 pub(super) struct Link {
     sessions: watch::Receiver<Option<Arc<Session>>>,
     trouble: Arc<Mutex<String>>,
-    supervisor: JoinHandle<()>,
+    _supervisor: AbortOnDropHandle<()>,
 }
 
 impl Link {
@@ -222,10 +222,10 @@ impl Link {
     pub(super) async fn open(target: Arc<Target>, role: &'static str) -> Result<Self> {
         let first = Session::connect(&target, role).await?;
         let trouble = Arc::new(Mutex::default());
-        let (sender, sessions) = watch::channel(None);
+        let (sender, sessions) = watch::channel(Some(Arc::clone(&first)));
         let supervisor = Supervisor { target, role, sender, trouble: Arc::clone(&trouble) };
-        let supervisor = tokio::spawn(supervisor.run(first));
-        Ok(Self { sessions, trouble, supervisor })
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor.run(first)));
+        Ok(Self { sessions, trouble, _supervisor: supervisor })
     }
 
     /// The connection, if there is one now.
@@ -252,12 +252,6 @@ impl Link {
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.supervisor.abort();
-    }
-}
-
 struct Supervisor {
     target: Arc<Target>,
     role: &'static str,
@@ -269,7 +263,6 @@ impl Supervisor {
     async fn run(self, first: Arc<Session>) {
         let mut session = first;
         loop {
-            self.sender.send_replace(Some(Arc::clone(&session)));
             let reason = session.until_broken().await;
             self.note(&reason);
             self.sender.send_replace(None);
@@ -281,6 +274,7 @@ impl Supervisor {
             );
             session.close().await;
             session = self.reconnect().await;
+            self.sender.send_replace(Some(Arc::clone(&session)));
             info!(broker = self.target.label(), connection = self.role, "connected to RabbitMQ");
         }
     }

@@ -13,8 +13,8 @@ use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::link::{Link, Session};
@@ -44,7 +44,7 @@ pub(super) struct Publisher {
     jobs: mpsc::Sender<Job>,
     /// The channel for progress, without confirms.
     progress: Mutex<Option<Channel>>,
-    batches: JoinHandle<()>,
+    _batches: AbortOnDropHandle<()>,
 }
 
 struct Job {
@@ -62,8 +62,8 @@ impl Publisher {
         let link = Arc::new(Link::open(Arc::clone(&target), "publish").await?);
         let (jobs, waiting) = mpsc::channel(WAITING_MESSAGES);
         let batches = Batches { target: Arc::clone(&target), link: Arc::clone(&link), open: None };
-        let batches = tokio::spawn(batches.run(waiting));
-        Ok(Self { target, link, jobs, progress: Mutex::default(), batches })
+        let batches = AbortOnDropHandle::new(tokio::spawn(batches.run(waiting)));
+        Ok(Self { target, link, jobs, progress: Mutex::default(), _batches: batches })
     }
 
     /// Publishes to a durable lane; `Ok` is the broker's confirm.
@@ -131,12 +131,6 @@ impl Publisher {
         let (label, lane) = (self.target.label(), self.target.lane(lane));
         let what = format!("RabbitMQ at {label}: cannot publish to {lane}");
         BackendError::Unavailable { what, cause: why.into() }
-    }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        self.batches.abort();
     }
 }
 
