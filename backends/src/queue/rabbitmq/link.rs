@@ -85,8 +85,22 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for an answer of the broker, but not for ever.
+    /// Waits for an answer of the broker, but not for ever. Silence ends the connection.
     pub(super) async fn rpc<T>(
+        &self,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> std::result::Result<T, Trouble> {
+        let answer = self.ask(call).await;
+        // The client writes nothing while it is blocked: its silence proves nothing.
+        if matches!(answer, Err(Trouble::Silent(_))) && self.blocked().is_none() {
+            self.give_up("the broker does not answer");
+        }
+        answer
+    }
+
+    /// As [`Session::rpc`], for questions that are not worth the connection, and with it every
+    /// delivery that is being worked on.
+    pub(super) async fn ask<T>(
         &self,
         call: impl Future<Output = lapin::Result<T>>,
     ) -> std::result::Result<T, Trouble> {
@@ -103,17 +117,11 @@ impl Session {
                 }
                 Err(error.into())
             }
-            Err(_) => {
-                // The client writes nothing while it is blocked: its silence proves nothing.
-                if self.blocked().is_none() {
-                    self.give_up("the broker does not answer");
-                }
-                Err(Trouble::Silent(RPC_TIMEOUT))
-            }
+            Err(_) => Err(Trouble::Silent(RPC_TIMEOUT)),
         }
     }
 
-    /// Opens a channel. Not bounded: to be called inside [`Session::rpc`].
+    /// Opens a channel. Not bounded: to be called inside [`Session::rpc`] or [`Session::ask`].
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
         self.connection.create_channel().await
     }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::link::{Link, Session};
 use super::message::properties;
 use super::target::{Target, routing_key, short};
+use super::topology;
 use crate::error::{BackendError, Result};
 use crate::queue::{Lane, OutgoingMessage, limits};
 
@@ -112,6 +113,8 @@ impl Publisher {
             Some(channel) => Ok(channel.clone()),
             None => {
                 let channel = session.channel().await?;
+                // A missing exchange may be why the last channel was closed.
+                topology::declare_progress(&channel, &self.target).await?;
                 *open = Some(channel.clone());
                 Ok(channel)
             }
