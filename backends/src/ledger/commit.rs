@@ -1,6 +1,8 @@
 //! The commit of a window: the one place where the watermark moves forward over files.
 
-use protocol::{FailedRow, Job, WindowKey};
+use std::collections::HashSet;
+
+use protocol::{FailedRow, Job, Timestamp, WindowKey};
 use sqlx::AssertSqlSafe;
 
 use super::session::{Param, Session};
@@ -124,8 +126,8 @@ async fn mark_committed<S: Session>(
     Ok(())
 }
 
-/// Adds the failed rows of this pass, then settles those of earlier passes over the same window:
-/// a pass takes up every row that is not in the archive, so what it did not fail on again is
+/// Adds the failed rows of this pass and settles those of earlier passes over the same window: a
+/// pass takes up every row that is not in the archive, so what it did not fail on again is
 /// resolved, and what it did is replaced by its newer record.
 async fn record_failures<S: Session>(
     session: &mut S,
@@ -134,6 +136,13 @@ async fn record_failures<S: Session>(
     failures: &[FailedRow],
 ) -> Result<()> {
     let now = session.now().await?;
+    if key.revision > 0 {
+        delete_repeated(session, job, key, failures).await?;
+        let resolve = "UPDATE des_migration_errors SET resolved_at = $4 WHERE job = $1 \
+                       AND window_end = $2 AND revision < $3 AND resolved_at IS NULL";
+        let [job, end, revision] = key_params(job, key);
+        session.execute(resolve, &[job, end, revision, Param::Time(now)]).await?;
+    }
     let [job, end, revision] = key_params(job, key);
     for chunk in failures.chunks(INSERT_ROWS) {
         let sql = insert_sql(
@@ -158,18 +167,40 @@ async fn record_failures<S: Session>(
         }
         session.execute(AssertSqlSafe(sql), &params).await?;
     }
-    if key.revision == 0 {
+    Ok(())
+}
+
+/// Deletes earlier records of rows that failed again.
+///
+/// They are told apart here and not by a join, which a planner without statistics on what was
+/// inserted a moment ago may well carry out as a nested loop.
+async fn delete_repeated<S: Session>(
+    session: &mut S,
+    job: &Job,
+    key: WindowKey,
+    failures: &[FailedRow],
+) -> Result<()> {
+    if failures.is_empty() {
         return Ok(());
     }
-    let replace = "DELETE FROM des_migration_errors WHERE job = $1 AND window_end = $2 \
-                   AND revision < $3 AND resolved_at IS NULL \
-                   AND (uid, created_at, coalesce(file_location, '')) IN \
-                   (SELECT uid, created_at, coalesce(file_location, '') \
-                    FROM des_migration_errors WHERE job = $1 AND window_end = $2 \
-                    AND revision = $3 AND resolved_at IS NULL)";
-    session.execute(replace, &[job, end, revision]).await?;
-    let resolve = "UPDATE des_migration_errors SET resolved_at = $4 WHERE job = $1 \
-                   AND window_end = $2 AND revision < $3 AND resolved_at IS NULL";
-    session.execute(resolve, &[job, end, revision, Param::Time(now)]).await?;
+    let again: HashSet<(&str, Timestamp, Option<&str>)> = failures
+        .iter()
+        .map(|failed| (failed.uid.as_str(), failed.created_at, failed.location.as_deref()))
+        .collect();
+    let select = "SELECT id, uid, created_at, file_location FROM des_migration_errors \
+                  WHERE job = $1 AND window_end = $2 AND revision < $3 AND resolved_at IS NULL";
+    let mut ids = Vec::new();
+    for row in session.fetch(select, &key_params(job, key)).await? {
+        let (uid, location) = (row.text("uid")?, row.opt_text("file_location")?);
+        if again.contains(&(uid.as_str(), row.date("created_at")?, location.as_deref())) {
+            ids.push(Param::Int(row.number("id")?));
+        }
+    }
+    for chunk in ids.chunks(INSERT_ROWS) {
+        let places = (1..=chunk.len()).map(|place| format!("${place}")).collect::<Vec<_>>();
+        let delete =
+            format!("DELETE FROM des_migration_errors WHERE id IN ({})", places.join(", "));
+        session.execute(AssertSqlSafe(delete), chunk).await?;
+    }
     Ok(())
 }

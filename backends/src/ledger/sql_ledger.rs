@@ -60,6 +60,15 @@ impl<DB: Database> SqlLedger<DB> {
         &self.description
     }
 
+    /// Closes the connections in good order, which takes at most ten seconds. Whoever drops the
+    /// ledger instead loses nothing.
+    pub async fn close(&self) {
+        let closing = futures::future::join(self.writer.close(), self.reader.close());
+        if tokio::time::timeout(CONNECT_LIMIT, closing).await.is_err() {
+            tracing::debug!(ledger = %self.description, "connections did not close in time");
+        }
+    }
+
     /// How an error about `action` begins.
     pub(super) fn what(&self, action: &str) -> String {
         format!("the ledger ({}) could not {action}", self.description)
@@ -133,9 +142,9 @@ where
 }
 
 /// One action in one transaction, which ends as the action does.
-macro_rules! write {
+macro_rules! transaction {
     ($ledger:ident, $action:literal, |$session:ident| $work:expr) => {
-        write!($ledger, $action, ACTION_LIMIT, |$session| $work)
+        transaction!($ledger, $action, ACTION_LIMIT, |$session| $work)
     };
     ($ledger:ident, $action:literal, $limit:expr, |$session:ident| $work:expr) => {{
         let work = async {
@@ -149,7 +158,7 @@ macro_rules! write {
 }
 
 /// One query.
-macro_rules! read {
+macro_rules! query {
     ($ledger:ident, $action:literal, |$session:ident| $work:expr) => {{
         let work = async {
             let mut pooled = $ledger.read($action).await?;
@@ -178,18 +187,18 @@ where
     }
 
     async fn now(&self) -> Result<Timestamp> {
-        read!(self, "tell the time", |session| session.now())
+        query!(self, "tell the time", |session| session.now())
     }
 
     async fn watermark(&self) -> Result<Option<WatermarkRow>> {
         let id = self.config_id;
-        let row = read!(self, "read the watermark", |session| watermark::read(session, id));
+        let row = query!(self, "read the watermark", |session| watermark::read(session, id));
         self.none_without("des_archive_config", row).await
     }
 
     async fn archive(&self) -> Result<Option<ArchiveRecord>> {
         let job = &self.job;
-        let row = read!(self, "read the archive's record", |session| {
+        let row = query!(self, "read the archive's record", |session| {
             watermark::archive(session, job)
         });
         self.none_without("des_archives", row).await
@@ -202,35 +211,41 @@ where
         audit: &AuditEntry,
     ) -> Result<()> {
         let place = (&self.job, self.config_id);
-        write!(self, "register the archive", |session| {
+        transaction!(self, "register the archive", |session| {
             watermark::register(session, place, record, watermark, audit)
         })
     }
 
     async fn acquire_lease(&self, holder: &WorkerId, ttl: Duration) -> Result<Option<Lease>> {
-        write!(self, "take the lease", |session| lease::acquire(session, &self.job, holder, ttl))
+        transaction!(self, "take the lease", |session| lease::acquire(
+            session, &self.job, holder, ttl
+        ))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool> {
-        write!(self, "prolong the lease", |session| lease::renew(session, &self.job, lease, ttl))
+        transaction!(self, "prolong the lease", |session| lease::renew(
+            session, &self.job, lease, ttl
+        ))
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<()> {
-        write!(self, "give the lease back", |session| lease::release(session, &self.job, lease))
+        transaction!(self, "give the lease back", |session| lease::release(
+            session, &self.job, lease
+        ))
     }
 
     async fn lease_status(&self) -> Result<Option<LeaseStatus>> {
-        read!(self, "read the lease", |session| lease::status(session, &self.job))
+        query!(self, "read the lease", |session| lease::status(session, &self.job))
     }
 
     async fn add_window(&self, lease: &Lease, window: &NewWindow) -> Result<()> {
-        write!(self, "record a window", |session| {
+        transaction!(self, "record a window", |session| {
             windows::add(session, &self.job, lease, window)
         })
     }
 
     async fn open_windows(&self) -> Result<Vec<WindowRecord>> {
-        read!(self, "list open windows", |session| windows::open(session, &self.job))
+        query!(self, "list open windows", |session| windows::open(session, &self.job))
     }
 
     async fn committed_windows(
@@ -239,13 +254,13 @@ where
         until: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<WindowRecord>> {
-        read!(self, "list committed windows", |session| {
+        query!(self, "list committed windows", |session| {
             windows::committed(session, &self.job, (after, until), limit)
         })
     }
 
     async fn partitions(&self, window: WindowKey) -> Result<Vec<PartitionRecord>> {
-        read!(self, "list a window's partitions", |session| {
+        query!(self, "list a window's partitions", |session| {
             windows::partitions(session, &self.job, window)
         })
     }
@@ -257,7 +272,7 @@ where
         partition: PartitionId,
         receipt: &AcceptedReceipt,
     ) -> Result<bool> {
-        write!(self, "record an accepted receipt", |session| {
+        transaction!(self, "record an accepted receipt", |session| {
             windows::accept(session, &self.job, lease, (window, partition), receipt)
         })
     }
@@ -269,7 +284,7 @@ where
         partition: PartitionId,
         setback: &Setback,
     ) -> Result<bool> {
-        write!(self, "record a setback", |session| {
+        transaction!(self, "record a setback", |session| {
             windows::set_back(session, &self.job, lease, (window, partition), setback)
         })
     }
@@ -281,7 +296,7 @@ where
         partition: PartitionId,
         setback: &Setback,
     ) -> Result<()> {
-        write!(self, "reopen a partition", |session| {
+        transaction!(self, "reopen a partition", |session| {
             windows::reopen(session, &self.job, lease, (window, partition), setback)
         })
     }
@@ -292,7 +307,7 @@ where
         window: WindowKey,
         state: WindowState,
     ) -> Result<()> {
-        write!(self, "change a window's state", |session| {
+        transaction!(self, "change a window's state", |session| {
             windows::set_state(session, &self.job, lease, window, state)
         })
     }
@@ -301,35 +316,35 @@ where
         let place = (&self.job, self.config_id);
         let extra = u32::try_from(window.failures.len() / FAILURES_PER_SECOND).unwrap_or(u32::MAX);
         let limit = ACTION_LIMIT + Duration::from_secs(extra.into());
-        write!(self, "commit a window", limit, |session| {
+        transaction!(self, "commit a window", limit, |session| {
             commit::commit(session, place, lease, window)
         })
     }
 
     async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord> {
-        write!(self, "record a request to replay", |session| {
+        transaction!(self, "record a request to replay", |session| {
             operator::request_replay(session, &self.job, end, audit)
         })
     }
 
     async fn adjust(&self, adjustment: &Adjustment) -> Result<()> {
         let place = (&self.job, self.config_id);
-        write!(self, "move the watermark", |session| {
+        transaction!(self, "move the watermark", |session| {
             operator::adjust(session, place, adjustment)
         })
     }
 
     async fn record_audit(&self, entry: &AuditEntry) -> Result<()> {
-        write!(self, "append to the audit log", |session| {
+        transaction!(self, "append to the audit log", |session| {
             operator::append_audit(session, &self.job, entry)
         })
     }
 
     async fn count_errors(&self) -> Result<u64> {
-        read!(self, "count error rows", |session| operator::count_errors(session, &self.job))
+        query!(self, "count error rows", |session| operator::count_errors(session, &self.job))
     }
 
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>> {
-        read!(self, "list error rows", |session| operator::errors(session, &self.job, limit))
+        query!(self, "list error rows", |session| operator::errors(session, &self.job, limit))
     }
 }

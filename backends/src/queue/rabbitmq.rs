@@ -26,13 +26,17 @@ use self::target::{Target, Trouble, code};
 use super::{Consumer, Lane, OutgoingMessage, QueueDepth, TaskQueue};
 use crate::error::Result;
 
+/// What names begin with unless the operator says otherwise.
+pub const DEFAULT_PREFIX: &str = "des";
+
 /// Where the broker is and what is ours in it.
 #[derive(Clone)]
 pub struct RabbitSettings {
     /// `amqp[s]://user:password@host:port/vhost`; the path is the vhost, percent-encoded: `/%2f`
     /// is the default one.
     pub url: String,
-    /// What the names of our exchanges and queues begin with, such as `des`.
+    /// What the names of our exchanges and queues begin with: [`DEFAULT_PREFIX`], or another
+    /// one where several fleets share a broker.
     pub prefix: String,
     /// Name of the connections, shown by the broker: the worker's id, for example.
     pub name: String,
@@ -85,7 +89,7 @@ impl RabbitQueue {
     ) -> Result<T> {
         let answer = match answer {
             Err(trouble) if trouble.code() == Some(code::NOT_FOUND) => {
-                let declared = session.rpc(async {
+                let declared = session.ask(async {
                     let channel = session.channel().await?;
                     topology::declare_queue(&channel, &self.target, lane).await
                 });
@@ -118,7 +122,7 @@ impl TaskQueue for RabbitQueue {
         let queue = self.target.lane(lane);
         let action = format!("purge {queue}");
         let session = self.session(&action).await?;
-        let purged = session.rpc(async {
+        let purged = session.ask(async {
             let channel = session.channel().await?;
             channel.queue_purge(queue, QueuePurgeOptions::default()).await
         });
@@ -133,7 +137,7 @@ impl TaskQueue for RabbitQueue {
         let queue = self.target.lane(lane);
         let action = format!("ask for the depth of {queue}");
         let session = self.session(&action).await?;
-        let depth = session.rpc(async {
+        let depth = session.ask(async {
             let channel = session.channel().await?;
             let options = QueueDeclareOptions::durable().passive();
             let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;

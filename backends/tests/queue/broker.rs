@@ -82,6 +82,12 @@ impl Place {
             let deleted = channel.queue_delete(self.queue(lane).into(), options);
             deleted.await.expect("the queue is deleted");
         }
+        self.delete_exchanges().await;
+    }
+
+    /// Deletes the exchanges under whoever uses them.
+    pub(crate) async fn delete_exchanges(&self) {
+        let (_connection, channel) = channel().await;
         for exchange in [self.prefix.clone(), self.queue("progress")] {
             let options = ExchangeDeleteOptions::default();
             let deleted = channel.exchange_delete(exchange.into(), options);

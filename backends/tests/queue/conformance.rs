@@ -159,11 +159,14 @@ pub(crate) async fn depth_counts_what_waits_and_who_consumes(queue: &dyn TaskQue
     }
     depth_becomes(queue, Lane::Tasks, depth(3, 0)).await;
     let mut first = consume(queue, Lane::Tasks, 1).await;
-    let second = consume(queue, Lane::Tasks, 1).await;
+    let mut second = consume(queue, Lane::Tasks, 1).await;
+    let held_by_first = next(&mut *first).await;
+    let held_by_second = next(&mut *second).await;
     depth_becomes(queue, Lane::Tasks, depth(1, 2)).await;
-    drop(second);
+    drop((second, held_by_second));
     depth_becomes(queue, Lane::Tasks, depth(2, 1)).await;
-    take_all(&mut *first, 3).await;
+    assert!(held_by_first.settle.ack().await);
+    take_all(&mut *first, 2).await;
     drop(first);
     depth_becomes(queue, Lane::Tasks, depth(0, 0)).await;
 }

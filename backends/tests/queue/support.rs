@@ -8,7 +8,7 @@ use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage, QueueDepth};
 use tokio::time::{sleep, timeout};
 
 /// Generous: nothing that works comes near it.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Time in which something that must not happen would have happened.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(300);
 

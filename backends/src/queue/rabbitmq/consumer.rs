@@ -1,7 +1,7 @@
 //! Consuming over a connection of its own, apart from publishing, so that a broker that blocks
 //! publishers still takes acks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{Acker, Channel};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::link::{Backoff, Link, Session};
@@ -24,15 +25,15 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A consumer of one lane. Its channel is opened again, on the same connection or the next one,
 /// whenever anything is wrong with it.
 pub(super) struct RabbitConsumer {
-    target: Arc<Target>,
-    link: Arc<Link>,
-    lane: Lane,
-    prefetch: u16,
-    open: Option<OpenConsumer>,
-    /// Kept here rather than in a loop, since callers drop the future of `next` at will.
-    backoff: Backoff,
-    not_before: Instant,
-    failing: bool,
+    opener: Arc<Opener>,
+    state: State,
+}
+
+enum State {
+    Open(Box<OpenConsumer>),
+    /// A task of its own, since callers drop the future of `next` at will: what it has reached
+    /// must not begin anew each time.
+    Opening(AbortOnDropHandle<Box<OpenConsumer>>),
 }
 
 /// A channel with a consumer on it. Dropping it closes the channel, and the broker takes back
@@ -45,59 +46,68 @@ struct OpenConsumer {
     _channel: Channel,
 }
 
-impl RabbitConsumer {
-    /// Begins to consume at once if the broker is there, and with the first `next` otherwise.
-    pub(super) async fn start(
-        target: Arc<Target>,
-        link: Arc<Link>,
-        lane: Lane,
-        prefetch: u16,
-    ) -> Self {
-        let mut consumer = Self {
-            target,
-            link,
-            lane,
-            // To AMQP, zero is no limit.
-            prefetch: prefetch.max(1),
-            open: None,
-            backoff: Backoff::new(),
-            not_before: Instant::now(),
-            failing: false,
-        };
-        if let Some(session) = consumer.link.current() {
-            consumer.try_open(session).await;
-        }
-        consumer
+struct Opener {
+    target: Arc<Target>,
+    link: Arc<Link>,
+    lane: Lane,
+    prefetch: u16,
+    pace: Mutex<Pace>,
+}
+
+/// Keeps a consumer that breaks again and again from being opened in a tight loop: the delays
+/// grow until something is delivered.
+struct Pace {
+    backoff: Backoff,
+    not_before: Instant,
+    failing: bool,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { backoff: Backoff::new(), not_before: Instant::now(), failing: false }
+    }
+}
+
+impl Opener {
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the broker, for ever.
-    async fn reopen(&mut self) {
-        while self.open.is_none() {
-            sleep_until(self.not_before).await;
+    /// Opens, over any number of failures and connections.
+    async fn open(self: Arc<Self>) -> Box<OpenConsumer> {
+        loop {
+            let not_before = self.pace().not_before;
+            sleep_until(not_before).await;
             let session = self.link.session().await;
-            self.try_open(session).await;
+            if let Some(open) = self.attempt(session).await {
+                return open;
+            }
         }
     }
 
-    async fn try_open(&mut self, session: Arc<Session>) {
-        self.not_before = Instant::now() + self.backoff.next_delay();
-        let opened = session.rpc(Box::pin(self.open_on(Arc::clone(&session)))).await;
-        match opened {
-            Ok(open) => {
-                debug!(lane = ?self.lane, "consuming");
-                self.open = Some(open);
+    async fn attempt(&self, session: Arc<Session>) -> Option<Box<OpenConsumer>> {
+        {
+            let mut pace = self.pace();
+            pace.not_before = Instant::now() + pace.backoff.next_delay();
+        }
+        match session.rpc(Box::pin(self.open_on(&session))).await {
+            Ok((channel, stream)) => {
+                debug!(lane = %self.target.lane(self.lane), "consuming");
+                let suspect = CancellationToken::new();
+                Some(Box::new(OpenConsumer { session, stream, suspect, _channel: channel }))
             }
             Err(trouble) => {
-                // An answer of the broker to the channel: the connection is sound.
+                // With a code it is the broker's answer to this channel; the connection is sound.
                 if trouble.code().is_none() {
                     session.give_up(&trouble);
                 }
-                self.broke(&trouble);
+                self.tell(&trouble);
+                None
             }
         }
     }
 
-    async fn open_on(&self, session: Arc<Session>) -> lapin::Result<OpenConsumer> {
+    async fn open_on(&self, session: &Session) -> lapin::Result<(Channel, lapin::Consumer)> {
         let channel = session.channel().await?;
         let queue = match self.lane {
             Lane::Progress => topology::declare_progress_queue(&channel, &self.target).await?,
@@ -108,21 +118,78 @@ impl RabbitConsumer {
         };
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
-        let stream =
-            channel.basic_consume(queue, short(""), options, FieldTable::default()).await?;
-        let suspect = CancellationToken::new();
-        Ok(OpenConsumer { session, stream, suspect, _channel: channel })
+        let stream = channel.basic_consume(queue, short(""), options, FieldTable::default());
+        let stream = stream.await?;
+        Ok((channel, stream))
     }
 
-    fn broke(&mut self, trouble: &Trouble) {
+    /// Logs the first of a row of failures, and the rest for who asks for it.
+    fn tell(&self, trouble: &Trouble) {
         let lane = self.target.lane(self.lane);
-        if self.failing {
+        if std::mem::replace(&mut self.pace().failing, true) {
             debug!(%lane, %trouble, "still not consuming");
         } else {
             warn!(%lane, %trouble, "consuming stopped; beginning again");
         }
-        self.failing = true;
-        self.open = None;
+    }
+}
+
+impl RabbitConsumer {
+    /// Begins to consume: at once if the broker is there, and as soon as it is otherwise.
+    pub(super) async fn start(
+        target: Arc<Target>,
+        link: Arc<Link>,
+        lane: Lane,
+        prefetch: u16,
+    ) -> Self {
+        // To AMQP, a prefetch of zero is no limit.
+        let (prefetch, pace) = (prefetch.max(1), Mutex::new(Pace::new()));
+        let opener = Arc::new(Opener { target, link, lane, prefetch, pace });
+        let opened = match opener.link.current() {
+            Some(session) => opener.attempt(session).await,
+            None => None,
+        };
+        let state = opened.map_or_else(|| State::opening(&opener), State::Open);
+        Self { opener, state }
+    }
+
+    /// The open channel; waits for the broker, for ever.
+    async fn open(&mut self) -> &mut OpenConsumer {
+        loop {
+            match self.state {
+                State::Open(ref mut open) => return open,
+                State::Opening(ref mut opening) => {
+                    // It fails only together with the runtime.
+                    self.state = match opening.await {
+                        Ok(open) => State::Open(open),
+                        Err(_) => State::opening(&self.opener),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn opening(opener: &Arc<Opener>) -> Self {
+        let opening = tokio::spawn(Arc::clone(opener).open());
+        Self::Opening(AbortOnDropHandle::new(opening))
+    }
+}
+
+impl OpenConsumer {
+    async fn next(&mut self) -> Result<lapin::message::Delivery, Trouble> {
+        tokio::select! {
+            biased;
+            () = self.session.lost() => Err(Trouble::Lost),
+            () = self.suspect.cancelled() => Err(Trouble::Lost),
+            received = self.stream.next() => match received {
+                Some(received) => received.map_err(Trouble::from),
+                // The broker cancelled the consumer: the queue is gone, or it moved, or a
+                // delivery was not settled for too long. Channel and connection look sound.
+                None => Err(Trouble::Cancelled),
+            },
+        }
     }
 }
 
@@ -130,39 +197,25 @@ impl RabbitConsumer {
 impl Consumer for RabbitConsumer {
     async fn next(&mut self) -> Delivery {
         loop {
-            let Some(open) = &mut self.open else {
-                self.reopen().await;
-                continue;
-            };
-            let received = tokio::select! {
-                biased;
-                () = open.session.lost() => Err(Trouble::Lost),
-                () = open.suspect.cancelled() => Err(Trouble::Lost),
-                received = open.stream.next() => match received {
-                    Some(received) => received.map_err(Trouble::from),
-                    // The broker cancelled the consumer: the queue is gone, or it moved, or a
-                    // delivery was not settled for too long. Channel and connection look sound.
-                    None => Err(Trouble::Cancelled),
-                },
-            };
-            match received {
+            let open = self.open().await;
+            let suspect = open.suspect.clone();
+            match open.next().await {
                 // What was received before its channel broke will come again, marked as such.
                 Ok(delivery) if !delivery.acker.usable() => {}
                 Ok(delivery) => {
-                    self.failing = false;
-                    self.backoff = Backoff::new();
+                    *self.opener.pace() = Pace::new();
                     let kind = delivery.properties.kind().as_ref();
                     return Delivery {
                         kind: kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
                         body: delivery.data,
                         redelivered: delivery.redelivered,
-                        settle: Box::new(RabbitSettle {
-                            acker: delivery.acker,
-                            suspect: open.suspect.clone(),
-                        }),
+                        settle: Box::new(RabbitSettle { acker: delivery.acker, suspect }),
                     };
                 }
-                Err(trouble) => self.broke(&trouble),
+                Err(trouble) => {
+                    self.opener.tell(&trouble);
+                    self.state = State::opening(&self.opener);
+                }
             }
         }
     }

@@ -16,9 +16,9 @@ use lapin::tcp::{AMQPUriTcpExt, TLSConfig};
 use lapin::types::ShortString;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::target::{Target, Trouble};
@@ -85,8 +85,22 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for an answer of the broker, but not for ever.
+    /// Waits for an answer of the broker, but not for ever. Silence ends the connection.
     pub(super) async fn rpc<T>(
+        &self,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> std::result::Result<T, Trouble> {
+        let answer = self.ask(call).await;
+        // The client writes nothing while it is blocked: its silence proves nothing.
+        if matches!(answer, Err(Trouble::Silent(_))) && self.blocked().is_none() {
+            self.give_up("the broker does not answer");
+        }
+        answer
+    }
+
+    /// As [`Session::rpc`], for questions that are not worth the connection, and with it every
+    /// delivery that is being worked on.
+    pub(super) async fn ask<T>(
         &self,
         call: impl Future<Output = lapin::Result<T>>,
     ) -> std::result::Result<T, Trouble> {
@@ -103,17 +117,11 @@ impl Session {
                 }
                 Err(error.into())
             }
-            Err(_) => {
-                // The client writes nothing while it is blocked: its silence proves nothing.
-                if self.blocked().is_none() {
-                    self.give_up("the broker does not answer");
-                }
-                Err(Trouble::Silent(RPC_TIMEOUT))
-            }
+            Err(_) => Err(Trouble::Silent(RPC_TIMEOUT)),
         }
     }
 
-    /// Opens a channel. Not bounded: to be called inside [`Session::rpc`].
+    /// Opens a channel. Not bounded: to be called inside [`Session::rpc`] or [`Session::ask`].
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
         self.connection.create_channel().await
     }
@@ -210,7 +218,7 @@ async fn connect(target: &Target, role: &str) -> lapin::Result<Connection> {
 pub(super) struct Link {
     sessions: watch::Receiver<Option<Arc<Session>>>,
     trouble: Arc<Mutex<String>>,
-    supervisor: JoinHandle<()>,
+    _supervisor: AbortOnDropHandle<()>,
 }
 
 impl Link {
@@ -222,10 +230,10 @@ impl Link {
     pub(super) async fn open(target: Arc<Target>, role: &'static str) -> Result<Self> {
         let first = Session::connect(&target, role).await?;
         let trouble = Arc::new(Mutex::default());
-        let (sender, sessions) = watch::channel(None);
+        let (sender, sessions) = watch::channel(Some(Arc::clone(&first)));
         let supervisor = Supervisor { target, role, sender, trouble: Arc::clone(&trouble) };
-        let supervisor = tokio::spawn(supervisor.run(first));
-        Ok(Self { sessions, trouble, supervisor })
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor.run(first)));
+        Ok(Self { sessions, trouble, _supervisor: supervisor })
     }
 
     /// The connection, if there is one now.
@@ -252,12 +260,6 @@ impl Link {
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.supervisor.abort();
-    }
-}
-
 struct Supervisor {
     target: Arc<Target>,
     role: &'static str,
@@ -269,7 +271,6 @@ impl Supervisor {
     async fn run(self, first: Arc<Session>) {
         let mut session = first;
         loop {
-            self.sender.send_replace(Some(Arc::clone(&session)));
             let reason = session.until_broken().await;
             self.note(&reason);
             self.sender.send_replace(None);
@@ -281,6 +282,7 @@ impl Supervisor {
             );
             session.close().await;
             session = self.reconnect().await;
+            self.sender.send_replace(Some(Arc::clone(&session)));
             info!(broker = self.target.label(), connection = self.role, "connected to RabbitMQ");
         }
     }

@@ -13,13 +13,14 @@ use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::link::{Link, Session};
 use super::message::properties;
 use super::target::{Target, routing_key, short};
+use super::topology;
 use crate::error::{BackendError, Result};
 use crate::queue::{Lane, OutgoingMessage, limits};
 
@@ -44,7 +45,7 @@ pub(super) struct Publisher {
     jobs: mpsc::Sender<Job>,
     /// The channel for progress, without confirms.
     progress: Mutex<Option<Channel>>,
-    batches: JoinHandle<()>,
+    _batches: AbortOnDropHandle<()>,
 }
 
 struct Job {
@@ -62,8 +63,8 @@ impl Publisher {
         let link = Arc::new(Link::open(Arc::clone(&target), "publish").await?);
         let (jobs, waiting) = mpsc::channel(WAITING_MESSAGES);
         let batches = Batches { target: Arc::clone(&target), link: Arc::clone(&link), open: None };
-        let batches = tokio::spawn(batches.run(waiting));
-        Ok(Self { target, link, jobs, progress: Mutex::default(), batches })
+        let batches = AbortOnDropHandle::new(tokio::spawn(batches.run(waiting)));
+        Ok(Self { target, link, jobs, progress: Mutex::default(), _batches: batches })
     }
 
     /// Publishes to a durable lane; `Ok` is the broker's confirm.
@@ -112,6 +113,8 @@ impl Publisher {
             Some(channel) => Ok(channel.clone()),
             None => {
                 let channel = session.channel().await?;
+                // A missing exchange may be why the last channel was closed.
+                topology::declare_progress(&channel, &self.target).await?;
                 *open = Some(channel.clone());
                 Ok(channel)
             }
@@ -131,12 +134,6 @@ impl Publisher {
         let (label, lane) = (self.target.label(), self.target.lane(lane));
         let what = format!("RabbitMQ at {label}: cannot publish to {lane}");
         BackendError::Unavailable { what, cause: why.into() }
-    }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        self.batches.abort();
     }
 }
 

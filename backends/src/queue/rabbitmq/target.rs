@@ -13,6 +13,9 @@ use crate::queue::Lane;
 /// Interval of heartbeats, in seconds; the broker's is used where it is shorter. A peer that is
 /// silent for two of them is given up.
 const HEARTBEAT_SECONDS: u16 = 15;
+/// The longest frame, in bytes: the client keeps two buffers of 32 frames for each connection.
+/// A message's headers have to fit into one.
+const FRAME_BYTES: u32 = 32 * 1024;
 /// The longest prefix, in bytes: it begins names of at most 255.
 const MAX_PREFIX_BYTES: usize = 128;
 
@@ -98,6 +101,7 @@ impl Target {
             });
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        uri.query.frame_max.get_or_insert(FRAME_BYTES);
         let vhost = uri.vhost.replace('%', "%25").replace('/', "%2f");
         let label = format!("{}:{}/{vhost}", uri.authority.host, uri.authority.port);
         Ok(Self { uri, label, name, prefix })

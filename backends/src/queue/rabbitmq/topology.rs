@@ -22,7 +22,7 @@ pub(super) async fn declare(channel: &Channel, target: &Target) -> lapin::Result
     for lane in DURABLE {
         declare_queue(channel, target, lane).await?;
     }
-    declare_exchange(channel, target.lane(Lane::Progress), ExchangeKind::Fanout).await
+    declare_progress(channel, target).await
 }
 
 /// Declares one durable queue and its binding.
@@ -38,13 +38,18 @@ pub(super) async fn declare_queue(
     bind(channel, target.lane(lane), target.exchange(), short(routing_key(lane))).await
 }
 
+/// Declares the exchange for progress.
+pub(super) async fn declare_progress(channel: &Channel, target: &Target) -> lapin::Result<()> {
+    declare_exchange(channel, target.lane(Lane::Progress), ExchangeKind::Fanout).await
+}
+
 /// Declares a progress consumer's own queue, gone with its consumer, and returns its name.
 pub(super) async fn declare_progress_queue(
     channel: &Channel,
     target: &Target,
 ) -> lapin::Result<ShortString> {
+    declare_progress(channel, target).await?;
     let exchange = target.lane(Lane::Progress);
-    declare_exchange(channel, exchange.clone(), ExchangeKind::Fanout).await?;
     let queue = short(&format!("{exchange}.{}", Uuid::new_v4()));
     let mut arguments = FieldTable::default();
     arguments.insert(short("x-queue-type"), text("classic"));

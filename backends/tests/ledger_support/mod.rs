@@ -1,0 +1,15 @@
+//! Databases for the conformance suite, and the values it plays with.
+
+mod bench;
+mod values;
+
+pub(crate) mod commit_suite;
+pub(crate) mod lease_suite;
+pub(crate) mod operator_suite;
+mod postgres_only;
+pub(crate) mod setup_suite;
+mod sqlite_only;
+pub(crate) mod windows_suite;
+
+pub(crate) use bench::{Bench, PostgresBench, SqliteBench};
+pub(crate) use values::*;

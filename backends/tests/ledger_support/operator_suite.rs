@@ -1,0 +1,173 @@
+//! What operators do: replay, move the watermark, look into the log.
+
+use backends::BackendError;
+use backends::ledger::{Adjustment, WindowRecord, WindowState};
+use protocol::names;
+
+use super::*;
+
+pub(crate) async fn a_replay_is_requested_once_and_then_planned(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    settle(&*ledger, &lease, 1).await;
+    let end = window(1).end();
+
+    let requested = ledger.request_replay(end, &audit("replay")).await.expect("it is recorded");
+    assert_eq!((requested.key(), requested.state), (key(1, 1), WindowState::Requested));
+    assert_eq!(requested.window, window(1));
+    let again = ledger.request_replay(end, &audit("replay")).await.expect("it is there");
+    assert_eq!(again, requested);
+    assert_eq!(ledger.open_windows().await.expect("windows"), [requested]);
+    let replays = "SELECT CAST(count(*) AS text) FROM des_audit_log WHERE action = 'replay'";
+    assert_eq!(bench.text(replays).await, Some("1".to_owned()));
+
+    let mut planned = new_window(1, 2);
+    planned.revision = 1;
+    ledger.add_window(&lease, &planned).await.expect("it is planned");
+    let open = ledger.open_windows().await.expect("windows");
+    assert_eq!(open.len(), 1);
+    assert_eq!((open[0].key(), open[0].state), (key(1, 1), WindowState::Open));
+    assert_eq!(ledger.partitions(key(1, 1)).await.expect("partitions").len(), 2);
+    let under_way = ledger.request_replay(end, &audit("replay")).await.expect("it is there");
+    assert_eq!(under_way, open[0]);
+
+    for partition in 0..2 {
+        accept(&*ledger, &lease, key(1, 1), partition).await;
+    }
+    let mut commit = commit(1, &lease);
+    commit.revision = 1;
+    commit.certificate = Some(certificate(1, 1, 1));
+    commit.advance_from = None;
+    ledger.commit_window(&lease, &commit).await.expect("it is committed");
+    let next = ledger.request_replay(end, &audit("replay")).await.expect("it is recorded");
+    assert_eq!(next.key(), key(1, 2));
+}
+
+pub(crate) async fn only_a_committed_window_can_be_replayed(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    ready(&*ledger, &lease, 1, 1).await;
+    for day in [1, 2] {
+        let refused = ledger.request_replay(window(day).end(), &audit("replay")).await;
+        assert!(refused.expect_err("nothing is committed").is_not_found());
+    }
+    assert_eq!(ledger.open_windows().await.expect("windows").len(), 1);
+}
+
+pub(crate) async fn a_request_is_not_committed_unplanned(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    settle(&*ledger, &lease, 1).await;
+    ledger.request_replay(window(1).end(), &audit("replay")).await.expect("it is recorded");
+    let mut commit = commit(1, &lease);
+    commit.revision = 1;
+    commit.certificate = Some(certificate(1, 1, 1));
+    commit.advance_from = None;
+    let refused = ledger.commit_window(&lease, &commit).await;
+    assert!(refused.expect_err("it has no manifests").is_not_found());
+}
+
+fn adjustment(from: &str, to: &str) -> Adjustment {
+    Adjustment { from: at(from), to: at(to), skip_certificate: None, audit: audit("adjust") }
+}
+
+pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    settle(&*ledger, &lease, 1).await;
+    settle(&*ledger, &lease, 2).await;
+    ready(&*ledger, &lease, 3, 2).await;
+    ledger.request_replay(window(1).end(), &audit("replay")).await.expect("it is recorded");
+
+    ledger.adjust(&adjustment("2024-12-03", "2024-12-02")).await.expect("it is moved");
+    assert_eq!(watermark(&*ledger).await, at("2024-12-02"));
+    let archive = ledger.archive().await.expect("an answer").expect("an archive");
+    assert_eq!((archive.settled_until, archive.origin), (at("2024-12-02"), at(START)));
+    assert_eq!(ledger.open_windows().await.expect("windows"), []);
+    assert_eq!(ledger.partitions(key(3, 0)).await.expect("partitions"), []);
+    assert_eq!(ledger.partitions(key(2, 0)).await.expect("partitions").len(), 2);
+    let committed = ledger.committed_windows(None, None, 9).await.expect("windows");
+    let keys: Vec<_> = committed.iter().map(WindowRecord::key).collect();
+    assert_eq!(keys, [key(1, 0), key(2, 0)]);
+
+    let status = ledger.lease_status().await.expect("a status").expect("a row");
+    assert_eq!((status.holder, status.epoch), (None, 2));
+    assert_conflict(ledger.add_window(&lease, &new_window(3, 1)).await, "held by nobody");
+    assert_eq!(take(&*ledger, "second").await.epoch, 3);
+
+    ledger.adjust(&adjustment("2024-12-02", "2024-11-20")).await.expect("below the origin");
+    let archive = ledger.archive().await.expect("an answer").expect("an archive");
+    assert_eq!((archive.settled_until, archive.origin), (at("2024-11-20"), at("2024-11-20")));
+    let log = "SELECT actor || ' ' || action || ' ' || from_value || ' ' || reason \
+               FROM des_audit_log ORDER BY id DESC LIMIT 1";
+    let expected = "ada@console adjust 2024-12-01T00:00:00Z it's a test";
+    assert_eq!(bench.text(log).await.as_deref(), Some(expected));
+}
+
+pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    settle(&*ledger, &lease, 1).await;
+    let mut skip = adjustment("2024-12-02", "2024-12-10");
+    let certificate = names::certificate(key(9, 0), 2);
+    skip.skip_certificate = Some(certificate.clone());
+    ledger.adjust(&skip).await.expect("it is moved");
+
+    assert_eq!(watermark(&*ledger).await, at("2024-12-10"));
+    let archive = ledger.archive().await.expect("an answer").expect("an archive");
+    assert_eq!((archive.settled_until, archive.origin), (at("2024-12-10"), at(START)));
+    let committed = ledger.committed_windows(None, None, 9).await.expect("windows");
+    assert_eq!(committed.len(), 2);
+    let skipped = &committed[1];
+    assert_eq!((skipped.window.start(), skipped.window.end()), (skip.from, skip.to));
+    assert_eq!((skipped.rows.rows, &skipped.certificate), (0, &Some(certificate.clone())));
+
+    let without = adjustment("2024-12-10", "2024-12-12");
+    ledger.adjust(&without).await.expect("over what is settled already");
+    assert_eq!(watermark(&*ledger).await, at("2024-12-12"));
+    assert_eq!(ledger.committed_windows(None, None, 9).await.expect("windows").len(), 2);
+
+    // A certificate for another end, or for a window that is recorded already.
+    let before = Snapshot::of(&*ledger).await;
+    for (to, certificate) in [("2024-12-13", certificate), ("2024-12-13", "x".to_owned())] {
+        let mut wrong = adjustment("2024-12-12", to);
+        wrong.skip_certificate = Some(certificate);
+        let error = ledger.adjust(&wrong).await.expect_err("it is refused");
+        assert!(matches!(error, BackendError::Invalid { .. }), "{error:?}");
+    }
+    assert_eq!(Snapshot::of(&*ledger).await, before);
+}
+
+pub(crate) async fn an_adjustment_from_elsewhere_changes_nothing(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let unregistered = ledger.adjust(&adjustment("2024-12-01", "2024-12-02")).await;
+    assert_conflict(unregistered, "has no row");
+    let lease = begin(&*ledger).await;
+    ready(&*ledger, &lease, 1, 1).await;
+    let before = Snapshot::of(&*ledger).await;
+    let refused = ledger.adjust(&adjustment("2024-12-02", "2024-11-01")).await;
+    assert_conflict(refused, "is at 2024-12-01");
+    assert_eq!(Snapshot::of(&*ledger).await, before);
+    let log = "SELECT CAST(count(*) AS text) FROM des_audit_log WHERE action = 'adjust'";
+    assert_eq!(bench.text(log).await, Some("0".to_owned()));
+}
+
+pub(crate) async fn the_audit_log_only_grows(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let mut entry = audit("pause");
+    entry.from = None;
+    entry.reason = None;
+    ledger.record_audit(&entry).await.expect("it is recorded");
+    ledger.record_audit(&audit("resume")).await.expect("it is recorded");
+    for forbidden in [
+        "UPDATE des_audit_log SET actor = 'nobody'",
+        "DELETE FROM des_audit_log",
+        "DELETE FROM des_audit_log WHERE action = 'pause'",
+    ] {
+        let error = bench.try_sql(forbidden).await.expect_err(forbidden);
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+    let log = "SELECT min(action) || ' ' || max(action) || ' ' || count(*) || ' ' || min(job) \
+               || ' ' || count(from_value) FROM des_audit_log";
+    assert_eq!(bench.text(log).await.as_deref(), Some("pause resume 2 files 1"));
+}
