@@ -1,6 +1,6 @@
 //! `des init`: the archive's identity, des's own tables, the first watermark.
 
-use backends::ledger::{POSTGRES_SQL, SQLITE_SQL};
+use backends::ledger::{postgres, sqlite};
 use serde::Serialize;
 
 use crate::cli::InitArgs;
@@ -25,8 +25,8 @@ pub(super) async fn run(args: InitArgs, output: Output) -> Result<Exit, Failure>
     let config = Config::load(&args.config.config)?;
     if args.print {
         let sql = match config.ledger {
-            DatabaseUrl::Postgres(_) => POSTGRES_SQL,
-            DatabaseUrl::Sqlite(_) => SQLITE_SQL,
+            DatabaseUrl::Postgres(_) => postgres::migrations_sql(),
+            DatabaseUrl::Sqlite(_) => sqlite::migrations_sql(),
         };
         output.raw(sql.as_bytes())?;
         return Ok(Exit::Done);
