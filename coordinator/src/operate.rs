@@ -257,14 +257,16 @@ pub async fn adjust(
     plan: &AdjustPlan,
     operator: &Operator<'_>,
 ) -> Result<(), AdjustError> {
-    let skip_certificate = match plan.skip {
-        Some(window) => Some(write_skip_certificate(ledger, store, window, operator).await?),
+    let skip = match plan.skip {
+        Some(window) => {
+            Some((window, write_skip_certificate(ledger, store, window, operator).await?))
+        }
         None => None,
     };
     let adjustment = Adjustment {
         from: plan.from,
         to: plan.to,
-        skip_certificate,
+        skip,
         audit: AuditEntry {
             actor: operator.actor.clone(),
             action: "adjust".to_owned(),

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use coordinator::InitError;
+use coordinator::operate::AdjustError;
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -50,10 +52,10 @@ impl Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        match error.downcast::<ConfigError>() {
-            Ok(config) => Self::Usage(config.to_string()),
-            Err(other) => Self::Failed(other),
-        }
+        let is_usage = error.is::<ConfigError>()
+            || matches!(error.downcast_ref(), Some(InitError::Refused(_)))
+            || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)));
+        if is_usage { Self::Usage(error.to_string()) } else { Self::Failed(error) }
     }
 }
 

@@ -259,8 +259,9 @@ pub struct Adjustment {
     pub from: Timestamp,
     /// The watermark after.
     pub to: Timestamp,
-    /// A certificate of skipping over `(from, to]`, already durable, when moving forward.
-    pub skip_certificate: Option<String>,
+    /// The stretch that is skipped when moving forward, and the object name of the certificate
+    /// that says so, already durable.
+    pub skip: Option<(Window, String)>,
     /// The audit row.
     pub audit: AuditEntry,
 }

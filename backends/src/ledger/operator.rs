@@ -50,7 +50,7 @@ pub(super) async fn adjust<S: Session>(
     (job, config_id): (&Job, i32),
     adjustment: &Adjustment,
 ) -> Result<()> {
-    let Adjustment { from, to, skip_certificate, audit } = adjustment;
+    let Adjustment { from, to, skip, audit } = adjustment;
     let current = lease::lock(session, job).await?;
     watermark::require_at(session, config_id, *from).await?;
     let Some(archive) = watermark::archive(session, job).await? else {
@@ -60,8 +60,8 @@ pub(super) async fn adjust<S: Session>(
     };
     lease::revoke(session, job, current.epoch).await?;
     windows::delete_uncommitted(session, job).await?;
-    if let Some(certificate) = skip_certificate {
-        record_skip(session, job, (*from, *to), certificate).await?;
+    if let Some((window, certificate)) = skip {
+        record_skip(session, job, *window, certificate).await?;
     }
     watermark::set(session, config_id, *to, &audit.actor).await?;
     let update = "UPDATE des_archives SET settled_until = $2, origin = $3 WHERE job = $1";
@@ -71,21 +71,21 @@ pub(super) async fn adjust<S: Session>(
     append_audit(session, job, audit).await
 }
 
-/// Records a certificate of skipping over `(from, to]` as a committed window of zero rows, with
-/// the revision that its name carries.
+/// Records a certificate of skipping over a window as a committed window of zero rows, with the
+/// revision that its name carries.
 async fn record_skip<S: Session>(
     session: &mut S,
     job: &Job,
-    (from, to): (Timestamp, Timestamp),
+    window: Window,
     certificate: &str,
 ) -> Result<()> {
     let refused = |why: String| BackendError::Invalid {
         what: format!("the skip certificate {certificate} cannot be recorded: {why}"),
     };
-    let window = Window::new(from, to).map_err(|error| refused(error.to_string()))?;
+    let end = window.end();
     let name = parse_certificate(certificate)
-        .filter(|name| name.window.end == to)
-        .ok_or_else(|| refused(format!("its name is not that of a window that ends at {to}")))?;
+        .filter(|name| name.window.end == end)
+        .ok_or_else(|| refused(format!("its name is not that of a window that ends at {end}")))?;
     if windows::find(session, job, name.window).await?.is_some() {
         return Err(refused(format!("window {} is in the ledger already", name.window)));
     }

@@ -68,7 +68,7 @@ pub(crate) async fn a_request_is_not_committed_unplanned(bench: &dyn Bench) {
 }
 
 fn adjustment(from: &str, to: &str) -> Adjustment {
-    Adjustment { from: at(from), to: at(to), skip_certificate: None, audit: audit("adjust") }
+    Adjustment { from: at(from), to: at(to), skip: None, audit: audit("adjust") }
 }
 
 pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
@@ -110,7 +110,8 @@ pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
     settle(&*ledger, &lease, 1).await;
     let mut skip = adjustment("2024-12-02", "2024-12-10");
     let certificate = names::certificate(key(9, 0), 2);
-    skip.skip_certificate = Some(certificate.clone());
+    let stretch = Window::new(skip.from, skip.to).expect("a window");
+    skip.skip = Some((stretch, certificate.clone()));
     ledger.adjust(&skip).await.expect("it is moved");
 
     assert_eq!(watermark(&*ledger).await, at("2024-12-10"));
@@ -131,7 +132,8 @@ pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
     let before = Snapshot::of(&*ledger).await;
     for (to, certificate) in [("2024-12-13", certificate), ("2024-12-13", "x".to_owned())] {
         let mut wrong = adjustment("2024-12-12", to);
-        wrong.skip_certificate = Some(certificate);
+        let stretch = Window::new(wrong.from, wrong.to).expect("a window");
+        wrong.skip = Some((stretch, certificate));
         let error = ledger.adjust(&wrong).await.expect_err("it is refused");
         assert!(matches!(error, BackendError::Invalid { .. }), "{error:?}");
     }
