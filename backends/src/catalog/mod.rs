@@ -6,7 +6,10 @@ use tokio::sync::mpsc;
 
 use crate::error::Result;
 
+mod batch;
+mod names;
 pub mod postgres;
+mod sql_error;
 pub mod sqlite;
 
 pub use postgres::PostgresCatalog;

@@ -1,0 +1,194 @@
+//! The table as the database has it, and the pieces of SQL that follow from it.
+
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+
+use crate::catalog::CatalogTable;
+use crate::catalog::names::{column_candidates, quote, table_candidates, what_exists};
+use crate::catalog::sql_error::meaning;
+use crate::error::{BackendError, Result};
+
+/// The table with its columns, found under the configured names.
+///
+/// Columns are named with their table: a lone `"created_at"` would, in SQLite, be the text
+/// created_at where there is no such column (any more).
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// For a person: `the catalog in /data/files.db`.
+    pub(super) database: String,
+    /// The table, quoted, for FROM.
+    pub(super) from: String,
+    pub(super) uid: String,
+    pub(super) created_at: String,
+    pub(super) location: String,
+    pub(super) size: Option<String>,
+    /// The column alone, quoted, for messages with SQL.
+    pub(super) created_at_name: String,
+    /// As declared, for a person.
+    pub(super) uid_type: String,
+    pub(super) created_at_type: String,
+    /// Whether an index, or the table itself, begins with `created_at`.
+    pub(super) created_at_indexed: bool,
+}
+
+#[derive(Debug)]
+struct Column {
+    name: String,
+    declared: String,
+    /// Place in the primary key, from 1; 0 outside.
+    key: i64,
+}
+
+impl Column {
+    fn shown_type(&self) -> String {
+        if self.declared.is_empty() { "no type".to_owned() } else { self.declared.clone() }
+    }
+}
+
+impl Table {
+    /// Finds the table and its columns.
+    ///
+    /// # Errors
+    /// `NotFound` with what there is instead.
+    pub(super) async fn find(
+        connection: &mut SqliteConnection,
+        database: &str,
+        names: &CatalogTable,
+    ) -> Result<Self> {
+        let lookup = Lookup { database, names };
+        let table = lookup.table(connection).await?;
+        let columns = lookup.columns(connection, &table).await?;
+        let find = |wanted: &str| lookup.column(&table, &columns, wanted);
+        let (uid, created_at) = (find(&names.uid)?, find(&names.created_at)?);
+        let location = find(&names.location)?;
+        let size = names.size.as_deref().map(find).transpose()?;
+        let quoted = quote(&table);
+        let of_table = |column: &Column| format!("{quoted}.{}", quote(&column.name));
+        Ok(Self {
+            database: database.to_owned(),
+            uid: of_table(uid),
+            created_at: of_table(created_at),
+            location: of_table(location),
+            size: size.map(of_table),
+            created_at_name: quote(&created_at.name),
+            uid_type: uid.shown_type(),
+            created_at_type: created_at.shown_type(),
+            created_at_indexed: lookup.is_indexed(connection, &table, &columns, created_at).await?,
+            from: quoted,
+        })
+    }
+
+    /// The condition that a row has a uid and a `created_at`.
+    pub(super) fn has_keys(&self) -> String {
+        format!("{} IS NOT NULL AND {} IS NOT NULL", self.uid, self.created_at)
+    }
+
+    /// The condition of lying in a range, whose bounds are the next two parameters.
+    pub(super) fn in_range(&self) -> String {
+        format!("{0} > ? AND {0} <= ?", self.created_at)
+    }
+
+    /// What the error means, where `action` failed on this table's database.
+    pub(super) fn failed(&self, action: &str, error: sqlx::Error) -> BackendError {
+        meaning(&format!("{}: {action}", self.database), error)
+    }
+}
+
+struct Lookup<'a> {
+    database: &'a str,
+    names: &'a CatalogTable,
+}
+
+impl Lookup<'_> {
+    fn failed(&self, error: sqlx::Error) -> BackendError {
+        let action = format!("looking for the table `{}`", self.names.table);
+        meaning(&format!("{}: {action}", self.database), error)
+    }
+
+    /// The table's own spelling of the name; SQLite's names have no case.
+    async fn table(&self, connection: &mut SqliteConnection) -> Result<String> {
+        let existing: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
+             AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
+        )
+        .fetch_all(connection)
+        .await
+        .map_err(|error| self.failed(error))?;
+        let wanted = &self.names.table;
+        table_candidates(wanted)
+            .iter()
+            .filter_map(|parts| match parts.as_slice() {
+                [table] => Some(table),
+                [schema, table] if schema.eq_ignore_ascii_case("main") => Some(table),
+                _ => None,
+            })
+            .find_map(|name| {
+                let same = |other: &&String| other.eq_ignore_ascii_case(name);
+                existing.iter().find(|other| *other == name).or(existing.iter().find(same))
+            })
+            .cloned()
+            .ok_or_else(|| BackendError::NotFound {
+                what: format!(
+                    "there is no table `{wanted}` in {}; {}",
+                    self.database,
+                    what_exists(wanted, existing.iter().map(String::as_str))
+                ),
+            })
+    }
+
+    /// All columns, also generated ones, but not those that virtual tables hide.
+    async fn columns(&self, connection: &mut SqliteConnection, table: &str) -> Result<Vec<Column>> {
+        let rows =
+            sqlx::query("SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1")
+                .bind(table)
+                .fetch_all(connection)
+                .await
+                .map_err(|error| self.failed(error))?;
+        rows.iter()
+            .map(|row| {
+                Ok(Column {
+                    name: row.try_get(0)?,
+                    declared: row.try_get(1)?,
+                    key: row.try_get(2)?,
+                })
+            })
+            .collect::<sqlx::Result<_>>()
+            .map_err(|error| self.failed(error))
+    }
+
+    fn column<'c>(&self, table: &str, columns: &'c [Column], wanted: &str) -> Result<&'c Column> {
+        column_candidates(wanted)
+            .iter()
+            .find_map(|name| columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)))
+            .ok_or_else(|| BackendError::NotFound {
+                what: format!(
+                    "the table {table} in {} has no column `{wanted}`; {}",
+                    self.database,
+                    what_exists(wanted, columns.iter().map(|column| column.name.as_str()))
+                ),
+            })
+    }
+
+    async fn is_indexed(
+        &self,
+        connection: &mut SqliteConnection,
+        table: &str,
+        columns: &[Column],
+        created_at: &Column,
+    ) -> Result<bool> {
+        // An INTEGER PRIMARY KEY is the order of the table itself, and is listed as no index.
+        let alone = columns.iter().filter(|column| column.key > 0).count() == 1;
+        if alone && created_at.key == 1 && created_at.declared.eq_ignore_ascii_case("INTEGER") {
+            return Ok(true);
+        }
+        sqlx::query_scalar(AssertSqlSafe(
+            "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) AS list, \
+               pragma_index_info(list.name) AS info \
+             WHERE list.partial = 0 AND info.seqno = 0 AND info.name = ?2 COLLATE NOCASE)",
+        ))
+        .bind(table)
+        .bind(&created_at.name)
+        .fetch_one(connection)
+        .await
+        .map_err(|error| self.failed(error))
+    }
+}
