@@ -5,8 +5,14 @@
 mod fixture;
 #[path = "catalog/postgres.rs"]
 mod postgres;
+#[path = "catalog/postgres_sessions.rs"]
+mod postgres_sessions;
+#[path = "catalog/postgres_types.rs"]
+mod postgres_types;
 #[path = "catalog/sqlite.rs"]
 mod sqlite;
+#[path = "catalog/sqlite_forms.rs"]
+mod sqlite_forms;
 #[path = "catalog/suite.rs"]
 mod suite;
 

@@ -1,11 +1,15 @@
 //! A table of files to be read as a catalog, whatever the database.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use backends::Catalog;
 use backends::catalog::CatalogTable;
 use protocol::{Row, Timestamp, Window};
 use tokio::sync::mpsc;
+
+/// Generous: nothing here takes seconds unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The table, and what its columns are.
 #[derive(Clone, Debug)]

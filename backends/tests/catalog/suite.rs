@@ -1,7 +1,5 @@
 //! The promises that every catalog keeps.
 
-use std::time::Duration;
-
 use backends::Catalog;
 use backends::catalog::{CatalogTable, RangeCount, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable};
 use protocol::row::{MAX_LOCATION_BYTES, MAX_UID_BYTES, RowDefect};
@@ -9,10 +7,9 @@ use protocol::{Row, Timestamp, Window};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::fixture::{File, Fixture, Shape, at, by_uid, file, scan, uids, widest, window};
-
-/// Generous: nothing here takes seconds unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::fixture::{
+    File, Fixture, PATIENCE, Shape, at, by_uid, file, scan, uids, widest, window,
+};
 
 async fn with_files<F: Fixture>(shape: Shape, files: &[File]) -> (F, Box<dyn Catalog>) {
     let names = shape.names();
