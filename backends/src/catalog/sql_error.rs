@@ -67,6 +67,10 @@ fn of_postgres(doing: &str, error: sqlx::Error) -> BackendError {
             what: format!("{doing}: check the user, its password and pg_hba.conf"),
             cause: error.into(),
         },
+        // character_not_in_repertoire
+        "22021" => BackendError::Invalid {
+            what: format!("{doing}: the table holds a text that is not UTF-8; correct it: {error}"),
+        },
         "42P01" | "42703" | "3D000" | "3F000" => {
             BackendError::NotFound { what: format!("{doing}: {error}") }
         }

@@ -26,7 +26,7 @@ use super::{Catalog, CatalogReport, CatalogTable, RangeCount, Unplaceable};
 use crate::error::{BackendError, Result};
 
 use detect::{Detected, detect};
-use form::{Stored, TimeForm};
+use form::{Stored, TimeForm, Unit};
 use session::Session;
 use table::Table;
 
@@ -61,7 +61,9 @@ impl SqliteCatalog {
                 what: format!("{database}: there is no such file"),
             });
         }
-        let options = session::options(path);
+        // A relative path that begins with `file:` would be a URI to SQLite.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let options = session::options(&absolute);
         let mut session = Session::open(&options, &database).await?;
         let found = Table::find(&mut session.connection, &database, &table).await?;
         let detected = detect(&mut session.connection, &found).await?;
@@ -81,9 +83,13 @@ impl SqliteCatalog {
         if let Some(form) = known_form {
             return Ok(form);
         }
-        let detected = known(detect(connection, &self.table).await?);
-        *self.form.write().await = detected;
-        Ok(detected.unwrap_or(TimeForm::OF_AN_EMPTY_TABLE))
+        let detected = detect(connection, &self.table).await?;
+        *self.form.write().await = known(detected);
+        Ok(match detected {
+            Detected::Form(form) => form,
+            Detected::OnlyZeroes => TimeForm::Integer(Unit::Seconds),
+            Detected::Nothing => TimeForm::OF_AN_EMPTY_TABLE,
+        })
     }
 
     /// One row of figures over the rows in a range.
@@ -139,7 +145,7 @@ impl SqliteCatalog {
 const fn known(detected: Detected) -> Option<TimeForm> {
     match detected {
         Detected::Form(form) => Some(form),
-        Detected::Nothing => None,
+        Detected::OnlyZeroes | Detected::Nothing => None,
     }
 }
 
@@ -264,7 +270,9 @@ impl Catalog for SqliteCatalog {
         *self.form.write().await = known(detected);
         let form = match detected {
             Detected::Form(form) => format!("as {form}"),
-            Detected::Nothing => "without rows that tell their form".to_owned(),
+            Detected::OnlyZeroes | Detected::Nothing => {
+                "without rows that tell their form".to_owned()
+            }
         };
         Ok(CatalogReport {
             server: format!("SQLite {version}"),

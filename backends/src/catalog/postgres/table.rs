@@ -254,7 +254,8 @@ fn is_size(column: &str) -> String {
 
 async fn find_relation(server: &Server, name: &str) -> sqlx::Result<Option<(i64, String, String)>> {
     let mut connection = server.pool().acquire().await?;
-    for parts in table_candidates(name) {
+    // A third part would be the database; a connection sees only its own.
+    for parts in table_candidates(name).into_iter().filter(|parts| parts.len() <= 2) {
         let quoted: Vec<String> = parts.iter().map(|part| quote(part)).collect();
         if let Some(found) = resolve(&mut connection, &quoted.join(".")).await? {
             return Ok(Some(found));

@@ -19,7 +19,9 @@ const ZERO: &str = "integer 0";
 pub(super) enum Detected {
     /// All rows are of this form.
     Form(TimeForm),
-    /// No row tells: there is none, or only such as are the same in every form.
+    /// All rows are the integer 0, which is 1970 in every unit.
+    OnlyZeroes,
+    /// There are no rows.
     Nothing,
 }
 
@@ -44,7 +46,8 @@ pub(super) async fn detect(connection: &mut SqliteConnection, table: &Table) -> 
         .map_err(|error| table.failed(&action, error))?;
     let telling: Vec<&String> = kinds.iter().filter(|kind| kind.as_str() != ZERO).collect();
     match telling.as_slice() {
-        [] => return Ok(Detected::Nothing),
+        [] if kinds.is_empty() => return Ok(Detected::Nothing),
+        [] => return Ok(Detected::OnlyZeroes),
         [kind] => {
             let form = form_of_kind(kind);
             let zeroes_fit = kinds.len() == 1 || matches!(form, Some(TimeForm::Integer(_)));
