@@ -295,7 +295,7 @@ pub(crate) async fn every_reason_and_odd_text_reads_back(bench: &dyn Bench) {
         FailureReason::NoLocation,
         FailureReason::LocationTooLong,
         FailureReason::UidTooLong,
-        FailureReason::TooManyVersions,
+        FailureReason::TooManyParts,
     ]
     .map(|reason| failed(&format!("Zażółć 'gęślą' \"jaźń\" $1 {reason} 🗄"), reason))
     .to_vec();

@@ -2,7 +2,7 @@
 
 use backends::BackendError;
 use backends::ledger::{Adjustment, WindowRecord, WindowState};
-use protocol::names;
+use protocol::{Window, names};
 
 use super::*;
 
