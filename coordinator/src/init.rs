@@ -69,21 +69,72 @@ pub async fn ensure_archive(
     store: &Store,
     seed: &ArchiveSeed,
 ) -> Result<InitReport, InitError> {
-    let stored = read_identity(store).await?;
-    let recorded = ledger.archive().await?;
-    if let Some(identity) = &stored {
+    match look(Some(ledger), catalog, Some(store), seed).await? {
+        Known::Archive(report) => Ok(report),
+        Known::Proposal(proposal) => make(ledger, store, seed, proposal).await,
+    }
+}
+
+/// Refuses what [`ensure_archive`] would refuse, before there is anything to make it in: `None`
+/// stands for a ledger or a store that is not there yet. Changes nothing.
+///
+/// # Errors
+/// Those of [`ensure_archive`].
+pub async fn refuse_early(
+    ledger: Option<&dyn Ledger>,
+    catalog: &dyn Catalog,
+    store: Option<&Store>,
+    seed: &ArchiveSeed,
+) -> Result<(), InitError> {
+    look(ledger, catalog, store, seed).await.map(drop)
+}
+
+/// What is there, once nothing speaks against it.
+enum Known {
+    Archive(InitReport),
+    Proposal(Proposal),
+}
+
+/// An archive that may be made.
+struct Proposal {
+    identity: ArchiveIdentity,
+    watermark: WatermarkRow,
+    /// Rows at or below the origin.
+    below: u64,
+}
+
+async fn look(
+    ledger: Option<&dyn Ledger>,
+    catalog: &dyn Catalog,
+    store: Option<&Store>,
+    seed: &ArchiveSeed,
+) -> Result<Known, InitError> {
+    let stored = match store {
+        Some(store) => read_identity(store).await?,
+        None => None,
+    };
+    let recorded = match ledger {
+        Some(ledger) => ledger.archive().await?,
+        None => None,
+    };
+    if let (Some(identity), Some(store)) = (&stored, store) {
         check_seed(identity, store, seed)?;
     }
+    let place = store.map_or_else(|| "the store".to_owned(), ToString::to_string);
+    let watermark = match ledger {
+        Some(ledger) => ledger.watermark().await?,
+        None => None,
+    };
     match (stored, recorded) {
         (Some(identity), Some(record)) => {
             if identity.archive != record.archive {
                 return Err(refused(format!(
-                    "{store} belongs to archive {}, and the ledger to archive {}: one of \
+                    "{place} belongs to archive {}, and the ledger to archive {}: one of \
                      `store.url` and `watermark.config_db_url` is not the right one",
                     identity.archive, record.archive
                 )));
             }
-            let watermark = ledger.watermark().await?.ok_or_else(|| {
+            let watermark = watermark.ok_or_else(|| {
                 refused(
                     "des_archive_config holds no row for this job, though the archive is \
                      recorded: somebody deleted it. Put it back with the archived_until that \
@@ -97,19 +148,26 @@ pub async fn ensure_archive(
                     "lag_days: des_archive_config rules, the configuration only seeds it"
                 );
             }
-            Ok(InitReport { identity, created: false, watermark, uncovered_files: None })
+            let uncovered_files = None;
+            Ok(Known::Archive(InitReport { identity, created: false, watermark, uncovered_files }))
         }
         (None, Some(record)) => Err(refused(format!(
-            "the ledger belongs to archive {}, and {store} holds no archive: check `store.url` \
+            "the ledger belongs to archive {}, and {place} holds no archive: check `store.url` \
              (or `packer.output_dir`), and that the store is mounted",
             record.archive
         ))),
         (Some(identity), None) if has_certificates(store).await? => Err(refused(format!(
-            "{store} holds archive {} with committed windows, and the ledger knows nothing of it: \
+            "{place} holds archive {} with committed windows, and the ledger knows nothing of it: \
              check `watermark.config_db_url`; a lost ledger is to be restored from its backup",
             identity.archive
         ))),
-        (found, None) => create(ledger, catalog, store, seed, found).await,
+        (found, None) => {
+            let now = match ledger {
+                Some(ledger) => ledger.now().await?,
+                None => catalog.now().await?,
+            };
+            propose(catalog, seed, (found, watermark), now).await.map(Known::Proposal)
+        }
     }
 }
 
@@ -148,22 +206,20 @@ fn check_seed(
     Ok(())
 }
 
-async fn has_certificates(store: &Store) -> Result<bool, InitError> {
+async fn has_certificates(store: Option<&Store>) -> Result<bool, InitError> {
+    let Some(store) = store else { return Ok(false) };
     let first: Option<ListedObject> = store.list(names::CERTIFICATES).try_next().await?;
     Ok(first.is_some())
 }
 
-/// Makes what is missing. A run that died between the store and the ledger left an identity
-/// without record, which is then taken up.
-async fn create(
-    ledger: &dyn Ledger,
+/// What would be made. A run that died between the store and the ledger left an identity without
+/// record, which is then taken up.
+async fn propose(
     catalog: &dyn Catalog,
-    store: &Store,
     seed: &ArchiveSeed,
-    found: Option<ArchiveIdentity>,
-) -> Result<InitReport, InitError> {
-    let now = ledger.now().await?;
-    let existing = ledger.watermark().await?;
+    (found, existing): (Option<ArchiveIdentity>, Option<WatermarkRow>),
+    now: Timestamp,
+) -> Result<Proposal, InitError> {
     let origin = match (&existing, &found) {
         (Some(row), _) => row.archived_until,
         (None, Some(identity)) => identity.origin,
@@ -189,7 +245,7 @@ async fn create(
     }
     let watermark =
         existing.unwrap_or(WatermarkRow { archived_until: origin, lag_days: seed.lag_days });
-    let proposed = found.unwrap_or_else(|| ArchiveIdentity {
+    let identity = found.unwrap_or_else(|| ArchiveIdentity {
         version: ArchiveIdentity::VERSION,
         archive: new_archive_id(),
         job: seed.job.clone(),
@@ -198,19 +254,29 @@ async fn create(
         shard_version: 2,
         created_at: now,
     });
-    let identity = publish_identity(store, proposed).await?;
+    Ok(Proposal { identity, watermark, below })
+}
+
+async fn make(
+    ledger: &dyn Ledger,
+    store: &Store,
+    seed: &ArchiveSeed,
+    Proposal { identity, watermark, below }: Proposal,
+) -> Result<InitReport, InitError> {
+    let origin = watermark.archived_until;
+    let identity = publish_identity(store, identity).await?;
     check_seed(&identity, store, seed)?;
     let record = ArchiveRecord {
         archive: identity.archive.clone(),
         n_bits: identity.n_bits,
         origin,
-        settled_until: watermark.archived_until,
+        settled_until: origin,
     };
     let audit = AuditEntry {
         actor: seed.actor.clone(),
         action: "init".to_owned(),
         from: None,
-        to: Some(watermark.archived_until.to_string()),
+        to: Some(origin.to_string()),
         reason: (below > 0)
             .then(|| format!("{below} files at or below the origin are not covered")),
     };

@@ -19,5 +19,5 @@ mod sort;
 mod split;
 mod survey;
 
-pub use init::{ArchiveSeed, InitError, InitReport, ensure_archive};
+pub use init::{ArchiveSeed, InitError, InitReport, ensure_archive, refuse_early};
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -11,7 +11,7 @@ use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
 use coordinator::partitions::PartitionLimits;
 use coordinator::{
-    ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive,
+    ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive, refuse_early,
 };
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
@@ -33,6 +33,17 @@ pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure
         DatabaseUrl::Postgres(url) => Arc::new(PostgresCatalog::connect(url, table).await?),
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteCatalog::open(path, table).await?),
     })
+}
+
+/// The ledger, to be looked at: nothing is changed, a SQLite file's journal mode included.
+pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
+    match &config.ledger {
+        DatabaseUrl::Postgres(_) => ledger(config, false).await,
+        DatabaseUrl::Sqlite(path) => {
+            let (job, id) = (config.job.clone(), config.config_id);
+            Ok(Arc::new(SqliteLedger::open_read_only(path, job, id).await?))
+        }
+    }
 }
 
 /// The ledger. `create` allows to make the file of a SQLite ledger that is not there.
@@ -127,6 +138,8 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     let catalog = catalog(config).await?;
     // Refuses a table that would be misread, before anything is made.
     catalog.inspect().await?;
+    let seed = seed(config, permissions.accept_below);
+    look_first(config, &*catalog, &seed).await?;
     let ledger = ledger(config, permissions.migrate).await?;
     let store = store(config, true).await?;
     if permissions.migrate {
@@ -136,10 +149,25 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
             "des's tables are not up to date ({first} is missing): run `des init`"
         )));
     }
-    let archive =
-        ensure_archive(&*ledger, &*catalog, &store, &seed(config, permissions.accept_below))
-            .await?;
+    let archive = ensure_archive(&*ledger, &*catalog, &store, &seed).await?;
     Ok(Fleet { ledger, catalog, store, archive })
+}
+
+/// Refuses what can be refused while there is nothing yet that would have to be taken back.
+async fn look_first(
+    config: &Config,
+    catalog: &dyn Catalog,
+    seed: &ArchiveSeed,
+) -> Result<(), Failure> {
+    let ledger = match &config.ledger {
+        DatabaseUrl::Sqlite(path) if !path.exists() => None,
+        _ => Some(ledger_to_read(config).await?),
+    };
+    let store = match &config.store {
+        StoreConfig::Directory(path) if !path.exists() => None,
+        _ => Some(store(config, false).await?),
+    };
+    Ok(refuse_early(ledger.as_deref(), catalog, store.as_ref(), seed).await?)
 }
 
 fn seed(config: &Config, accept_below: u64) -> ArchiveSeed {
