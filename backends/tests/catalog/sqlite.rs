@@ -43,7 +43,10 @@ impl SqliteFixture {
     }
 
     async fn connect(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new().filename(self.path());
+        // Nothing here has to survive the machine.
+        let options = SqliteConnectOptions::new()
+            .filename(self.path())
+            .synchronous(sqlx::sqlite::SqliteSynchronous::Off);
         SqliteConnection::connect_with(&options).await.expect("a connection")
     }
 
