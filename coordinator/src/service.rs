@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::cutting::cutoff;
 use crate::decide::{AttemptLimits, FailureLimits};
 use crate::lead::{Ended, Leader};
 use crate::partitions::PartitionLimits;
@@ -159,8 +160,16 @@ impl Coordinator {
         shutdown: CancellationToken,
     ) -> Result<RunReport, BackendError> {
         let mut report = RunReport::default();
+        let until = match goal {
+            Goal::UpToCutoff => Some(self.cutoff().await?),
+            Goal::Forever | Goal::Replays(_) => None,
+        };
         loop {
-            let Some(lease) = self.stand_by(&shutdown).await? else { return Ok(report) };
+            let Some(lease) = self.stand_by(&goal, until, &shutdown).await? else {
+                let watermark = self.ledger.watermark().await?;
+                report.archived_until = watermark.map(|row| row.archived_until);
+                return Ok(report);
+            };
             info!(holder = %lease.holder, epoch = lease.epoch, "leading");
             let _nobody_listens = self.events.send(Event::Leading { epoch: lease.epoch });
             let lost = shutdown.child_token();
@@ -170,7 +179,8 @@ impl Coordinator {
                 self.settings.lease_ttl,
                 lost.clone(),
             ));
-            let ended = Leader::new(self, lease.clone(), &mut report).lead(&goal, &lost).await;
+            let ended =
+                Leader::new(self, lease.clone(), until, &mut report).lead(&goal, &lost).await;
             renewing.abort();
             let reached = match ended {
                 Ok(Ended::GoalReached) => true,
@@ -195,10 +205,19 @@ impl Coordinator {
         }
     }
 
-    async fn stand_by(&self, shutdown: &CancellationToken) -> Result<Option<Lease>, BackendError> {
+    /// Waits for the lease. `None` when there is nothing to lead for any more: shut down, or
+    /// another leader has reached the goal.
+    async fn stand_by(
+        &self,
+        goal: &Goal,
+        until: Option<Timestamp>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Lease>, BackendError> {
         let mut told = false;
         loop {
-            if shutdown.is_cancelled() {
+            if shutdown.is_cancelled()
+                || (told && matches!(self.is_reached(goal, until).await, Ok(true)))
+            {
                 return Ok(None);
             }
             match self.ledger.acquire_lease(&self.id, self.settings.lease_ttl).await {
@@ -222,6 +241,31 @@ impl Coordinator {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Whether another leader has done what this one was to do.
+    async fn is_reached(
+        &self,
+        goal: &Goal,
+        until: Option<Timestamp>,
+    ) -> Result<bool, BackendError> {
+        if *goal == Goal::Forever {
+            return Ok(false);
+        }
+        let open = self.ledger.open_windows().await?;
+        if let Goal::Replays(keys) = goal {
+            return Ok(!open.iter().any(|record| keys.contains(&record.key())));
+        }
+        let watermark = self.ledger.watermark().await?;
+        Ok(open.is_empty() && watermark.is_some_and(|row| Some(row.archived_until) >= until))
+    }
+
+    /// How far windows may reach now.
+    pub(crate) async fn cutoff(&self) -> Result<Timestamp, BackendError> {
+        let lag_days = self.ledger.watermark().await?.map_or(0, |row| row.lag_days);
+        let clocks = (self.catalog.now().await?, self.ledger.now().await?);
+        let oldest = if lag_days < 1 { self.catalog.oldest_transaction().await? } else { None };
+        Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, self.settings.window_span_micros))
     }
 
     async fn wait_out(&self, error: &BackendError, shutdown: &CancellationToken) {

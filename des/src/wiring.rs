@@ -29,7 +29,7 @@ const TAKEOVER_WAIT: Duration = Duration::from_millis(2_500);
 
 pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure> {
     let table = config.table.clone();
-    Ok(match &config.database {
+    Ok(match config.database()? {
         DatabaseUrl::Postgres(url) => Arc::new(PostgresCatalog::connect(url, table).await?),
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteCatalog::open(path, table).await?),
     })
@@ -49,11 +49,11 @@ pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, F
 /// The ledger. `create` allows to make the file of a SQLite ledger that is not there.
 pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledger>, Failure> {
     let (job, id) = (config.job.clone(), config.config_id);
-    Ok(match &config.ledger {
+    Ok(match config.ledger()? {
         DatabaseUrl::Postgres(url) => Arc::new(PostgresLedger::connect(url, job, id).await?),
         DatabaseUrl::Sqlite(path) => {
             // The catalog's file is never made: an absent one is a mistake in the configuration.
-            let create = create && config.ledger != config.database;
+            let create = create && config.ledger()? != config.database()?;
             Arc::new(SqliteLedger::open(path, job, id, create).await?)
         }
     })

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use backends::queue::{RabbitQueue, RabbitSettings};
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::process::Command;
@@ -34,13 +34,14 @@ pub(crate) fn url() -> AMQPUri {
     variable("DES_TEST_AMQP_URL").parse().expect("DES_TEST_AMQP_URL is an AMQP URL")
 }
 
-/// Runs `rabbitmqctl` for the private broker.
-pub(crate) async fn rabbitmqctl(arguments: &[&str]) {
+/// Runs `rabbitmqctl` for the private broker; returns what it prints.
+pub(crate) async fn rabbitmqctl(arguments: &[&str]) -> String {
     let mut command = Command::new(variable("DES_TEST_RABBITMQCTL"));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(CTL_TIMEOUT, command.output()).await.expect("rabbitmqctl ends");
     let output = output.expect("rabbitmqctl runs");
     assert!(output.status.success(), "rabbitmqctl {arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Names of one test in the broker.
@@ -54,8 +55,8 @@ impl Place {
     }
 
     pub(crate) fn settings(&self, url: &AMQPUri) -> RabbitSettings {
-        let (url, prefix) = (url.to_string(), self.prefix.clone());
-        RabbitSettings { url, prefix, name: "a test".to_owned() }
+        let prefix = self.prefix.clone();
+        RabbitSettings { url: url.to_string(), name: prefix.clone(), prefix }
     }
 
     pub(crate) async fn connect(&self) -> RabbitQueue {
@@ -87,13 +88,23 @@ impl Place {
 
     /// Deletes the exchanges under whoever uses them.
     pub(crate) async fn delete_exchanges(&self) {
-        let (_connection, channel) = channel().await;
         for exchange in [self.prefix.clone(), self.queue("progress")] {
-            let options = ExchangeDeleteOptions::default();
-            let deleted = channel.exchange_delete(exchange.into(), options);
-            deleted.await.expect("the exchange is deleted");
+            delete_exchange(&exchange).await;
         }
     }
+}
+
+pub(crate) async fn delete_exchange(name: &str) {
+    let (_connection, channel) = channel().await;
+    let deleted = channel.exchange_delete(name.into(), ExchangeDeleteOptions::default());
+    deleted.await.expect("the exchange is deleted");
+}
+
+pub(crate) async fn has_exchange(name: &str) -> bool {
+    let (_connection, channel) = channel().await;
+    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let (kind, arguments) = (lapin::ExchangeKind::Fanout, lapin::types::FieldTable::default());
+    channel.exchange_declare(name.into(), kind, options, arguments).await.is_ok()
 }
 
 /// A channel of our own, beside the adapter.

@@ -24,7 +24,7 @@ struct InitResult {
 pub(super) async fn run(args: InitArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     if args.print {
-        let sql = match config.ledger {
+        let sql = match config.ledger()? {
             DatabaseUrl::Postgres(_) => postgres::migrations_sql(),
             DatabaseUrl::Sqlite(_) => sqlite::migrations_sql(),
         };

@@ -22,11 +22,12 @@ pub(crate) use urls::DatabaseUrl;
 pub(crate) struct Config {
     pub(crate) path: PathBuf,
     pub(crate) job: Job,
-    pub(crate) database: DatabaseUrl,
+    /// Absent for those who need none: workers, and whoever reads the archive.
+    database: Option<DatabaseUrl>,
     pub(crate) table: CatalogTable,
     pub(crate) lag_days: u32,
     pub(crate) pack: PackSettings,
-    pub(crate) ledger: DatabaseUrl,
+    ledger: Option<DatabaseUrl>,
     pub(crate) config_id: i32,
     pub(crate) default_archived_until: Option<Timestamp>,
     pub(crate) broker: Option<BrokerConfig>,
@@ -84,5 +85,30 @@ impl Config {
     pub(crate) fn load(path: &std::path::Path) -> Result<Self, ConfigError> {
         let environment = |name: &str| std::env::var(name).ok();
         validate::validate(path, load::load(path, &environment)?, &environment)
+    }
+
+    /// The database that holds the table of files.
+    ///
+    /// # Errors
+    /// When none is configured.
+    pub(crate) fn database(&self) -> Result<&DatabaseUrl, ConfigError> {
+        self.database.as_ref().ok_or_else(|| {
+            self.required("database.url", "the database that holds the table of files")
+        })
+    }
+
+    /// The database that holds the watermark and des's tables.
+    ///
+    /// # Errors
+    /// When none is configured.
+    pub(crate) fn ledger(&self) -> Result<&DatabaseUrl, ConfigError> {
+        self.ledger.as_ref().ok_or_else(|| {
+            self.required("watermark.config_db_url", "the database that holds the watermark")
+        })
+    }
+
+    fn required(&self, key: &str, what: &str) -> ConfigError {
+        let why = format!("it is required here: {what}");
+        ConfigError::Value { path: self.path.clone(), key: key.to_owned(), why }
     }
 }

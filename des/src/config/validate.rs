@@ -74,12 +74,10 @@ pub(super) fn validate(
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
-    let database_url =
-        database_url(&complain, "database.url", database.url.as_ref())?.ok_or_else(|| {
-            complain
-                .at("database.url", "it is required: the database that holds the table of files")
-        })?;
-    let ledger = database_url_or(&complain, watermark.config_db_url.as_ref(), &database_url)?;
+    let catalog = database_url(&complain, "database.url", database.url.as_ref())?;
+    let ledger =
+        database_url(&complain, "watermark.config_db_url", watermark.config_db_url.as_ref())?
+            .or_else(|| catalog.clone());
     let default_archived_until = watermark
         .default_archived_until
         .map(|text| {
@@ -116,7 +114,7 @@ pub(super) fn validate(
         path: path.to_owned(),
         job,
         table: table(&complain, database)?,
-        database: database_url,
+        database: catalog,
         lag_days,
         pack,
         ledger,
@@ -136,15 +134,6 @@ fn database_url(
     url: Option<&Secret>,
 ) -> Result<Option<DatabaseUrl>, ConfigError> {
     url.map(|Secret(url)| DatabaseUrl::parse(url).map_err(|why| complain.at(key, why))).transpose()
-}
-
-fn database_url_or(
-    complain: &Complaints<'_>,
-    url: Option<&Secret>,
-    default: &DatabaseUrl,
-) -> Result<DatabaseUrl, ConfigError> {
-    let parsed = database_url(complain, "watermark.config_db_url", url)?;
-    Ok(parsed.unwrap_or_else(|| default.clone()))
 }
 
 fn lag_days(complain: &Complaints<'_>, database: &RawDatabase) -> Result<u32, ConfigError> {

@@ -92,7 +92,11 @@ impl TimeForm {
 
     /// The form whose pattern this is: its digits are 9s, but for those of the zone.
     pub(super) fn of_pattern(pattern: &str) -> Option<Self> {
-        Self::all_texts().find(|form| form.to_string() == pattern)
+        Self::all_texts().find(|form| match form {
+            Self::Date => pattern == "9999-99-99",
+            Self::DateTime(form) => pattern == form.spell("9999-99-99", "99:99:99", ".999999"),
+            Self::Integer(_) => false,
+        })
     }
 
     fn all_texts() -> impl Iterator<Item = Self> {
@@ -111,12 +115,13 @@ impl TimeForm {
         match self {
             Self::Date => Stored::Text(time.to_chrono().format("%Y-%m-%d").to_string()),
             Self::Integer(unit) => Stored::Integer(micros.div_euclid(unit.micros())),
-            Self::DateTime(DateTimeForm { separator, fraction_digits, zone }) => {
-                let seconds = time.to_chrono().format("%Y-%m-%d %H:%M:%S").to_string();
-                let seconds = seconds.replace(' ', &separator.to_string());
-                let fraction = format!(".{:06}", micros.rem_euclid(MICROS_PER_SECOND));
-                let shown = if fraction_digits == 0 { 0 } else { 1 + usize::from(fraction_digits) };
-                Stored::Text(format!("{seconds}{}{zone}", &fraction[..shown]))
+            Self::DateTime(form) => {
+                let time = time.to_chrono();
+                Stored::Text(form.spell(
+                    &time.format("%Y-%m-%d").to_string(),
+                    &time.format("%H:%M:%S").to_string(),
+                    &format!(".{:06}", micros.rem_euclid(MICROS_PER_SECOND)),
+                ))
             }
         }
     }
@@ -141,6 +146,13 @@ impl TimeForm {
 }
 
 impl DateTimeForm {
+    /// Puts the parts together as this form has them; `fraction` is a point and six characters.
+    fn spell(self, date: &str, time: &str, fraction: &str) -> String {
+        let Self { separator, fraction_digits, zone } = self;
+        let shown = if fraction_digits == 0 { 0 } else { 1 + usize::from(fraction_digits) };
+        format!("{date}{separator}{time}{}{zone}", &fraction[..shown])
+    }
+
     fn time(self, text: &[u8]) -> Option<Timestamp> {
         let digits = usize::from(self.fraction_digits);
         let fraction_at = 19;
@@ -187,16 +199,12 @@ fn number(digits: &[u8]) -> Option<i64> {
     })
 }
 
-/// The pattern of the form's texts, with 9 for any digit; the unit of its integers.
+/// For a person: `YYYY-MM-DDTHH:MM:SS.fffZ`, `seconds since 1970`.
 impl fmt::Display for TimeForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Date => f.write_str("9999-99-99"),
-            Self::DateTime(DateTimeForm { separator, fraction_digits, zone }) => {
-                let shown =
-                    if *fraction_digits == 0 { 0 } else { 1 + usize::from(*fraction_digits) };
-                write!(f, "9999-99-99{separator}99:99:99{}{zone}", &".999999"[..shown])
-            }
+            Self::Date => f.write_str("YYYY-MM-DD"),
+            Self::DateTime(form) => f.write_str(&form.spell("YYYY-MM-DD", "HH:MM:SS", ".ffffff")),
             Self::Integer(unit) => write!(f, "{} since 1970", unit.name()),
         }
     }

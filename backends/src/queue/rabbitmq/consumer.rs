@@ -221,7 +221,9 @@ impl Consumer for RabbitConsumer {
     }
 }
 
-/// Settles one delivery on the channel it came by. Dropping it settles nothing: the broker takes
+/// Settles one delivery on the channel it came by. The broker does not answer an ack: `true`
+/// means that it was handed to the network, and after `false` the broker may have heard it all
+/// the same, when the connection broke just then. Dropping it settles nothing: the broker takes
 /// the message back when the consumer is dropped or its channel breaks.
 struct RabbitSettle {
     acker: Acker,

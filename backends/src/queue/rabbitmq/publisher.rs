@@ -48,12 +48,15 @@ pub(super) struct Publisher {
     _batches: AbortOnDropHandle<()>,
 }
 
+/// Whether the broker has a message, and why not.
+type Outcome = std::result::Result<(), String>;
+
 struct Job {
     id: String,
     lane: Lane,
     properties: BasicProperties,
     body: Vec<u8>,
-    answer: oneshot::Sender<std::result::Result<(), String>>,
+    answer: oneshot::Sender<Outcome>,
 }
 
 impl Publisher {
@@ -211,17 +214,10 @@ impl Batches {
             return false;
         };
 
-        let returned: HashSet<String> = confirms.iter().filter_map(returned_id).collect();
-        let mut sound = true;
-        for (job, confirm) in batch.into_iter().zip(confirms) {
-            let outcome = match confirm {
-                _ if returned.contains(&job.id) => Err("it has no queue for it".to_owned()),
-                Ok(Confirmation::Ack(_)) => Ok(()),
-                Ok(Confirmation::Nack(_)) => Err("it refused the message".to_owned()),
-                Ok(Confirmation::NotRequested) => Err("it confirms nothing".to_owned()),
-                Err(error) => Err(error.to_string()),
-            };
-            sound &= outcome.is_ok();
+        let ids: Vec<String> = batch.iter().map(|job| job.id.clone()).collect();
+        let outcomes = outcomes(&ids, confirms);
+        let sound = outcomes.iter().all(std::result::Result::is_ok);
+        for (job, outcome) in batch.into_iter().zip(outcomes) {
             answer(job, outcome);
         }
         if !sound {
@@ -238,6 +234,23 @@ async fn publish_one(target: &Target, channel: &Channel, job: &Job) -> lapin::Re
     channel.basic_publish(exchange, key, options, &job.body, properties).await?.await
 }
 
+/// What became of each message of a whole batch. A return says of itself which message it is
+/// about; whose confirm it came with says nothing.
+fn outcomes(ids: &[String], confirms: Vec<lapin::Result<Confirmation>>) -> Vec<Outcome> {
+    let returned: HashSet<String> = confirms.iter().filter_map(returned_id).collect();
+    let complete = confirms.iter().all(std::result::Result::is_ok);
+    let outcome = |(id, confirm)| match confirm {
+        _ if returned.contains::<String>(id) => Err("it has no queue for it".to_owned()),
+        // Its own return may have been left for a confirm that did not come.
+        Ok(Confirmation::Ack(Some(_))) if !complete => Err("the confirms broke off".to_owned()),
+        Ok(Confirmation::Ack(_)) => Ok(()),
+        Ok(Confirmation::Nack(_)) => Err("it refused the message".to_owned()),
+        Ok(Confirmation::NotRequested) => Err("it confirms nothing".to_owned()),
+        Err(error) => Err(lapin::Error::to_string(&error)),
+    };
+    ids.iter().zip(confirms).map(outcome).collect()
+}
+
 /// The message that the broker could not route and whose return came with this confirm.
 fn returned_id(confirm: &lapin::Result<Confirmation>) -> Option<String> {
     let (Confirmation::Ack(returned) | Confirmation::Nack(returned)) = confirm.as_ref().ok()?
@@ -249,6 +262,39 @@ fn returned_id(confirm: &lapin::Result<Confirmation>) -> Option<String> {
 }
 
 /// Tells the caller, who may have given up.
-fn answer(job: Job, outcome: std::result::Result<(), String>) {
+fn answer(job: Job, outcome: Outcome) {
     let _ = job.answer.send(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::{BasicReturnMessage, Delivery};
+
+    use super::*;
+
+    fn returned(id: &str) -> Option<BasicReturnMessage> {
+        let mut delivery = Delivery::mock(0, short("des"), short("tasks"), false, Vec::new());
+        delivery.properties = BasicProperties::default().with_message_id(short(id));
+        Some(BasicReturnMessage { delivery, reply_code: 312, reply_text: short("NO_ROUTE") })
+    }
+
+    #[test]
+    fn a_return_counts_for_its_own_message_whichever_confirm_brings_it() {
+        let ids: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+        let lost = lapin::Error::from(lapin::ErrorKind::MissingHeartbeatError);
+        let confirms = |last| {
+            vec![
+                Ok(Confirmation::Ack(returned("b"))),
+                Ok(Confirmation::Ack(None)),
+                Ok(Confirmation::Nack(None)),
+                Ok(Confirmation::Ack(None)),
+                last,
+            ]
+        };
+        let confirmed = |last| -> Vec<bool> {
+            outcomes(&ids, confirms(last)).iter().map(Outcome::is_ok).collect()
+        };
+        assert_eq!(confirmed(Ok(Confirmation::Ack(None))), [true, false, false, true, true]);
+        assert_eq!(confirmed(Err(lost)), [false, false, false, true, false]);
+    }
 }

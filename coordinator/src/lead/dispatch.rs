@@ -1,0 +1,123 @@
+//! Publishing tasks, and signs of life from those who execute them.
+
+use std::time::Instant;
+
+use backends::BackendError;
+use backends::queue::{Delivery, Lane, OutgoingMessage};
+use futures::{StreamExt, stream};
+use protocol::message::{PartitionAddress, Progress, Task};
+use protocol::{PartitionId, Timestamp, WindowKey, names};
+use tracing::{info, warn};
+
+use super::{Leader, TICK};
+use crate::service::Event;
+
+/// Tasks published at a time.
+const PUBLISHES_IN_FLIGHT: usize = 64;
+
+impl Leader<'_> {
+    pub(super) async fn publish_due(&mut self) -> Result<(), BackendError> {
+        if Instant::now() < self.publish_from {
+            return Ok(());
+        }
+        let limits = self.it.settings.attempts;
+        if self.flight.due(Timestamp::MAX, limits).is_empty() {
+            return Ok(());
+        }
+        let now = self.it.ledger.now().await?;
+        let due = self.flight.due(now, limits);
+        let tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
+        let queue = &self.it.queue;
+        let published: Vec<_> = stream::iter(tasks)
+            .map(|(at, task)| async move {
+                let message = OutgoingMessage {
+                    kind: Task::KIND.to_owned(),
+                    body: task.encode(),
+                    headers: vec![
+                        ("archive".to_owned(), task.address.archive.to_string()),
+                        ("job".to_owned(), task.address.job.to_string()),
+                    ],
+                };
+                (at, queue.publish(Lane::Tasks, message).await)
+            })
+            .buffer_unordered(PUBLISHES_IN_FLIGHT)
+            .collect()
+            .await;
+        for ((window, partition), result) in published {
+            match result {
+                Ok(()) => {
+                    if let Some(open) = self.flight.partition_mut(window, partition) {
+                        open.last_sign = Some(Instant::now());
+                        open.reported = (0, 0);
+                    }
+                }
+                Err(error) => {
+                    warn!("a task was not published, and will be again: {error}");
+                    self.tell(Event::Waiting { reason: error.to_string() });
+                    self.publish_from = Instant::now() + TICK;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
+        let open = self.flight.windows.get(&window)?;
+        let found = open.partitions.iter().find(|open| open.record.partition == partition)?;
+        Some(Task {
+            version: Task::VERSION,
+            address: PartitionAddress {
+                archive: self.it.identity.archive.clone(),
+                job: self.it.identity.job.clone(),
+                window: open.record.window,
+                revision: open.record.revision,
+                partition,
+                manifest_hash: names::content_hash(&found.record.manifest)?,
+            },
+            attempt: found.record.attempts + 1,
+            manifest: found.record.manifest.clone(),
+            rows: found.record.rows.rows,
+            settings: self.it.settings.pack,
+        })
+    }
+
+    /// Publishes again what was published, gives no sign of life, and is not waiting in the queue.
+    pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
+        let silent = self.flight.silent(self.it.settings.silence, self.it.settings.attempts);
+        if silent.is_empty() {
+            return Ok(());
+        }
+        match self.it.queue.depth(Lane::Tasks).await {
+            Ok(depth) if depth.ready == 0 => {}
+            // Waiting is no trouble; and of a broker that does not answer nothing is known.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+        for (window, partition) in silent {
+            info!(window = %window.end, partition, "no sign of life: publishing again");
+            if let Some(open) = self.flight.partition_mut(window, partition) {
+                open.last_sign = None;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn take_progress(&mut self, delivery: Delivery) {
+        if let Ok(progress) = Progress::decode(&delivery.body)
+            && self.is_ours(&progress.address)
+        {
+            let key = WindowKey::new(progress.address.window, progress.address.revision);
+            let mut read = None;
+            if let Some(open) = self.flight.partition_mut(key, progress.address.partition) {
+                open.last_sign = Some(Instant::now());
+                let rows = progress.rows.saturating_sub(open.reported.0);
+                let bytes = progress.bytes.saturating_sub(open.reported.1);
+                open.reported = (progress.rows, progress.bytes);
+                read = Some(Event::Read { rows, bytes });
+            }
+            if let Some(read) = read {
+                self.tell(read);
+            }
+        }
+        delivery.settle.ack().await;
+    }
+}
