@@ -37,7 +37,7 @@ pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure
 
 /// The ledger, to be looked at: nothing is changed, a SQLite file's journal mode included.
 pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
-    match &config.ledger {
+    match config.ledger()? {
         DatabaseUrl::Postgres(_) => ledger(config, false).await,
         DatabaseUrl::Sqlite(path) => {
             let (job, id) = (config.job.clone(), config.config_id);
@@ -139,15 +139,11 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     // Refuses a table that would be misread, before anything is made.
     catalog.inspect().await?;
     let seed = seed(config, permissions.accept_below);
-    look_first(config, &*catalog, &seed).await?;
+    look_first(config, permissions, &*catalog, &seed).await?;
     let ledger = ledger(config, permissions.migrate).await?;
     let store = store(config, true).await?;
     if permissions.migrate {
         ledger.migrate().await?;
-    } else if let Some(first) = ledger.pending_migrations().await?.first() {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "des's tables are not up to date ({first} is missing): run `des init`"
-        )));
     }
     let archive = ensure_archive(&*ledger, &*catalog, &store, &seed).await?;
     Ok(Fleet { ledger, catalog, store, archive })
@@ -156,13 +152,21 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
 /// Refuses what can be refused while there is nothing yet that would have to be taken back.
 async fn look_first(
     config: &Config,
+    permissions: Permissions,
     catalog: &dyn Catalog,
     seed: &ArchiveSeed,
 ) -> Result<(), Failure> {
-    let ledger = match &config.ledger {
-        DatabaseUrl::Sqlite(path) if !path.exists() => None,
+    let ledger = match config.ledger()? {
+        DatabaseUrl::Sqlite(path) if permissions.migrate && !path.exists() => None,
         _ => Some(ledger_to_read(config).await?),
     };
+    if let Some(ledger) = ledger.as_ref().filter(|_| !permissions.migrate)
+        && let Some(first) = ledger.pending_migrations().await?.first()
+    {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "des's tables are not up to date ({first} is missing): run `des init`"
+        )));
+    }
     let store = match &config.store {
         StoreConfig::Directory(path) if !path.exists() => None,
         _ => Some(store(config, false).await?),
