@@ -147,13 +147,13 @@ pub(crate) async fn run_embedded(
     if workers == 0 && config.broker.is_none() {
         return Err(Failure::usage("without a broker somebody has to work: --workers 1 or more"));
     }
-    let queue = wiring::queue(config, &wiring::process_name("migrate")).await?;
     let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, Arc::clone(&queue), events);
+    let coordinator = fleet.coordinator(config, events);
     let stop_workers = CancellationToken::new();
     let working = (workers > 0)
         .then(|| {
             let identity = fleet.archive.identity.clone();
+            let queue = Arc::clone(&fleet.queue);
             wiring::worker(config, identity, fleet.store.clone(), queue, workers)
                 .map(|worker| tokio::spawn(worker.run(stop_workers.clone())))
         })

@@ -8,8 +8,6 @@ mod setup;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
 
-#[path = "../support/process.rs"]
-#[expect(dead_code, reason = "shared with the embedded tests, which use all of it")]
 mod process;
 
 use std::time::Duration;

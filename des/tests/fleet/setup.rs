@@ -100,8 +100,10 @@ impl Fleet {
         self.runtime.block_on(async {
             let mut connection = PgConnection::connect(url).await.expect("connected");
             let sql = format!("SELECT ({sql})::text");
-            let value: Option<String> =
-                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.expect("a row");
+            let value: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+                .expect("a row");
             value.unwrap_or_default()
         })
     }
@@ -212,7 +214,10 @@ impl Fleet {
             // Until the coordinator has made the archive there are no stats.
             if run.code == Some(0) {
                 let stats = run.json();
-                if stats["pending_files"] == 0 && stats["open_windows"] == 0 && stats["lag_seconds"] == 0 {
+                if stats["pending_files"] == 0
+                    && stats["open_windows"] == 0
+                    && stats["lag_seconds"] == 0
+                {
                     return;
                 }
             }
@@ -224,7 +229,7 @@ impl Fleet {
     /// Every object of the bucket, with its size.
     pub(crate) fn objects(&self) -> BTreeMap<String, u64> {
         let mut found = BTreeMap::new();
-        let root = self.s3.bucket_dir();
+        let root = self.s3.bucket_dir.clone();
         let mut left = vec![root.clone()];
         while let Some(directory) = left.pop() {
             for entry in std::fs::read_dir(&directory).expect("a directory") {
@@ -241,7 +246,7 @@ impl Fleet {
     }
 
     pub(crate) fn shards(&self) -> usize {
-        let directory = self.s3.bucket_dir().join("a/prefix");
+        let directory = self.s3.bucket_dir.join("a/prefix");
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".des")).count()
     }
@@ -255,7 +260,11 @@ impl Fleet {
         let archived = self.rows - MISSING;
         let verified = self.json("verify --deep");
         assert_eq!(verified["files"], archived, "{verified}");
-        assert_eq!((&verified["damaged"], &verified["missing"]), (&0.into(), &0.into()), "{verified}");
+        assert_eq!(
+            (&verified["damaged"], &verified["missing"]),
+            (&0.into(), &0.into()),
+            "{verified}"
+        );
         let windows = self.json("ls");
         let windows = windows["windows"].as_array().expect("windows");
         for window in windows {
@@ -265,7 +274,11 @@ impl Fleet {
                 start.expect("a start"), end.expect("an end")
             ));
             let settled = window["files"].as_u64().zip(window["failed"].as_u64());
-            assert_eq!(settled.map(|(files, failed)| (files + failed).to_string()), Some(rows), "{window}");
+            assert_eq!(
+                settled.map(|(files, failed)| (files + failed).to_string()),
+                Some(rows),
+                "{window}"
+            );
         }
         for number in (0..archived).step_by((archived / 12).max(1)) {
             let path = self.path("files").join(format!("{:03}/{number:06}.json", number / 1_000));
@@ -335,12 +348,12 @@ fn uid(number: usize) -> String {
 fn content(number: usize) -> Vec<u8> {
     match number {
         4 => vec![7; 11 * 1024 * 1024],
-        _ if number % 25 == 0 => Vec::new(),
+        _ if number.is_multiple_of(25) => Vec::new(),
         _ => {
             let mut bytes = format!("{{\"document\":{number},\"lines\":[").into_bytes();
             let line = format!("{{\"sku\":{},\"note\":\"as it was\"}},", number * 31);
             bytes.extend(line.bytes().cycle().take(200 + number * 37 % 5_000));
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 let at = bytes.len();
                 bytes.resize(at + 2_000, 0);
                 let mut noise = blake3::Hasher::new();
