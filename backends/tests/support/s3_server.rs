@@ -50,6 +50,7 @@ impl S3Server {
         let (access_key, secret_key, bucket) = ("TESTACCESSKEY", "test/secret+key", "archive");
         let root = tempfile::tempdir().expect("a directory for the objects");
         std::fs::create_dir(root.path().join(bucket)).expect("a directory for the bucket");
+        let bucket_dir = root.path().join(bucket);
         let files = FileSystem::new(root.path()).expect("the directory can be served");
         let mut service =
             S3ServiceBuilder::new(Objects { files, root: root.path().to_owned(), shortcomings });
@@ -82,6 +83,7 @@ impl S3Server {
             access_key: access_key.to_owned(),
             secret_key: secret_key.to_owned(),
             bucket: bucket.to_owned(),
+            bucket_dir,
             stop: Some(stop),
             thread: Some(thread),
         }

@@ -84,7 +84,7 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         Some(store) => look_at_store(&store, config, &mut findings).await,
         None => None,
     };
-    let ledger = wiring::ledger(config, false).await;
+    let ledger = wiring::ledger_to_read(config).await;
     if let Some(ledger) = findings.keep("ledger", ledger) {
         let looked =
             look_at_ledger(&*ledger, catalog.as_deref(), config, identity.as_ref(), &mut findings);

@@ -1,0 +1,7 @@
+//! The real binary in embedded mode, end to end: SQLite, a local directory, one process.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod results;
+mod seed;
