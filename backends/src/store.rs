@@ -8,53 +8,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use object_store::aws::AmazonS3Builder;
+use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{
-    Attribute, Attributes, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt,
-    PutMode, PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart,
+    Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
-use tokio::io::AsyncReadExt;
 
+use self::fault::{io_error, may_be_range, store_error};
+pub use self::s3::{S3Credentials, S3Settings};
+pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
+
+mod fault;
+mod s3;
+mod upload;
 
 /// Time that any single request may take, besides the time for its bytes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time that a directory may be read without a name that is wanted: it may hold millions of others.
+const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(600);
 /// The slowest link that is worth waiting for.
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
-/// A connection that is silent for this long is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Part size of multipart uploads. S3 allows 10,000 parts, hence objects up to 78 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts of one upload in flight; with [`PART_BYTES`] this bounds an upload's memory.
+/// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
 const PARTS_IN_FLIGHT: usize = 2;
-
-/// Where an S3 archive lies. Credentials come from `AWS_ACCESS_KEY_ID` and
-/// `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`), or from the machine's role.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Settings {
-    /// The bucket.
-    pub bucket: String,
-    /// Prefix inside the bucket, without slashes at its ends; empty for none.
-    pub prefix: String,
-    /// The server, such as `http://127.0.0.1:3900`; `None` for AWS.
-    pub endpoint: Option<String>,
-    /// The region.
-    pub region: String,
-    /// `http://host/bucket/key` rather than `http://bucket.host/key`.
-    pub path_style: bool,
-    /// Storage class for new objects, such as `STANDARD_IA`.
-    pub storage_class: Option<String>,
-    /// Server-side encryption: `AES256`, or `aws:kms` with `sse_kms_key_id`.
-    pub server_side_encryption: Option<String>,
-    /// Key for `aws:kms`.
-    pub sse_kms_key_id: Option<String>,
-}
 
 /// An archive's objects. Cheap to clone.
 #[derive(Clone)]
@@ -95,6 +75,9 @@ impl Store {
     /// When the directory cannot be made or opened.
     pub fn directory(path: &FsPath) -> Result<Self> {
         let what = format!("the store directory {}", path.display());
+        if path.exists() && !path.is_dir() {
+            return Err(BackendError::Invalid { what: format!("{what} is a file: name another") });
+        }
         std::fs::create_dir_all(path).map_err(|error| io_error(what.clone(), error))?;
         let root = path.canonicalize().map_err(|error| io_error(what.clone(), error))?;
         let objects = LocalFileSystem::new_with_prefix(&root)
@@ -105,58 +88,6 @@ impl Store {
             attributes: Attributes::new(),
             description: what.into(),
         })
-    }
-
-    /// A bucket on S3 or a compatible server.
-    ///
-    /// # Errors
-    /// When the settings contradict each other. Nothing is connected yet; see [`Store::check`].
-    pub fn s3(settings: &S3Settings) -> Result<Self> {
-        let place = settings.endpoint.as_deref().unwrap_or("AWS");
-        let slash = if settings.prefix.is_empty() { "" } else { "/" };
-        let what =
-            format!("the bucket s3://{}{slash}{} at {place}", settings.bucket, settings.prefix);
-        let client = ClientOptions::new()
-            .with_timeout_disabled()
-            .with_read_timeout(READ_TIMEOUT)
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_allow_http(place.starts_with("http://"));
-        // A short retry here hides blips; whatever lasts longer is the caller's to wait out, with
-        // its reason visible.
-        let retry = RetryConfig {
-            max_retries: 3,
-            retry_timeout: Duration::from_secs(30),
-            ..RetryConfig::default()
-        };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(&settings.bucket)
-            .with_region(&settings.region)
-            .with_virtual_hosted_style_request(!settings.path_style)
-            .with_client_options(client)
-            .with_retry(retry);
-        if let Some(endpoint) = &settings.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if let Some(encryption) = &settings.server_side_encryption {
-            let key = "aws_server_side_encryption"
-                .parse()
-                .map_err(|error| store_error(what.clone(), error))?;
-            builder = builder.with_config(key, encryption);
-        }
-        if let Some(key) = &settings.sse_kms_key_id {
-            builder = builder.with_sse_kms_encryption(key);
-        }
-        let bucket = builder.build().map_err(|error| store_error(what.clone(), error))?;
-        let mut attributes = Attributes::new();
-        if let Some(class) = &settings.storage_class {
-            attributes.insert(Attribute::StorageClass, class.clone().into());
-        }
-        let objects: Arc<dyn ObjectStore> = if settings.prefix.is_empty() {
-            Arc::new(bucket)
-        } else {
-            Arc::new(PrefixStore::new(bucket, settings.prefix.as_str()))
-        };
-        Ok(Self { objects, directory: None, attributes, description: what.into() })
     }
 
     /// Objects in memory, for tests.
@@ -174,16 +105,19 @@ impl Store {
         self.directory.is_some()
     }
 
-    /// Asks whether the store answers and lets us list.
+    /// Asks whether the store is there, answers and lets us list.
     ///
     /// # Errors
     /// When it does not, with what to check.
     pub async fn check(&self) -> Result<()> {
-        let mut listing = self.list("_des");
-        match bounded(&self.description, REQUEST_TIMEOUT, listing.next()).await? {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(error),
+        // An empty listing is also what a directory that is not there gives.
+        if let Some(directory) = &self.directory {
+            let there =
+                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(&**directory));
+            let _entries =
+                there.await?.map_err(|error| io_error(self.description.to_string(), error))?;
         }
+        self.list("_des").next().await.map_or(Ok(()), |first| first.map(|_object| ()))
     }
 
     /// Writes a whole object. On S3 it is durable when this returns; in a directory after the
@@ -192,96 +126,40 @@ impl Store {
     /// # Errors
     /// When the store refuses or does not answer in time.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
+        if bytes.len() > PART_BYTES * PARTS_IN_FLIGHT {
+            return self.put_parts(key, bytes).await;
+        }
+        self.put_whole(key, bytes, &self.what("write", key)).await
+    }
+
+    async fn put_whole(&self, key: &str, bytes: Bytes, what: &str) -> Result<()> {
         let limit = time_for(bytes.len() as u64);
-        let what = self.what("write", key);
         let path = Path::from(key);
         let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
         let put = self.objects.put_opts(&path, bytes.into(), options);
-        bounded(&what, limit, put).await?.map_err(|error| store_error(what, error))?;
+        bounded(what, limit, put).await?.map_err(|error| store_error(what.to_owned(), error))?;
         Ok(())
     }
 
     /// Writes an object that must not exist yet; false when it does.
     ///
     /// # Errors
-    /// When the store refuses or does not answer in time.
+    /// [`BackendError::Failed`] when the store cannot do this (some servers know no conditional
+    /// writes), others when it refuses or does not answer in time.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<bool> {
         let what = self.what("create", key);
         let path = Path::from(key);
-        let options = PutOptions::from(PutMode::Create);
+        let options = PutOptions {
+            mode: PutMode::Create,
+            attributes: self.attributes.clone(),
+            ..PutOptions::default()
+        };
         let put = self.objects.put_opts(&path, bytes.into(), options);
         match bounded(&what, REQUEST_TIMEOUT, put).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(store_error(what, error)),
         }
-    }
-
-    /// Uploads `size` bytes of an open file from its current position, in parts, with bounded
-    /// memory. `accept` sees every byte before it is sent, and is asked at the end whether the
-    /// object may come into being.
-    ///
-    /// # Errors
-    /// When the file cannot be read, the store refuses, or `accept` does; nothing is visible then.
-    pub async fn put_file(
-        &self,
-        key: &str,
-        file: std::fs::File,
-        size: u64,
-        accept: &mut (dyn UploadCheck + Send),
-    ) -> Result<()> {
-        let what = self.what("upload", key);
-        bounded(&what, time_for(size), self.upload(key, file, size, accept, &what)).await?
-    }
-
-    async fn upload(
-        &self,
-        key: &str,
-        file: std::fs::File,
-        size: u64,
-        accept: &mut (dyn UploadCheck + Send),
-        what: &str,
-    ) -> Result<()> {
-        let path = Path::from(key);
-        let failed = |error| store_error(what.to_owned(), error);
-        let options = PutMultipartOptions {
-            attributes: self.attributes.clone(),
-            ..PutMultipartOptions::default()
-        };
-        let upload = self.objects.put_multipart_opts(&path, options).await.map_err(failed)?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        match self.send_parts(&mut upload, file, size, accept, what).await {
-            Ok(()) => upload.finish().await.map(|_| ()).map_err(failed),
-            Err(error) => {
-                // The error that matters is the first; leftover parts are the bucket's
-                // lifecycle rule's to sweep.
-                let _abort = upload.abort().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn send_parts(
-        &self,
-        upload: &mut WriteMultipart,
-        file: std::fs::File,
-        size: u64,
-        accept: &mut (dyn UploadCheck + Send),
-        what: &str,
-    ) -> Result<()> {
-        let mut file = tokio::fs::File::from_std(file);
-        let mut remaining = size;
-        while remaining > 0 {
-            let want = usize::try_from(remaining).map_or(PART_BYTES, |left| left.min(PART_BYTES));
-            let mut part = vec![0; want];
-            file.read_exact(&mut part).await.map_err(|error| io_error(what.to_owned(), error))?;
-            accept.see(&part);
-            let flow = upload.wait_for_capacity(PARTS_IN_FLIGHT).await;
-            flow.map_err(|error| store_error(what.to_owned(), error))?;
-            upload.put(part.into());
-            remaining -= want as u64;
-        }
-        accept.verdict().map_err(|why| BackendError::Invalid { what: format!("{what}: {why}") })
     }
 
     /// Reads a whole object of at most `limit` bytes.
@@ -303,38 +181,54 @@ impl Store {
         bounded(&what, time_for(size), got.bytes()).await?.map_err(failed)
     }
 
-    /// Reads a range of an object.
+    /// Reads a range of an object; nothing is asked where it is empty.
     ///
     /// # Errors
-    /// [`BackendError::NotFound`] when it is not there, others when the range lies outside it.
+    /// [`BackendError::NotFound`] when it is not there, [`BackendError::Invalid`] when the range
+    /// does not lie inside it.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
         let what = self.what("read", key);
-        let wanted = range.end.saturating_sub(range.start);
+        let wanted = range.end - range.start;
         let path = Path::from(key);
-        let got = bounded(&what, time_for(wanted), self.objects.get_range(&path, range)).await?;
-        let bytes = got.map_err(|error| store_error(what.clone(), error))?;
-        if bytes.len() as u64 == wanted {
-            Ok(bytes)
-        } else {
-            Err(BackendError::Invalid { what: format!("{what}: it is shorter than it should be") })
+        let shorter = || BackendError::Invalid {
+            what: format!("{what}: it has less than {} bytes", range.end),
+        };
+        let read = self.objects.get_range(&path, range.clone());
+        match bounded(&what, time_for(wanted), read).await? {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Ok(_shorter) => Err(shorter()),
+            Err(error) if may_be_range(&error) => match self.size(key).await? {
+                Some(size) if size < range.end => Err(shorter()),
+                _ => Err(store_error(what, error)),
+            },
+            Err(error) => Err(store_error(what, error)),
         }
     }
 
-    /// Reads the last `count` bytes of an object (all of it when it is shorter), and its size:
-    /// one request.
+    /// Reads the last `count` bytes of an object, at least one (all of it when it is shorter), and
+    /// its size: one request.
     ///
     /// # Errors
     /// [`BackendError::NotFound`] when it is not there.
     pub async fn get_tail(&self, key: &str, count: u64) -> Result<(u64, Bytes)> {
         let what = self.what("read the end of", key);
         let path = Path::from(key);
-        let failed = |error| store_error(what.clone(), error);
         let options = GetOptions { range: Some(GetRange::Suffix(count)), ..GetOptions::default() };
-        let got = bounded(&what, REQUEST_TIMEOUT, self.objects.get_opts(&path, options)).await?;
-        let got = got.map_err(failed)?;
+        let got =
+            match bounded(&what, REQUEST_TIMEOUT, self.objects.get_opts(&path, options)).await? {
+                Ok(got) => got,
+                // An empty object has no last byte, and servers differ in what they say then.
+                Err(error) if may_be_range(&error) && self.size(key).await? == Some(0) => {
+                    return Ok((0, Bytes::new()));
+                }
+                Err(error) => return Err(store_error(what, error)),
+            };
         let size = got.meta.size;
-        let bytes = bounded(&what, time_for(count), got.bytes()).await?.map_err(failed)?;
-        Ok((size, bytes))
+        let bytes = bounded(&what, time_for(count), got.bytes()).await?;
+        Ok((size, bytes.map_err(|error| store_error(what, error))?))
     }
 
     /// The size of an object; `None` when it is not there.
@@ -372,13 +266,10 @@ impl Store {
     fn listing(
         &self,
         folder: &str,
-        objects: BoxStream<'static, object_store::Result<object_store::ObjectMeta>>,
+        objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ListedObject>> {
-        let what = self.what("list", folder);
-        objects
-            .map_ok(|meta| ListedObject { key: meta.location.to_string(), size: meta.size })
-            .map_err(move |error| store_error(what.clone(), error))
-            .boxed()
+        let limit = if self.is_directory() { DIRECTORY_TIMEOUT } else { REQUEST_TIMEOUT };
+        listed(objects, self.what("list", folder), limit)
     }
 
     /// Deletes an object; it need not be there.
@@ -395,7 +286,8 @@ impl Store {
     }
 
     /// Makes everything written so far durable: one `syncfs` where the store is a directory,
-    /// nothing on S3, where every successful answer meant durable.
+    /// nothing on S3, where every successful answer meant durable. It takes as long as the disk
+    /// takes: there is no giving up on what was written.
     ///
     /// # Errors
     /// When the file system reports that something could not be written.
@@ -417,31 +309,30 @@ impl Store {
     }
 }
 
-/// Looks at the bytes of an upload as they pass.
-pub trait UploadCheck {
-    /// Sees the next bytes.
-    fn see(&mut self, bytes: &[u8]);
-
-    /// Whether the object may come into being.
-    ///
-    /// # Errors
-    /// The reason why not.
-    fn verdict(&mut self) -> std::result::Result<(), String>;
-}
-
-/// Accepts every upload.
-pub struct AcceptAll;
-
-impl UploadCheck for AcceptAll {
-    fn see(&mut self, _bytes: &[u8]) {}
-    fn verdict(&mut self) -> std::result::Result<(), String> {
-        Ok(())
-    }
+/// What a store lists. Ends after the first error, of which a silence longer than `limit` is one.
+fn listed(
+    objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    what: String,
+    limit: Duration,
+) -> BoxStream<'static, Result<ListedObject>> {
+    futures::stream::unfold(Some((objects, what)), move |state| async move {
+        let (mut objects, what) = state?;
+        match bounded(&what, limit, objects.next()).await {
+            Ok(None) => None,
+            Ok(Some(Ok(meta))) => {
+                let object = ListedObject { key: meta.location.to_string(), size: meta.size };
+                Some((Ok(object), Some((objects, what))))
+            }
+            Ok(Some(Err(error))) => Some((Err(store_error(what, error)), None)),
+            Err(silent) => Some((Err(silent), None)),
+        }
+    })
+    .boxed()
 }
 
 /// The time that moving `bytes` may take.
-fn time_for(bytes: u64) -> Duration {
-    REQUEST_TIMEOUT + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+const fn time_for(bytes: u64) -> Duration {
+    Duration::from_secs(REQUEST_TIMEOUT.as_secs() + bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
 async fn bounded<F: Future>(what: &str, limit: Duration, work: F) -> Result<F::Output> {
@@ -451,26 +342,16 @@ async fn bounded<F: Future>(what: &str, limit: Duration, work: F) -> Result<F::O
     })
 }
 
-fn io_error(what: String, error: std::io::Error) -> BackendError {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => BackendError::Denied { what, cause: error.into() },
-        _ => BackendError::Unavailable { what, cause: error.into() },
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn store_error(what: String, error: object_store::Error) -> BackendError {
-    use object_store::Error as E;
-    match error {
-        E::NotFound { .. } => BackendError::NotFound { what: format!("{what}: it is not there") },
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-            BackendError::Denied { what, cause: error.into() }
-        }
-        E::AlreadyExists { .. } | E::Precondition { .. } => {
-            BackendError::Conflict { what: format!("{what}: {error}") }
-        }
-        E::Generic { .. } | E::JoinError { .. } => {
-            BackendError::Unavailable { what, cause: error.into() }
-        }
-        other => BackendError::Failed { what, cause: other.into() },
+    #[tokio::test]
+    async fn a_server_that_falls_silent_ends_a_listing() {
+        let mut listing =
+            listed(futures::stream::pending().boxed(), "list".to_owned(), Duration::from_millis(1));
+        let error = listing.next().await.expect("it speaks up").expect_err("of the silence");
+        assert!(error.is_retryable(), "{error}");
+        assert!(listing.next().await.is_none(), "and then it is over");
     }
 }

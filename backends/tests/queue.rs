@@ -46,6 +46,7 @@ conformance! {
     lanes_do_not_mix
     consumers_share_a_lane
     prefetch_is_a_limit
+    a_stopped_consumer_gives_what_it_has_and_takes_nothing_more
     unsettled_deliveries_of_a_dropped_consumer_come_again_and_are_marked
     a_settle_that_outlives_its_consumer_tells_nobody
     purge_drops_what_waits_and_nothing_else

@@ -57,118 +57,98 @@ fn refused(why: impl Into<String>) -> InitError {
     InitError::Refused(why.into())
 }
 
-/// Finds the archive of the job, or makes it: identity in the store, record and watermark in the
-/// ledger, whose tables must be there. Nothing is changed when it is refused.
+/// What [`examine`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examined {
+    /// The archive is there, in store and ledger.
+    There(InitReport),
+    /// There is none yet, and nothing forbids to make it.
+    ToMake(Proposal),
+}
+
+/// An archive that may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    identity: ArchiveIdentity,
+    watermark: WatermarkRow,
+    uncovered_files: u64,
+}
+
+/// Looks for the archive of the job, and whether it may be made where it is not; changes nothing.
+/// Ledger and store are `None` where they do not even exist yet.
 ///
 /// # Errors
 /// When store, ledger and configuration contradict each other, when a watermark is adopted that
 /// more rows lie below than is accepted, or when something does not answer.
-pub async fn ensure_archive(
-    ledger: &dyn Ledger,
-    catalog: &dyn Catalog,
-    store: &Store,
-    seed: &ArchiveSeed,
-) -> Result<InitReport, InitError> {
-    match look(Some(ledger), catalog, Some(store), seed).await? {
-        Known::Archive(report) => Ok(report),
-        Known::Proposal(proposal) => make(ledger, store, seed, proposal).await,
-    }
-}
-
-/// Refuses what [`ensure_archive`] would refuse, before there is anything to make it in: `None`
-/// stands for a ledger or a store that is not there yet. Changes nothing.
-///
-/// # Errors
-/// Those of [`ensure_archive`].
-pub async fn refuse_early(
+pub async fn examine(
     ledger: Option<&dyn Ledger>,
     catalog: &dyn Catalog,
     store: Option<&Store>,
     seed: &ArchiveSeed,
-) -> Result<(), InitError> {
-    look(ledger, catalog, store, seed).await.map(drop)
-}
-
-/// What is there, once nothing speaks against it.
-enum Known {
-    Archive(InitReport),
-    Proposal(Proposal),
-}
-
-/// An archive that may be made.
-struct Proposal {
-    identity: ArchiveIdentity,
-    watermark: WatermarkRow,
-    /// Rows at or below the origin.
-    below: u64,
-}
-
-async fn look(
-    ledger: Option<&dyn Ledger>,
-    catalog: &dyn Catalog,
-    store: Option<&Store>,
-    seed: &ArchiveSeed,
-) -> Result<Known, InitError> {
+) -> Result<Examined, InitError> {
     let stored = match store {
-        Some(store) => read_identity(store).await?,
+        Some(store) => read_identity(store).await?.map(|identity| (store, identity)),
         None => None,
     };
     let recorded = match ledger {
-        Some(ledger) => ledger.archive().await?,
+        Some(ledger) => ledger.archive().await?.map(|record| (ledger, record)),
         None => None,
     };
-    if let (Some(identity), Some(store)) = (&stored, store) {
+    if let Some((store, identity)) = &stored {
         check_seed(identity, store, seed)?;
     }
-    let place = store.map_or_else(|| "the store".to_owned(), ToString::to_string);
-    let watermark = match ledger {
-        Some(ledger) => ledger.watermark().await?,
-        None => None,
-    };
     match (stored, recorded) {
-        (Some(identity), Some(record)) => {
-            if identity.archive != record.archive {
-                return Err(refused(format!(
-                    "{place} belongs to archive {}, and the ledger to archive {}: one of \
-                     `store.url` and `watermark.config_db_url` is not the right one",
-                    identity.archive, record.archive
-                )));
-            }
-            let watermark = watermark.ok_or_else(|| {
-                refused(
-                    "des_archive_config holds no row for this job, though the archive is \
-                     recorded: somebody deleted it. Put it back with the archived_until that \
-                     des_archives calls settled_until",
-                )
-            })?;
-            if watermark.lag_days != seed.lag_days {
-                warn!(
-                    ledger = watermark.lag_days,
-                    configured = seed.lag_days,
-                    "lag_days: des_archive_config rules, the configuration only seeds it"
-                );
-            }
-            let uncovered_files = None;
-            Ok(Known::Archive(InitReport { identity, created: false, watermark, uncovered_files }))
+        (Some((store, identity)), Some((ledger, record))) => {
+            there(store, identity, ledger, &record, seed).await
         }
-        (None, Some(record)) => Err(refused(format!(
-            "the ledger belongs to archive {}, and {place} holds no archive: check `store.url` \
+        (None, Some((_, record))) => Err(refused(format!(
+            "the ledger belongs to archive {}, and the store holds no archive: check `store.url` \
              (or `packer.output_dir`), and that the store is mounted",
             record.archive
         ))),
-        (Some(identity), None) if has_certificates(store).await? => Err(refused(format!(
-            "{place} holds archive {} with committed windows, and the ledger knows nothing of it: \
-             check `watermark.config_db_url`; a lost ledger is to be restored from its backup",
+        (Some((store, identity)), None) if has_certificates(store).await? => Err(refused(format!(
+            "{store} holds archive {} with committed windows, and the ledger knows nothing of \
+                 it: check `watermark.config_db_url`; a lost ledger is to be restored from its \
+                 backup",
             identity.archive
         ))),
         (found, None) => {
-            let now = match ledger {
-                Some(ledger) => ledger.now().await?,
-                None => catalog.now().await?,
-            };
-            propose(catalog, seed, (found, watermark), now).await.map(Known::Proposal)
+            let found = found.map(|(_, identity)| identity);
+            propose(ledger, catalog, seed, found).await.map(Examined::ToMake)
         }
     }
+}
+
+async fn there(
+    store: &Store,
+    identity: ArchiveIdentity,
+    ledger: &dyn Ledger,
+    record: &ArchiveRecord,
+    seed: &ArchiveSeed,
+) -> Result<Examined, InitError> {
+    if identity.archive != record.archive {
+        return Err(refused(format!(
+            "{store} belongs to archive {}, and the ledger to archive {}: one of `store.url` and \
+             `watermark.config_db_url` is not the right one",
+            identity.archive, record.archive
+        )));
+    }
+    let watermark = ledger.watermark().await?.ok_or_else(|| {
+        refused(format!(
+            "des_archive_config holds no row for this job, though the archive is recorded: somebody \
+             deleted it. Put it back, with archived_until {}",
+            record.settled_until
+        ))
+    })?;
+    if watermark.lag_days != seed.lag_days {
+        warn!(
+            ledger = watermark.lag_days,
+            configured = seed.lag_days,
+            "lag_days: des_archive_config rules, the configuration only seeds it"
+        );
+    }
+    let report = InitReport { identity, created: false, watermark, uncovered_files: None };
+    Ok(Examined::There(report))
 }
 
 /// The identity that a store holds, if any.
@@ -206,8 +186,7 @@ fn check_seed(
     Ok(())
 }
 
-async fn has_certificates(store: Option<&Store>) -> Result<bool, InitError> {
-    let Some(store) = store else { return Ok(false) };
+async fn has_certificates(store: &Store) -> Result<bool, InitError> {
     let first: Option<ListedObject> = store.list(names::CERTIFICATES).try_next().await?;
     Ok(first.is_some())
 }
@@ -215,21 +194,24 @@ async fn has_certificates(store: Option<&Store>) -> Result<bool, InitError> {
 /// What would be made. A run that died between the store and the ledger left an identity without
 /// record, which is then taken up.
 async fn propose(
+    ledger: Option<&dyn Ledger>,
     catalog: &dyn Catalog,
     seed: &ArchiveSeed,
-    (found, existing): (Option<ArchiveIdentity>, Option<WatermarkRow>),
-    now: Timestamp,
+    found: Option<ArchiveIdentity>,
 ) -> Result<Proposal, InitError> {
+    let (now, existing) = match ledger {
+        Some(ledger) => (ledger.now().await?, ledger.watermark().await?),
+        None => (catalog.now().await?, None),
+    };
     let origin = match (&existing, &found) {
         (Some(row), _) => row.archived_until,
         (None, Some(identity)) => identity.origin,
         (None, None) => first_watermark(catalog, seed).await?,
     };
     if origin > now {
-        let from = if existing.is_some() {
-            "des_archive_config.archived_until"
-        } else {
-            "watermark.default_archived_until"
+        let from = match existing {
+            Some(_) => "des_archive_config.archived_until",
+            None => "watermark.default_archived_until",
         };
         return Err(refused(format!(
             "{from} is {origin}, in the future: every file would be skipped; correct it"
@@ -243,8 +225,6 @@ async fn propose(
              `--accept-below {below}`"
         )));
     }
-    let watermark =
-        existing.unwrap_or(WatermarkRow { archived_until: origin, lag_days: seed.lag_days });
     let identity = found.unwrap_or_else(|| ArchiveIdentity {
         version: ArchiveIdentity::VERSION,
         archive: new_archive_id(),
@@ -254,38 +234,47 @@ async fn propose(
         shard_version: 2,
         created_at: now,
     });
-    Ok(Proposal { identity, watermark, below })
+    let first = WatermarkRow { archived_until: origin, lag_days: seed.lag_days };
+    let watermark = existing.unwrap_or(first);
+    Ok(Proposal { identity, watermark, uncovered_files: below })
 }
 
-async fn make(
+/// Makes the archive: identity in the store, record and watermark in the ledger, whose tables
+/// must be there. Of several that do this at once, one identity wins, and all use it.
+///
+/// # Errors
+/// When something does not answer, or the ledger changed since it was examined.
+pub async fn make(
     ledger: &dyn Ledger,
     store: &Store,
+    proposal: Proposal,
     seed: &ArchiveSeed,
-    Proposal { identity, watermark, below }: Proposal,
 ) -> Result<InitReport, InitError> {
-    let origin = watermark.archived_until;
+    let Proposal { identity, watermark, uncovered_files } = proposal;
     let identity = publish_identity(store, identity).await?;
     check_seed(&identity, store, seed)?;
     let record = ArchiveRecord {
         archive: identity.archive.clone(),
         n_bits: identity.n_bits,
-        origin,
-        settled_until: origin,
+        origin: watermark.archived_until,
+        settled_until: watermark.archived_until,
     };
+    let uncovered = (uncovered_files > 0)
+        .then(|| format!("{uncovered_files} files at or below the origin are not covered"));
     let audit = AuditEntry {
         actor: seed.actor.clone(),
         action: "init".to_owned(),
         from: None,
-        to: Some(origin.to_string()),
-        reason: (below > 0)
-            .then(|| format!("{below} files at or below the origin are not covered")),
+        to: Some(watermark.archived_until.to_string()),
+        reason: uncovered.clone(),
     };
     ledger.register(&record, watermark, &audit).await?;
-    info!(archive = %identity.archive, origin = %origin, uncovered_files = below, "archive made");
-    if below > 0 {
-        warn!("{below} files at or below {origin} are not covered and will not be archived");
+    info!(archive = %identity.archive, origin = %record.origin, "archive made");
+    if let Some(uncovered) = uncovered {
+        warn!("{uncovered} and will not be archived");
     }
-    Ok(InitReport { identity, created: true, watermark, uncovered_files: Some(below) })
+    let uncovered_files = Some(uncovered_files);
+    Ok(InitReport { identity, created: true, watermark, uncovered_files })
 }
 
 /// The configured first watermark, or the boundary just below the oldest row.

@@ -7,17 +7,16 @@
 
 pub mod cutting;
 pub mod decide;
+pub mod init;
 pub mod operate;
 pub mod partitions;
 
 mod certify;
 mod flight;
-mod init;
 mod lead;
 mod service;
 mod sort;
 mod split;
 mod survey;
 
-pub use init::{ArchiveSeed, InitError, InitReport, ensure_archive, refuse_early};
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use coordinator::InitError;
+use coordinator::init::InitError;
 use coordinator::operate::AdjustError;
 use serde::Serialize;
 

@@ -9,10 +9,9 @@ use backends::catalog::{PostgresCatalog, SqliteCatalog};
 use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
+use coordinator::init::{self, ArchiveSeed, Examined, InitReport};
 use coordinator::partitions::PartitionLimits;
-use coordinator::{
-    ArchiveSeed, Coordinator, CoordinatorSettings, Event, InitReport, ensure_archive, refuse_early,
-};
+use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
 use worker::{Sources, Worker, WorkerSettings};
@@ -122,6 +121,7 @@ pub(crate) struct Fleet {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) store: Store,
+    pub(crate) queue: Arc<dyn TaskQueue>,
     pub(crate) archive: InitReport,
 }
 
@@ -134,44 +134,55 @@ pub(crate) struct Permissions {
     pub(crate) accept_below: u64,
 }
 
+/// Connects to everything and finds or makes the archive. Whatever there is to refuse is refused
+/// before anything is made.
 pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result<Fleet, Failure> {
     let catalog = catalog(config).await?;
-    // Refuses a table that would be misread, before anything is made.
     catalog.inspect().await?;
-    let seed = seed(config, permissions.accept_below);
-    look_first(config, permissions, &*catalog, &seed).await?;
-    let ledger = ledger(config, permissions.migrate).await?;
-    let store = store(config, true).await?;
-    if permissions.migrate {
-        ledger.migrate().await?;
-    }
-    let archive = ensure_archive(&*ledger, &*catalog, &store, &seed).await?;
-    Ok(Fleet { ledger, catalog, store, archive })
-}
-
-/// Refuses what can be refused while there is nothing yet that would have to be taken back.
-async fn look_first(
-    config: &Config,
-    permissions: Permissions,
-    catalog: &dyn Catalog,
-    seed: &ArchiveSeed,
-) -> Result<(), Failure> {
-    let ledger = match config.ledger()? {
-        DatabaseUrl::Sqlite(path) if permissions.migrate && !path.exists() => None,
-        _ => Some(ledger_to_read(config).await?),
-    };
-    if let Some(ledger) = ledger.as_ref().filter(|_| !permissions.migrate)
+    let queue = queue(config, &process_name("coordinator")).await?;
+    let existing_ledger =
+        if ledger_exists(config)? { Some(ledger_to_read(config).await?) } else { None };
+    if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate)
         && let Some(first) = ledger.pending_migrations().await?.first()
     {
         return Err(Failure::Failed(anyhow::anyhow!(
             "des's tables are not up to date ({first} is missing): run `des init`"
         )));
     }
-    let store = match &config.store {
-        StoreConfig::Directory(path) if !path.exists() => None,
-        _ => Some(store(config, false).await?),
+    let existing_store =
+        if store_exists(config) { Some(store(config, false).await?) } else { None };
+    let seed = seed(config, permissions.accept_below);
+    let examined =
+        init::examine(existing_ledger.as_deref(), &*catalog, existing_store.as_ref(), &seed)
+            .await?;
+
+    let ledger = ledger(config, permissions.migrate).await?;
+    if permissions.migrate {
+        ledger.migrate().await?;
+    }
+    let store = match existing_store {
+        Some(store) => store,
+        None => store(config, true).await?,
     };
-    Ok(refuse_early(ledger.as_deref(), catalog, store.as_ref(), seed).await?)
+    let archive = match examined {
+        Examined::There(report) => report,
+        Examined::ToMake(proposal) => init::make(&*ledger, &store, proposal, &seed).await?,
+    };
+    Ok(Fleet { ledger, catalog, store, queue, archive })
+}
+
+fn ledger_exists(config: &Config) -> Result<bool, Failure> {
+    Ok(match config.ledger()? {
+        DatabaseUrl::Postgres(_) => true,
+        DatabaseUrl::Sqlite(path) => path.exists() || config.ledger()? == config.database()?,
+    })
+}
+
+fn store_exists(config: &Config) -> bool {
+    match &config.store {
+        StoreConfig::Directory(path) => path.exists(),
+        StoreConfig::S3(_) => true,
+    }
 }
 
 fn seed(config: &Config, accept_below: u64) -> ArchiveSeed {
@@ -190,7 +201,6 @@ impl Fleet {
     pub(crate) fn coordinator(
         &self,
         config: &Config,
-        queue: Arc<dyn TaskQueue>,
         events: mpsc::UnboundedSender<Event>,
     ) -> Coordinator {
         Coordinator::new(
@@ -199,7 +209,7 @@ impl Fleet {
             Arc::clone(&self.ledger),
             Arc::clone(&self.catalog),
             self.store.clone(),
-            queue,
+            Arc::clone(&self.queue),
             coordinator_settings(config),
             events,
         )

@@ -24,8 +24,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What remains of the drain timeout for giving back what was not finished.
 const GIVE_BACK_TIME: Duration = Duration::from_secs(10);
-/// How long the consumer's own buffer is searched for tasks that were never begun.
-const LEFTOVER_WAIT: Duration = Duration::from_millis(50);
 /// The largest part of an unreadable message that goes into its dead letter.
 const DEAD_LETTER_BYTES: usize = 64 * 1024;
 
@@ -111,8 +109,9 @@ impl Worker {
     ) -> anyhow::Result<()> {
         info!(running = running.len(), "draining: no new tasks are begun");
         let deadline = tokio::time::Instant::now() + self.settings.drain_timeout;
-        // What the broker handed over and nobody began is given back at once.
-        while let Ok(delivery) = tokio::time::timeout(LEFTOVER_WAIT, tasks.next()).await {
+        // What the broker handed over and nobody began is given back at once. The consumer lives
+        // on, since what is running is acked through it.
+        for delivery in tasks.stop().await {
             let (queue, worker) = (Arc::clone(&self.queue), self.context.worker.clone());
             running.spawn(async move {
                 if let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await {

@@ -250,6 +250,12 @@ impl Consumer for InProcessConsumer {
             changed.await;
         }
     }
+
+    async fn stop(&mut self) -> Vec<Delivery> {
+        // Nothing is handed over before it is taken.
+        self.prefetch = 0;
+        Vec::new()
+    }
 }
 
 impl Drop for InProcessConsumer {

@@ -83,6 +83,11 @@ pub trait TaskQueue: Send + Sync {
 pub trait Consumer: Send {
     /// Waits for the next delivery, over any number of broken connections.
     async fn next(&mut self) -> Delivery;
+
+    /// Stops receiving, for good, and gives what was received and never taken. What is unsettled
+    /// can still be settled as long as this consumer lives; [`Consumer::next`] never returns any
+    /// more.
+    async fn stop(&mut self) -> Vec<Delivery>;
 }
 
 /// One message as it was delivered.

@@ -97,6 +97,36 @@ pub(crate) async fn prefetch_is_a_limit(queue: &dyn TaskQueue) {
     take(&mut *consumer).await;
 }
 
+pub(crate) async fn a_stopped_consumer_gives_what_it_has_and_takes_nothing_more(
+    queue: &dyn TaskQueue,
+) {
+    for n in 0..6 {
+        publish(queue, Lane::Tasks, n.to_string()).await;
+    }
+    let mut consumer = consume(queue, Lane::Tasks, 3).await;
+    let held = next(&mut *consumer).await;
+    let left = consumer.stop().await;
+    assert!(left.len() <= 2, "no more than the prefetch is held");
+    let mut came = HashSet::from([held.body.clone()]);
+    for delivery in left {
+        assert!(!delivery.redelivered);
+        assert!(came.insert(delivery.body.clone()));
+        assert!(delivery.settle.ack().await, "what is left can be settled");
+    }
+    // Acks make room, which a stopped consumer has no use for.
+    assert!(held.settle.ack().await, "what was held can be settled");
+    nothing_comes(&mut *consumer).await;
+
+    let mut heir = consume(queue, Lane::Tasks, 1).await;
+    while came.len() < 6 {
+        let delivery = next(&mut *heir).await;
+        assert!(!delivery.redelivered, "the stopped consumer never had it");
+        assert!(delivery.settle.ack().await);
+        assert!(came.insert(delivery.body));
+    }
+    assert_eq!(came, bodies(0..6));
+}
+
 pub(crate) async fn unsettled_deliveries_of_a_dropped_consumer_come_again_and_are_marked(
     queue: &dyn TaskQueue,
 ) {

@@ -149,13 +149,13 @@ pub(crate) async fn run_embedded(
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
     let RunOptions { goal, workers, bar } = options;
-    let queue = wiring::queue(config, &wiring::process_name("migrate")).await?;
     let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, Arc::clone(&queue), events);
+    let coordinator = fleet.coordinator(config, events);
     let stop_workers = CancellationToken::new();
     let working = (workers > 0)
         .then(|| {
             let identity = fleet.archive.identity.clone();
+            let queue = Arc::clone(&fleet.queue);
             wiring::worker(config, identity, fleet.store.clone(), queue, workers)
                 .map(|worker| tokio::spawn(worker.run(stop_workers.clone())))
         })

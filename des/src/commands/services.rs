@@ -36,10 +36,9 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     require_broker(&config, "coordinator")?;
     let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
     let fleet = wiring::connect(&config, permissions).await?;
-    let queue = wiring::queue(&config, &wiring::process_name("coordinator")).await?;
     let shutdown = shutdown_on_signals()?;
     let (events, _nobody_listens) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(&config, queue, events);
+    let coordinator = fleet.coordinator(&config, events);
     coordinator.run(Goal::Forever, shutdown).await?;
     Ok(Exit::Done)
 }

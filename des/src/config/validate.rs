@@ -267,6 +267,7 @@ fn store_config(
         storage_class: store.storage_class,
         server_side_encryption: store.server_side_encryption,
         sse_kms_key_id: store.sse_kms_key_id,
+        credentials: None,
     }))
 }
 

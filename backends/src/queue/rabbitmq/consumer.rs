@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -21,6 +21,8 @@ use crate::queue::{Consumer, Delivery, Lane, Settle};
 
 /// Time to hand an ack to the network.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the broker to stop delivering.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A consumer of one lane. Its channel is opened again, on the same connection or the next one,
 /// whenever anything is wrong with it.
@@ -34,6 +36,10 @@ enum State {
     /// A task of its own, since callers drop the future of `next` at will: what it has reached
     /// must not begin anew each time.
     Opening(AbortOnDropHandle<Box<OpenConsumer>>),
+    /// Receiving nothing more; the channel, if there was one, stays open for acks.
+    Stopped {
+        _for_acks: Option<Box<OpenConsumer>>,
+    },
 }
 
 /// A channel with a consumer on it. Dropping it closes the channel, and the broker takes back
@@ -43,7 +49,7 @@ struct OpenConsumer {
     stream: lapin::Consumer,
     /// Cancelled when an ack could not be told.
     suspect: CancellationToken,
-    _channel: Channel,
+    channel: Channel,
 }
 
 struct Opener {
@@ -94,7 +100,7 @@ impl Opener {
             Ok((channel, stream)) => {
                 debug!(lane = %self.target.lane(self.lane), "consuming");
                 let suspect = CancellationToken::new();
-                Some(Box::new(OpenConsumer { session, stream, suspect, _channel: channel }))
+                Some(Box::new(OpenConsumer { session, stream, suspect, channel }))
             }
             Err(trouble) => {
                 // With a code it is the broker's answer to this channel; the connection is sound.
@@ -165,6 +171,7 @@ impl RabbitConsumer {
                         Err(_) => State::opening(&self.opener),
                     }
                 }
+                State::Stopped { .. } => std::future::pending::<()>().await,
             }
         }
     }
@@ -178,6 +185,20 @@ impl State {
 }
 
 impl OpenConsumer {
+    /// Tells the broker to deliver nothing more, and takes what it has delivered: after the
+    /// broker's answer the stream ends. When the channel is broken there is nothing to take.
+    async fn cancel(&mut self) -> Vec<Delivery> {
+        let tag = self.stream.tag();
+        let cancelled = self.channel.basic_cancel(tag, BasicCancelOptions::default()).await;
+        let mut left = Vec::new();
+        if cancelled.is_ok() {
+            while let Some(Ok(delivery)) = self.stream.next().await {
+                left.push(ours(delivery, self.suspect.clone()));
+            }
+        }
+        left
+    }
+
     async fn next(&mut self) -> Result<lapin::message::Delivery, Trouble> {
         tokio::select! {
             biased;
@@ -204,13 +225,7 @@ impl Consumer for RabbitConsumer {
                 Ok(delivery) if !delivery.acker.usable() => {}
                 Ok(delivery) => {
                     *self.opener.pace() = Pace::new();
-                    let kind = delivery.properties.kind().as_ref();
-                    return Delivery {
-                        kind: kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
-                        body: delivery.data,
-                        redelivered: delivery.redelivered,
-                        settle: Box::new(RabbitSettle { acker: delivery.acker, suspect }),
-                    };
+                    return ours(delivery, suspect);
                 }
                 Err(trouble) => {
                     self.opener.tell(&trouble);
@@ -218,6 +233,26 @@ impl Consumer for RabbitConsumer {
                 }
             }
         }
+    }
+
+    async fn stop(&mut self) -> Vec<Delivery> {
+        let stopped = State::Stopped { _for_acks: None };
+        let State::Open(mut open) = std::mem::replace(&mut self.state, stopped) else {
+            return Vec::new();
+        };
+        let left = timeout(CANCEL_TIMEOUT, open.cancel()).await.unwrap_or_default();
+        self.state = State::Stopped { _for_acks: Some(open) };
+        left
+    }
+}
+
+fn ours(delivery: lapin::message::Delivery, suspect: CancellationToken) -> Delivery {
+    let kind = delivery.properties.kind().as_ref();
+    Delivery {
+        kind: kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
+        body: delivery.data,
+        redelivered: delivery.redelivered,
+        settle: Box::new(RabbitSettle { acker: delivery.acker, suspect }),
     }
 }
 

@@ -1,0 +1,169 @@
+//! What only a bucket can do to us.
+
+use std::net::TcpListener;
+use std::time::Instant;
+
+use backends::store::{AcceptAll, S3Credentials};
+use backends::{BackendError, Store};
+use futures::TryStreamExt;
+
+use crate::places::settings;
+use crate::s3_server::{S3Server, Shortcomings};
+
+/// What each call that needs an answer says about a store that does not give it.
+async fn complaints(store: &Store) -> Vec<BackendError> {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(20 * 1024 * 1024).expect("it grows");
+    vec![
+        store.check().await.expect_err("check"),
+        store.put("key", "x".into()).await.expect_err("put"),
+        store.create("key", "x".into()).await.expect_err("create"),
+        store.put_file("key", file, 20 * 1024 * 1024, &mut AcceptAll).await.expect_err("put_file"),
+        store.get("key", 10).await.expect_err("get"),
+        store.get_range("key", 0..1).await.expect_err("get_range"),
+        store.get_tail("key", 1).await.expect_err("get_tail"),
+        store.size("key").await.expect_err("size"),
+        store.list("").try_next().await.expect_err("list"),
+        store.list_after("", "a").try_next().await.expect_err("list_after"),
+        store.delete("key").await.expect_err("delete"),
+    ]
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_refused_and_not_told() {
+    let server = S3Server::start();
+    let wrong_secret = S3Credentials {
+        access_key_id: server.access_key.clone(),
+        secret_access_key: "wrong-hush".to_owned(),
+    };
+    let unknown_key = S3Credentials {
+        access_key_id: "NOBODY".to_owned(),
+        secret_access_key: server.secret_key.clone(),
+    };
+    for credentials in [wrong_secret, unknown_key] {
+        let mut settings = settings(&server, "some/prefix");
+        settings.credentials = Some(credentials.clone());
+        let store = Store::s3(&settings).expect("the settings are good");
+        for error in complaints(&store).await {
+            assert!(matches!(error, BackendError::Denied { .. }), "{error}");
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("s3://archive/some/prefix"), "{text}");
+            assert!(text.contains(&server.endpoint), "{text}");
+            assert!(!text.contains(&credentials.secret_access_key), "{text}");
+        }
+    }
+    let good = Store::s3(&settings(&server, "")).expect("the settings are good");
+    let listed: Vec<_> = good.list("").try_collect().await.expect("the store lists");
+    assert_eq!(listed, []);
+}
+
+#[test]
+fn settings_do_not_tell_their_secret() {
+    let server = S3Server::start();
+    let text = format!("{:?}", settings(&server, ""));
+    assert!(text.contains(&server.access_key), "{text}");
+    assert!(!text.contains(&server.secret_key), "{text}");
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_named() {
+    let server = S3Server::start();
+    let mut settings = settings(&server, "");
+    settings.bucket = "elsewhere".to_owned();
+    let store = Store::s3(&settings).expect("the settings are good");
+    for error in [
+        store.check().await.expect_err("the bucket is not there"),
+        store.put("key", "x".into()).await.expect_err("the bucket is not there"),
+        store.get("key", 10).await.expect_err("the bucket is not there"),
+        store.list("a").try_next().await.expect_err("the bucket is not there"),
+    ] {
+        assert!(error.is_not_found(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("s3://elsewhere at"), "{text}");
+        assert!(text.contains(&server.endpoint), "{text}");
+        assert!(text.contains("the bucket is not there"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable() {
+    let mut server = S3Server::start();
+    // Nobody listens here any more.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it has an address");
+    drop(listener);
+    server.endpoint = format!("http://{address}");
+    let store = Store::s3(&settings(&server, "")).expect("the settings are good");
+    let before = Instant::now();
+    let errors = complaints(&store).await;
+    let each = before.elapsed() / 11;
+    for error in errors {
+        assert!(error.is_retryable(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&server.endpoint), "{text}");
+        assert!(text.to_lowercase().contains("connection refused"), "{text}");
+    }
+    assert!(each.as_secs() < 20, "{each:?} until a refused connection is told");
+}
+
+#[tokio::test]
+async fn a_server_without_conditional_writes_says_so() {
+    let server = S3Server::start_with(Shortcomings { no_conditional_writes: true });
+    let store = Store::s3(&settings(&server, "")).expect("the settings are good");
+    let error = store.create("_des/archive.json", "{}".into()).await.expect_err("it cannot");
+    assert!(matches!(error, BackendError::Failed { .. }), "{error}");
+    store.put("_des/archive.json", "{}".into()).await.expect("it is written");
+}
+
+#[tokio::test]
+async fn a_prefix_is_a_place_of_its_own() {
+    let server = S3Server::start();
+    let open = |prefix| Store::s3(&settings(&server, prefix)).expect("the settings are good");
+    let (whole, one, two) = (open(""), open("jobs/one"), open("jobs/two"));
+    one.put("a", "1".into()).await.expect("it is written");
+    two.put("a", "22".into()).await.expect("it is written");
+    assert_eq!(one.get("a", 10).await.expect("it is read"), "1");
+    assert_eq!(whole.get("jobs/two/a", 10).await.expect("it is read"), "22");
+    one.delete("a").await.expect("it is deleted");
+    assert_eq!(two.size("a").await.expect("it answers"), Some(2));
+    let listed: Vec<_> = whole.list("").try_collect().await.expect("the store lists");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].key, "jobs/two/a");
+}
+
+#[tokio::test]
+async fn objects_are_written_in_their_storage_class() {
+    let server = S3Server::start();
+    // The server knows this class, and not the other.
+    for (class, known) in [("REDUCED_REDUNDANCY", true), ("BLUE", false)] {
+        let mut settings = settings(&server, class);
+        settings.storage_class = Some(class.to_owned());
+        let store = Store::s3(&settings).expect("the settings are good");
+        let put = store.put("put", "x".into()).await;
+        let create = store.create("created", "x".into()).await.map(|_created| ());
+        for written in [put, create] {
+            match written {
+                Ok(()) => assert!(known, "{class}"),
+                Err(error) => {
+                    assert!(!known, "{class}: {error}");
+                    assert!(error.to_string().contains("InvalidStorageClass"), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn encryption_that_nobody_knows_is_refused() {
+    let server = S3Server::start();
+    let open = |encryption: &str, key: Option<&str>| {
+        let mut settings = settings(&server, "");
+        settings.server_side_encryption = Some(encryption.to_owned());
+        settings.sse_kms_key_id = key.map(str::to_owned);
+        Store::s3(&settings)
+    };
+    open("AES256", None).expect("S3's own keys");
+    open("aws:kms", Some("alias/archive")).expect("a key of the customer");
+    let error = open("rot13", None).expect_err("no such encryption");
+    assert!(error.to_string().contains("rot13"), "{error}");
+}

@@ -1,0 +1,226 @@
+//! A real S3 server for tests: HTTP on a loopback port, signed requests, objects as files in a
+//! directory of its own. It runs on its own threads, so a test may block as it likes, and ends
+//! when it is dropped.
+//!
+//! Other crates' tests use it by `#[path]`; they need `async-trait`, `hyper-util`, `s3s`,
+//! `s3s-fs`, `tempfile` and `tokio`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder as Connections;
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s_fs::FileSystem;
+use tokio::sync::oneshot;
+
+/// A running server with one empty bucket.
+pub(crate) struct S3Server {
+    /// Where it listens, such as `http://127.0.0.1:41234`.
+    pub(crate) endpoint: String,
+    /// The key that it knows.
+    pub(crate) access_key: String,
+    /// The secret of that key.
+    pub(crate) secret_key: String,
+    /// The bucket.
+    pub(crate) bucket: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// In what the server falls behind S3.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shortcomings {
+    /// It refuses `If-None-Match`, as older servers do.
+    pub(crate) no_conditional_writes: bool,
+}
+
+impl S3Server {
+    /// Starts a server that lacks nothing.
+    pub(crate) fn start() -> Self {
+        Self::start_with(Shortcomings::default())
+    }
+
+    /// Starts a server with shortcomings.
+    pub(crate) fn start_with(shortcomings: Shortcomings) -> Self {
+        let (access_key, secret_key, bucket) = ("TESTACCESSKEY", "test/secret+key", "archive");
+        let root = tempfile::tempdir().expect("a directory for the objects");
+        std::fs::create_dir(root.path().join(bucket)).expect("a directory for the bucket");
+        let bucket_dir = root.path().join(bucket);
+        let files = FileSystem::new(root.path()).expect("the directory can be served");
+        let mut service =
+            S3ServiceBuilder::new(Objects { files, root: root.path().to_owned(), shortcomings });
+        service.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        let service = service.build();
+
+        let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .expect("a free port");
+        listener.set_nonblocking(true).expect("a socket of tokio's kind");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("threads for the server");
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve(listener, service) => {}
+                    _stop = stopped => {}
+                }
+            });
+            // Its files go after everything that uses them.
+            drop(runtime);
+            drop(root);
+        });
+        Self {
+            endpoint: format!("http://{address}"),
+            access_key: access_key.to_owned(),
+            secret_key: secret_key.to_owned(),
+            bucket: bucket.to_owned(),
+            bucket_dir,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ended_by_itself = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, service: S3Service) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime is here");
+    loop {
+        let (socket, _peer) = listener.accept().await.expect("connections come in");
+        socket.set_nodelay(true).expect("a TCP socket");
+        let service = service.clone();
+        tokio::spawn(async move {
+            let connections = Connections::new(TokioExecutor::new());
+            // Clients hang up when they like.
+            let _hung_up = connections.serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+/// `s3s-fs`, and what S3 does that it does not.
+struct Objects {
+    files: FileSystem,
+    root: PathBuf,
+    shortcomings: Shortcomings,
+}
+
+impl Objects {
+    /// The file server makes a missing bucket.
+    fn bucket_is_there(&self, bucket: &str) -> S3Result<()> {
+        if self.root.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+
+    /// The file server takes a folder for an object.
+    fn size(&self, bucket: &str, key: &str) -> S3Result<u64> {
+        match std::fs::metadata(self.root.join(bucket).join(key)) {
+            Ok(there) if there.is_file() => Ok(there.len()),
+            _ => Err(s3_error!(NoSuchKey)),
+        }
+    }
+
+    /// The file server fails on a suffix that is longer than the object.
+    fn plain_range(&self, input: &GetObjectInput) -> S3Result<Option<Range>> {
+        let size = self.size(&input.bucket, &input.key)?;
+        match input.range {
+            Some(Range::Suffix { length }) if size == 0 || length == 0 => {
+                Err(s3_error!(InvalidRange))
+            }
+            Some(Range::Suffix { length }) => {
+                Ok(Some(Range::Int { first: size.saturating_sub(length), last: None }))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Objects {
+    async fn put_object(
+        &self,
+        request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.bucket_is_there(&request.input.bucket)?;
+        if self.shortcomings.no_conditional_writes && request.input.if_none_match.is_some() {
+            return Err(s3_error!(NotImplemented, "no conditional writes here"));
+        }
+        self.files.put_object(request).await
+    }
+
+    async fn get_object(
+        &self,
+        mut request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        self.bucket_is_there(&request.input.bucket)?;
+        request.input.range = self.plain_range(&request.input)?;
+        self.files.get_object(request).await
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.size(&request.input.bucket, &request.input.key)?;
+        self.files.head_object(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.files.delete_object(request).await
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        self.files.list_objects_v2(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        self.bucket_is_there(&request.input.bucket)?;
+        self.files.create_multipart_upload(request).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.files.upload_part(request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        self.files.complete_multipart_upload(request).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.files.abort_multipart_upload(request).await
+    }
+}

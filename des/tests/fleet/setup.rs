@@ -1,0 +1,365 @@
+//! One fleet: a database, a broker prefix, a bucket and source files of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+
+use super::process::{Run, Running};
+use super::s3_server::S3Server;
+
+const LAG_DAYS: i64 = 7;
+const DAYS: i64 = 10;
+const MISSING: usize = 20;
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How many files a run archives.
+pub(crate) fn files_wanted(default: usize) -> usize {
+    let wanted = std::env::var("DES_TEST_FLEET_FILES").ok();
+    wanted.map_or(default, |text| text.parse().expect("DES_TEST_FLEET_FILES is a number"))
+}
+
+fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run ./test"))
+}
+
+/// A source file and its row.
+pub(crate) struct Made {
+    uid: String,
+    created_at: String,
+    path: PathBuf,
+}
+
+pub(crate) struct Fleet {
+    dir: tempfile::TempDir,
+    s3: S3Server,
+    postgres: String,
+    database: String,
+    config: Value,
+    rows: usize,
+    runtime: tokio::runtime::Runtime,
+    first_day: chrono::DateTime<chrono::Utc>,
+}
+
+impl Fleet {
+    pub(crate) fn new(files: usize) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let postgres = server("DES_TEST_POSTGRES_URL");
+        let name = format!("des_test_{}", uuid::Uuid::new_v4().simple());
+        let s3 = S3Server::start();
+        let dir = tempfile::Builder::new().prefix("des-fleet-").tempdir().expect("a directory");
+        let database = format!("{}/{name}", postgres.rsplit_once('/').expect("a URL").0);
+        let config = json!({
+            "database": {
+                "url": database, "table_name": "archive.Files", "uid_column": "uid",
+                "created_at_column": "created at", "location_column": "file_location",
+                "size_column": "size_bytes", "lag_days": LAG_DAYS,
+            },
+            "packer": { "n_bits": 8 },
+            "broker": { "url": server("DES_TEST_AMQP_URL"), "prefix": name },
+            "store": { "url": format!("s3://{}/a/prefix", s3.bucket), "endpoint": s3.endpoint },
+            "source": { "roots": [dir.path().join("files")] },
+            "worker": { "spool_dir": dir.path(), "drain_timeout": "60s" },
+            "coordinator": { "spool_dir": dir.path(), "lease_ttl": "2s" },
+        });
+        let midnight = chrono::Utc::now().date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
+        let first_day = midnight - chrono::Days::new((LAG_DAYS + DAYS).unsigned_abs());
+        let mut fleet =
+            Self { dir, s3, postgres, database: name, config, rows: 0, runtime, first_day };
+        fleet.make(files);
+        // A worker's configuration holds no database: it has no business there.
+        let mut of_worker = fleet.config.clone();
+        of_worker["database"] = json!({});
+        std::fs::write(fleet.path("worker.yaml"), of_worker.to_string()).expect("written");
+        std::fs::write(fleet.path("coordinator.yaml"), fleet.config.to_string()).expect("written");
+        fleet
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn sql(&self, url: &str, sql: &str) {
+        let options: PgConnectOptions = url.parse().expect("a URL");
+        self.runtime.block_on(async {
+            let mut connection = options.disable_statement_logging().connect().await.expect(url);
+            let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
+            done.unwrap_or_else(|error| panic!("{sql:.300}: {error}"));
+            connection.close().await.expect("closed");
+        });
+    }
+
+    /// The first column of the first row, as text.
+    pub(crate) fn value(&self, sql: &str) -> String {
+        let url = self.config["database"]["url"].as_str().expect("a URL");
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect(url).await.expect("connected");
+            let sql = format!("SELECT ({sql})::text");
+            let value: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+                .expect("a row");
+            value.unwrap_or_default()
+        })
+    }
+
+    /// The catalog: awkward names, awkward uids, midnights, an empty file, a big one, missing ones.
+    fn make(&mut self, files: usize) {
+        self.sql(&self.postgres.clone(), &format!("CREATE DATABASE {}", self.database));
+        let url = self.config["database"]["url"].as_str().expect("a URL").to_owned();
+        self.sql(
+            &url,
+            "CREATE SCHEMA archive; CREATE TABLE archive.\"Files\" (uid text, \
+             \"created at\" timestamptz, file_location text, size_bytes bigint); \
+             CREATE INDEX ON archive.\"Files\" (\"created at\")",
+        );
+        let root = self.path("files");
+        let mut rows = Vec::new();
+        for number in 0..files {
+            let folder = root.join(format!("{:03}", number / 1_000));
+            if number % 1_000 == 0 {
+                std::fs::create_dir_all(&folder).expect("made");
+            }
+            let path = folder.join(format!("{number:06}.json"));
+            let content = content(number);
+            let missing = number >= files.saturating_sub(MISSING) && files > MISSING;
+            if !missing {
+                std::fs::write(&path, &content).expect("written");
+            }
+            rows.push(row(&uid(number), &self.created_at(number, missing), &path, content.len()));
+        }
+        self.rows = files;
+        for batch in rows.chunks(2_000) {
+            let sql = format!("INSERT INTO archive.\"Files\" VALUES {}", batch.join(","));
+            self.sql(&url, &sql);
+        }
+    }
+
+    /// Spread over the days; one in ten exactly on midnight, the missing ones over all days.
+    fn created_at(&self, number: usize, missing: bool) -> String {
+        let number = i64::try_from(number).expect("few files");
+        let time = if number % 10 == 3 && !missing {
+            self.first_day + chrono::TimeDelta::days(1 + number / 10 % DAYS)
+        } else {
+            let day = chrono::TimeDelta::days(number % DAYS);
+            self.first_day + day + chrono::TimeDelta::microseconds(1 + number * 7_919_000)
+        };
+        time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+    }
+
+    pub(crate) fn window_end(&self, day: i64) -> String {
+        let end = self.first_day + chrono::TimeDelta::days(day);
+        end.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    }
+
+    /// A file whose row appears below the watermark, in the window that ends on `day`.
+    pub(crate) fn add_late_file(&self, day: i64) -> Made {
+        let path = self.path("files").join("late.json");
+        std::fs::write(&path, b"late, but here").expect("written");
+        let time = self.first_day + chrono::TimeDelta::days(day) - chrono::TimeDelta::hours(1);
+        let created_at = time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+        let values = row("late", &created_at, &path, 14);
+        let url = self.config["database"]["url"].as_str().expect("a URL");
+        self.sql(url, &format!("INSERT INTO archive.\"Files\" VALUES {values}"));
+        Made { uid: "late".to_owned(), created_at, path }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_des"));
+        command
+            .env("AWS_ACCESS_KEY_ID", &self.s3.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key);
+        command
+    }
+
+    /// A service of the fleet.
+    pub(crate) fn start(&self, role: &str) -> Running {
+        let config = self.path(&format!("{role}.yaml"));
+        Running::start(self.command(), [role.as_ref(), "--config".as_ref(), config.as_os_str()])
+    }
+
+    fn run(&self, words: &str, config: &Path) -> Run {
+        let words = words.split_whitespace().map(str::to_owned);
+        let config = config.display().to_string();
+        let words = words.chain(["--config".to_owned(), config]);
+        Running::start(self.command(), words).end(LIMIT)
+    }
+
+    /// What `des WORDS --output json` prints; it must succeed.
+    pub(crate) fn json(&self, words: &str) -> Value {
+        let config = self.path("coordinator.yaml");
+        self.run(&format!("{words} --output json"), &config).expect(0).json()
+    }
+
+    /// `des WORDS` with another value of one key.
+    pub(crate) fn des_with(&self, key: &str, value: &str, words: &str) -> Run {
+        let (section, key) = key.split_once('.').expect("section.key");
+        let mut config = self.config.clone();
+        config[section][key] = value.into();
+        std::fs::write(self.path("other.yaml"), config.to_string()).expect("written");
+        self.run(words, &self.path("other.yaml"))
+    }
+
+    /// Waits until nothing is pending and no window is open.
+    pub(crate) fn wait_until_archived(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let config = self.path("coordinator.yaml");
+        loop {
+            let run = self.run("stats --output json", &config);
+            // Until the coordinator has made the archive there are no stats.
+            if run.code == Some(0) {
+                let stats = run.json();
+                if stats["pending_files"] == 0
+                    && stats["open_windows"] == 0
+                    && stats["lag_seconds"] == 0
+                {
+                    return;
+                }
+            }
+            assert!(Instant::now() < deadline, "the fleet did not finish:\n{run}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Every object of the bucket, with its size.
+    pub(crate) fn objects(&self) -> BTreeMap<String, u64> {
+        let mut found = BTreeMap::new();
+        let root = self.s3.bucket_dir.clone();
+        let mut left = vec![root.clone()];
+        while let Some(directory) = left.pop() {
+            for entry in std::fs::read_dir(&directory).expect("a directory") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    left.push(path);
+                } else if let Ok(metadata) = path.metadata() {
+                    let name = path.strip_prefix(&root).expect("below it").display().to_string();
+                    found.insert(name, metadata.len());
+                }
+            }
+        }
+        found
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        let directory = self.s3.bucket_dir.join("a/prefix");
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".des")).count()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.value("SELECT epoch FROM des_lease").parse().expect("a number")
+    }
+
+    /// `verify --deep` is clean, counts by day are the catalog's, and samples read back.
+    pub(crate) fn assert_everything_is_there(&self) {
+        let archived = self.rows - MISSING;
+        let verified = self.json("verify --deep");
+        assert_eq!(verified["files"], archived, "{verified}");
+        assert_eq!(
+            (&verified["damaged"], &verified["missing"]),
+            (&0.into(), &0.into()),
+            "{verified}"
+        );
+        let windows = self.json("ls");
+        let windows = windows["windows"].as_array().expect("windows");
+        for window in windows {
+            let (start, end) = (window["start"].as_str(), window["end"].as_str());
+            let rows = self.value(&format!(
+                "SELECT count(*) FROM archive.\"Files\" WHERE \"created at\" > '{}' AND \"created at\" <= '{}'",
+                start.expect("a start"), end.expect("an end")
+            ));
+            let settled = window["files"].as_u64().zip(window["failed"].as_u64());
+            assert_eq!(
+                settled.map(|(files, failed)| (files + failed).to_string()),
+                Some(rows),
+                "{window}"
+            );
+        }
+        for number in (0..archived).step_by((archived / 12).max(1)) {
+            let path = self.path("files").join(format!("{:03}/{number:06}.json", number / 1_000));
+            self.assert_archived(&Made {
+                uid: uid(number),
+                created_at: self.created_at(number, false),
+                path,
+            });
+        }
+    }
+
+    pub(crate) fn assert_archived(&self, made: &Made) {
+        let config = self.path("coordinator.yaml");
+        let words = ["get", "--created-at", &made.created_at, "--config"].map(std::ffi::OsStr::new);
+        let words = words.into_iter().chain([config.as_os_str(), "--".as_ref(), made.uid.as_ref()]);
+        let run = Running::start(self.command(), words).end(LIMIT).expect(0);
+        let source = std::fs::read(&made.path).expect("a source");
+        assert!(run.stdout == source, "{}: other bytes than its source's", made.uid);
+    }
+
+    /// The seed's queries, and our own tables.
+    pub(crate) fn assert_tables_say_so(&self) {
+        let errors = "SELECT count(*) || ' ' || min(reason) || ' ' || max(reason) \
+                      FROM des_migration_errors WHERE resolved_at IS NULL";
+        assert_eq!(self.value(errors), format!("{MISSING} missing missing"));
+        let pending = "SELECT COUNT(*) FROM archive.\"Files\" WHERE \"created at\" > \
+             (SELECT archived_until FROM des_archive_config WHERE id = 1) \
+             AND \"created at\" <= NOW() - INTERVAL '7 days'";
+        assert_eq!(self.value(pending), "0");
+        let lag = "SELECT ((NOW() - INTERVAL '1 day' * lag_days) - archived_until) < INTERVAL '1 day' \
+                   FROM des_archive_config";
+        assert_eq!(self.value(lag), "true");
+    }
+
+    /// PostgreSQL's own count of writes to the table since it was loaded.
+    pub(crate) fn assert_source_untouched(&self) {
+        let writes = "SELECT n_tup_upd + n_tup_del + n_dead_tup FROM pg_stat_user_tables \
+                      WHERE relname = 'Files'";
+        assert_eq!(self.value(writes), "0");
+        let rows = self.value("SELECT count(*) FROM archive.\"Files\"");
+        assert_eq!(rows, self.rows.to_string());
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database);
+        self.sql(&self.postgres.clone(), &drop);
+    }
+}
+
+fn row(uid: &str, created_at: &str, path: &Path, size: usize) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let path = quoted(&path.display().to_string());
+    format!("({}, '{created_at}', {path}, {size})", quoted(uid))
+}
+
+fn uid(number: usize) -> String {
+    match number % 7 {
+        0 => format!("{}", 100_000_000_000_usize + number * 7_919),
+        1 => format!("zażółć/gęślą \"jaźń\" {number}"),
+        2 if number < 40 => format!("{number}-{}", "long".repeat(15_000)),
+        _ => format!("doc-{number:08}.json"),
+    }
+}
+
+fn content(number: usize) -> Vec<u8> {
+    match number {
+        4 => vec![7; 11 * 1024 * 1024],
+        _ if number.is_multiple_of(25) => Vec::new(),
+        _ => {
+            let mut bytes = format!("{{\"document\":{number},\"lines\":[").into_bytes();
+            let line = format!("{{\"sku\":{},\"note\":\"as it was\"}},", number * 31);
+            bytes.extend(line.bytes().cycle().take(200 + number * 37 % 5_000));
+            if number.is_multiple_of(3) {
+                let at = bytes.len();
+                bytes.resize(at + 2_000, 0);
+                let mut noise = blake3::Hasher::new();
+                noise.update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes[at..]);
+            }
+            bytes
+        }
+    }
+}
