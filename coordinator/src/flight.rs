@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
-use protocol::{PartitionId, Timestamp, WindowKey};
+use protocol::{PackSettings, PartitionId, Timestamp, WindowKey};
 
 use crate::decide::{AttemptLimits, is_stuck};
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
     pub(crate) record: WindowRecord,
+    /// What its manifests were written for. The configuration may have changed since.
+    pub(crate) settings: PackSettings,
     pub(crate) partitions: Vec<OpenPartition>,
 }
 
@@ -26,9 +28,13 @@ pub(crate) struct OpenPartition {
 }
 
 impl OpenWindow {
-    pub(crate) fn new(record: WindowRecord, partitions: Vec<PartitionRecord>) -> Self {
+    pub(crate) fn new(
+        record: WindowRecord,
+        settings: PackSettings,
+        partitions: Vec<PartitionRecord>,
+    ) -> Self {
         let open = |record| OpenPartition { record, last_sign: None, reported: (0, 0) };
-        Self { record, partitions: partitions.into_iter().map(open).collect() }
+        Self { record, settings, partitions: partitions.into_iter().map(open).collect() }
     }
 
     pub(crate) fn is_complete(&self) -> bool {

@@ -22,6 +22,7 @@ use tracing::warn;
 use self::plan::Planning;
 use crate::flight::{Flight, OpenWindow};
 use crate::service::{Coordinator, Event, Goal, RunReport};
+use crate::survey::settings_of;
 
 /// How often the loop looks around when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -210,7 +211,12 @@ impl<'a> Leader<'a> {
             // Whether it is to be held is decided anew: the limits may have changed since.
             record.state = WindowState::Open;
             let partitions = self.it.ledger.partitions(record.key()).await?;
-            self.flight.windows.insert(record.key(), OpenWindow::new(record, partitions));
+            let settings = match partitions.first() {
+                Some(first) => settings_of(&self.it.store, &first.manifest).await?,
+                None => self.it.settings.pack,
+            };
+            let open = OpenWindow::new(record, settings, partitions);
+            self.flight.windows.insert(open.record.key(), open);
         }
         Ok(())
     }

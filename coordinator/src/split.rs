@@ -1,5 +1,6 @@
 //! From a window to manifests: one scan, one sort, one pass that cuts and writes.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,7 +44,8 @@ struct FinishedManifest {
 
 impl Splitter {
     /// Reads the window's rows once and writes the manifests of its partitions, durably. Of a
-    /// window that has been settled before, only the rows that `settled` does not account for.
+    /// window that has been settled before, only the rows that are not in the archive; where these
+    /// are known failures and nothing else, none, since trying again is not asked for.
     pub(crate) async fn split(
         &self,
         window: Window,
@@ -120,8 +122,10 @@ impl Splitter {
         settled: Option<Settled>,
         finished: &mpsc::Sender<FinishedManifest>,
     ) -> Result<(), BackendError> {
-        let unsettled =
-            settled.as_ref().map(|settled| self.loads_of(sorted, settled)).transpose()?;
+        let unsettled = match &settled {
+            Some(settled) => Some(self.loads_of(sorted, settled)?),
+            None => None,
+        };
         let cuts = cut(unsettled.as_deref().unwrap_or_else(|| sorted.loads()), self.limits);
         let mut rows = self.remaining(sorted, settled.as_ref())?;
         for (number, row_count) in cuts.into_iter().enumerate() {
@@ -152,10 +156,15 @@ impl Splitter {
     fn loads_of(&self, sorted: &Sorted, settled: &Settled) -> Result<Vec<IndexLoad>, BackendError> {
         let mut loads = vec![IndexLoad::default(); self.settings.n_bits.shard_count() as usize];
         let mut rows = self.remaining(sorted, Some(settled))?;
+        let mut worth_it = !settled.damaged().is_empty();
         while let Some(row) = rows.next_row()? {
             let load = &mut loads[usize::from(row.index.0)];
             load.rows += 1;
             load.row_bytes += row.row.heap_bytes() as u64;
+            worth_it = worth_it || !settled.has_failed(&row.row);
+        }
+        if !worth_it {
+            loads.fill(IndexLoad::default());
         }
         Ok(loads)
     }
@@ -167,7 +176,15 @@ impl Splitter {
     ) -> Result<Remaining<'a>, BackendError> {
         let rows = sorted.iter().map_err(|error| self.spool_error(error))?;
         let settled = settled.map(|settled| settled.rows(&self.store, self.settings.n_bits));
-        let mut remaining = Remaining { splitter: self, rows, settled, next_settled: None };
+        let mut remaining = Remaining {
+            splitter: self,
+            rows,
+            next_row: None,
+            settled,
+            next_settled: None,
+            ready: VecDeque::new(),
+        };
+        remaining.advance()?;
         remaining.advance_settled()?;
         Ok(remaining)
     }
@@ -180,30 +197,50 @@ impl Splitter {
     }
 }
 
-/// Rows in row order, without those that are settled: a difference of two sorted streams, row by
-/// row, so that of two equal rows of which one is settled the other remains.
+/// Rows in row order, without those that are settled: a difference of two sorted streams. Of rows
+/// with the same uid and created_at as many are taken away as are settled, those with a settled
+/// location first.
 struct Remaining<'a> {
     splitter: &'a Splitter,
     rows: crate::sort::SortedIter<'a>,
+    next_row: Option<SortedRow>,
     settled: Option<SettledRows>,
     next_settled: Option<SortedRow>,
+    ready: VecDeque<SortedRow>,
 }
 
 impl Remaining<'_> {
     fn next_row(&mut self) -> Result<Option<SortedRow>, BackendError> {
+        let key = |row: &SortedRow| (row.index, row.fingerprint, row.row.created_at_micros);
         loop {
-            let next = self.rows.next_row().map_err(|error| self.splitter.spool_error(error))?;
-            let Some(row) = next else { return Ok(None) };
-            let key = |row: &SortedRow| (row.index, row.fingerprint, row.row.created_at_micros);
-            while self.next_settled.as_ref().is_some_and(|settled| key(settled) < key(&row)) {
-                self.advance_settled()?;
-            }
-            if self.next_settled.as_ref().is_some_and(|settled| key(settled) == key(&row)) {
-                self.advance_settled()?;
-            } else {
+            if let Some(row) = self.ready.pop_front() {
                 return Ok(Some(row));
             }
+            let Some(first) = self.next_row.as_ref().map(key) else { return Ok(None) };
+            let mut settled = Vec::new();
+            while let Some(row) = self.next_settled.take_if(|row| key(row) <= first) {
+                if key(&row) == first {
+                    settled.push(row.row.location);
+                }
+                self.advance_settled()?;
+            }
+            while let Some(row) = self.next_row.take_if(|row| key(row) == first) {
+                self.ready.push_back(row);
+                self.advance()?;
+            }
+            self.ready.retain(|row| {
+                let same = settled.iter().position(|location| *location == row.row.location);
+                same.map(|at| settled.swap_remove(at)).is_none()
+            });
+            // The catalog may say today that a file lies elsewhere.
+            self.ready.drain(..settled.len().min(self.ready.len()));
         }
+    }
+
+    fn advance(&mut self) -> Result<(), BackendError> {
+        let next = self.rows.next_row();
+        self.next_row = next.map_err(|error| self.splitter.spool_error(error))?;
+        Ok(())
     }
 
     fn advance_settled(&mut self) -> Result<(), BackendError> {

@@ -1,14 +1,14 @@
 //! What a window that was committed before really holds: its certificates, whether the objects
 //! that they name are there and whole, and which rows are settled by them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use backends::ledger::WindowRecord;
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::ManifestReader;
 use protocol::receipt::ShardRef;
-use protocol::{Certificate, ContentHash, NBits, names};
+use protocol::{Certificate, ContentHash, NBits, PackSettings, Row, Timestamp, names};
 use tracing::warn;
 
 use crate::sort::SortedRow;
@@ -21,32 +21,55 @@ const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What earlier revisions of a window account for.
 pub(crate) struct Settled {
-    /// Object names of the manifests of each revision, in row order.
-    manifests: Vec<Vec<String>>,
-    /// Shards that are gone or damaged: their rows are not settled.
-    damaged: Vec<ShardRef>,
+    revisions: Vec<SettledRevision>,
+    /// Names of the shards that are gone or damaged.
+    damaged: Vec<String>,
 }
+
+/// What one of them does.
+struct SettledRevision {
+    /// Object names of the manifests, in row order.
+    manifests: Vec<String>,
+    /// Shards that are gone or damaged, or were replaced by a later revision for that: their rows
+    /// are not settled by this one.
+    lost: Vec<ShardRef>,
+    /// Rows that are not in the archive, though the manifests hold them, and how many of each.
+    failed: Failed,
+}
+
+type Failed = HashMap<(String, Timestamp, Option<String>), usize>;
 
 impl Settled {
     /// Names of the shards that are gone or damaged.
     pub(crate) fn damaged(&self) -> Vec<String> {
-        self.damaged.iter().map(|shard| shard.key.clone()).collect()
+        self.damaged.clone()
+    }
+
+    /// Whether the row is known as one that could not be archived.
+    pub(crate) fn has_failed(&self, row: &Row) -> bool {
+        let key = failed_key(row);
+        self.revisions.iter().any(|revision| revision.failed.contains_key(&key))
     }
 
     /// The settled rows in row order. To be read on a thread that may block.
     pub(crate) fn rows(&self, store: &Store, n_bits: NBits) -> SettledRows {
-        let revision = |keys: &Vec<String>| RevisionRows {
-            manifests: keys.iter().cloned().collect(),
+        let revision = |of: &SettledRevision| RevisionRows {
+            manifests: of.manifests.iter().cloned().collect(),
             rows: VecDeque::new(),
+            lost: of.lost.clone(),
+            failed: of.failed.clone(),
         };
         SettledRows {
             store: store.clone(),
             runtime: tokio::runtime::Handle::current(),
             n_bits,
-            revisions: self.manifests.iter().map(revision).collect(),
-            damaged: self.damaged.clone(),
+            revisions: self.revisions.iter().map(revision).collect(),
         }
     }
+}
+
+fn failed_key(row: &Row) -> (String, Timestamp, Option<String>) {
+    (row.uid.clone(), row.created_at(), row.location.clone())
 }
 
 /// Reads the certificates of `committed`, all of one window, and checks every byte of the shards
@@ -73,22 +96,47 @@ pub(crate) async fn survey(
         .flat_map(|certificate| certificate.shards.clone())
         .filter(|shard| !replaced.contains(&shard.key))
         .collect();
-    let damaged = stream::iter(shards)
+    let damaged: Vec<String> = stream::iter(shards)
         .map(|shard| async move {
             let sound = is_sound(store, &shard).await?;
-            Ok::<_, BackendError>((!sound).then_some(shard))
+            Ok::<_, BackendError>((!sound).then_some(shard.key))
         })
-        .buffer_unordered(CHECKS_IN_FLIGHT)
+        .buffered(CHECKS_IN_FLIGHT)
         .try_filter_map(|damaged| async move { Ok(damaged) })
         .try_collect()
         .await?;
-    let manifests = certificates
-        .iter()
+    let is_lost = |shard: &ShardRef| replaced.contains(&shard.key) || damaged.contains(&shard.key);
+    let revisions = certificates
+        .into_iter()
         .map(|certificate| {
-            certificate.partitions.iter().map(|partition| partition.manifest.clone()).collect()
+            let mut failed = Failed::new();
+            for row in certificate.failures {
+                *failed.entry((row.uid, row.created_at, row.location)).or_default() += 1;
+            }
+            let partitions = certificate.partitions.into_iter();
+            SettledRevision {
+                manifests: partitions.map(|partition| partition.manifest).collect(),
+                lost: certificate.shards.into_iter().filter(is_lost).collect(),
+                failed,
+            }
         })
         .collect();
-    Ok(Settled { manifests, damaged })
+    Ok(Settled { revisions, damaged })
+}
+
+/// What the manifest was written for.
+///
+/// # Errors
+/// When it is gone or damaged.
+pub(crate) async fn settings_of(
+    store: &Store,
+    manifest: &str,
+) -> Result<PackSettings, BackendError> {
+    let bytes = store.get(manifest, MAX_MANIFEST_BYTES).await?;
+    let reader = ManifestReader::new(&bytes).map_err(|error| BackendError::Invalid {
+        what: format!("{manifest} in {store}: {error}"),
+    })?;
+    Ok(reader.header().settings)
 }
 
 /// Whether the shard is there with the size and checksum that its certificate states.
@@ -116,12 +164,13 @@ pub(crate) struct SettledRows {
     runtime: tokio::runtime::Handle,
     n_bits: NBits,
     revisions: Vec<RevisionRows>,
-    damaged: Vec<ShardRef>,
 }
 
 struct RevisionRows {
     manifests: VecDeque<String>,
     rows: VecDeque<SortedRow>,
+    lost: Vec<ShardRef>,
+    failed: Failed,
 }
 
 impl SettledRows {
@@ -141,10 +190,10 @@ impl SettledRows {
                 .filter_map(|(at, revision)| Some((revision.rows.front()?, at)))
                 .min()
                 .map(|(_, at)| at);
-            let row = first.and_then(|at| self.revisions[at].rows.pop_front());
-            match row {
-                Some(row) if self.is_in_damaged_shard(&row) => {}
-                other => return Ok(other),
+            let Some(at) = first else { return Ok(None) };
+            let Some(row) = self.revisions[at].rows.pop_front() else { return Ok(None) };
+            if self.revisions[at].settles(&row, self.n_bits) {
+                return Ok(Some(row));
             }
         }
     }
@@ -161,16 +210,23 @@ impl SettledRows {
             .map_err(|error| invalid(error.to_string()))?;
         Ok(rows.0.into_iter().map(|row| SortedRow::new(row, self.n_bits)).collect())
     }
+}
 
-    fn is_in_damaged_shard(&self, row: &SortedRow) -> bool {
-        self.damaged.iter().any(|shard| {
+impl RevisionRows {
+    /// Whether the row of this revision's manifests is in the archive.
+    fn settles(&mut self, row: &SortedRow, n_bits: NBits) -> bool {
+        if !self.failed.is_empty()
+            && let Some(left) = self.failed.get_mut(&failed_key(&row.row))
+            && *left > 0
+        {
+            *left -= 1;
+            return false;
+        }
+        let prefix = || names::shard_prefix(n_bits, row.row.created_at().day(), row.index);
+        !self.lost.iter().any(|shard| {
             shard.first_fingerprint <= row.fingerprint
                 && row.fingerprint <= shard.last_fingerprint
-                && shard.key.starts_with(&names::shard_prefix(
-                    self.n_bits,
-                    row.row.created_at().day(),
-                    row.index,
-                ))
+                && shard.key.starts_with(&prefix())
         })
     }
 }

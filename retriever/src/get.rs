@@ -79,6 +79,10 @@ pub enum Lookup {
     },
 }
 
+fn is_replaced(shard: &ShardRef, later: &[Arc<Certificate>]) -> bool {
+    later.iter().any(|later| later.replaces.contains(&shard.key))
+}
+
 impl Archive {
     /// Looks a file up: one listing and the certificates of its window, both remembered, then for
     /// each revision and shard that may hold it the shard's tail, remembered too, and one block.
@@ -116,7 +120,8 @@ impl Archive {
         let recorded = recorded_uid(uid);
         for (at, certificate) in certificates.iter().enumerate().rev() {
             let later = &certificates[at + 1..];
-            if let Some(found) = self.search(certificate, later, uid, when, &mut near).await? {
+            let kept = |shard: &ShardRef| !is_replaced(shard, later);
+            if let Some(found) = self.search(certificate, kept, uid, when, &mut near).await? {
                 return Ok(Lookup::Archived(found));
             }
             let row = certificate
@@ -126,6 +131,15 @@ impl Archive {
             failed = failed.or_else(|| row.cloned());
         }
         if let Some(row) = failed {
+            // A shard was damaged, and its source gone when it was to be made again: whatever of
+            // the shard is whole is all there is.
+            for (at, certificate) in certificates.iter().enumerate().rev() {
+                let replaced = |shard: &ShardRef| is_replaced(shard, &certificates[at + 1..]);
+                let found = self.search(certificate, replaced, uid, when, &mut Vec::new()).await;
+                if let Ok(Some(found)) = found {
+                    return Ok(Lookup::Archived(found));
+                }
+            }
             return Ok(Lookup::Failed(row));
         }
         if certificates.is_empty()
@@ -139,7 +153,7 @@ impl Archive {
     async fn search(
         &self,
         certificate: &Certificate,
-        later: &[Arc<Certificate>],
+        among: impl Fn(&ShardRef) -> bool,
         uid: &str,
         when: When,
         near: &mut Vec<Timestamp>,
@@ -151,7 +165,7 @@ impl Archive {
             shard.key.starts_with(&prefix)
                 && shard.first_fingerprint <= fingerprint
                 && fingerprint <= shard.last_fingerprint
-                && !later.iter().any(|later| later.replaces.contains(&shard.key))
+                && among(shard)
         };
         for shard in certificate.shards.iter().filter(may_hold) {
             let tail = self.known_tail(&shard.key, shard.size, shard.tail_bytes).await?;

@@ -99,7 +99,6 @@ impl Archive {
                 result.damaged(key, what);
             }
             last = Some(certificate);
-            result.files += certificate.packed.rows;
             big_files.extend(certificate.big_files.iter().cloned());
             self.verify_papers(certificate, options.deep, &mut result).await?;
             self.verify_shards(certificate, &replaced, options, &mut result, progress).await?;
@@ -221,6 +220,7 @@ impl Archive {
             .cloned()
             .collect();
         let whole = shards.len() == certificate.shards.len();
+        result.files += shards.iter().map(|shard| shard.entries).sum::<u64>();
         let parallel = if options.deep { options.parallel.max(1) } else { LOOKS_IN_FLIGHT };
         let mut looks = stream::iter(shards)
             .map(|shard| {

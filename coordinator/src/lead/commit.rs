@@ -27,7 +27,7 @@ impl Leader<'_> {
             let certifier = Certifier {
                 store: &self.it.store,
                 identity: &self.it.identity,
-                settings: self.it.settings.pack,
+                settings: window.settings,
                 writer: &self.it.id,
                 epoch: self.lease.epoch,
                 now: self.it.ledger.now().await?,

@@ -77,7 +77,7 @@ impl Leader<'_> {
             attempt: found.record.attempts + 1,
             manifest: found.record.manifest.clone(),
             rows: found.record.rows.rows,
-            settings: self.it.settings.pack,
+            settings: open.settings,
         })
     }
 

@@ -155,7 +155,8 @@ impl Leader<'_> {
             totals: WindowTotals::default(),
             certificate: None,
         };
-        self.flight.windows.insert(key, OpenWindow::new(record, records));
+        let settings = self.it.settings.pack;
+        self.flight.windows.insert(key, OpenWindow::new(record, settings, records));
         Ok(())
     }
 

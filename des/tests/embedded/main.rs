@@ -4,7 +4,9 @@
 mod support;
 
 mod adjust;
+mod crash;
 mod failures;
 mod refusals;
+mod repair;
 mod results;
 mod seed;
