@@ -132,10 +132,17 @@ where
         }
     }
 
-    /// Takes a missing `table` for an answer, but nothing else that is missing.
-    async fn none_without<T>(&self, table: &str, outcome: Result<Option<T>>) -> Result<Option<T>> {
-        match outcome {
-            Err(error) if error.is_not_found() && !self.has_table(table).await? => Ok(None),
+    /// Takes a missing `table` for an answer, but nothing else that is missing. A table that another
+    /// process made meanwhile is looked into once more.
+    async fn none_without<T, F>(&self, table: &str, look: impl Fn() -> F) -> Result<Option<T>>
+    where
+        F: Future<Output = Result<Option<T>>>,
+    {
+        match look().await {
+            Err(error) if error.is_not_found() => match self.has_table(table).await? {
+                true => look().await,
+                false => Ok(None),
+            },
             other => other,
         }
     }
@@ -192,16 +199,17 @@ where
 
     async fn watermark(&self) -> Result<Option<WatermarkRow>> {
         let id = self.config_id;
-        let row = query!(self, "read the watermark", |session| watermark::read(session, id));
-        self.none_without("des_archive_config", row).await
+        let look =
+            || async { query!(self, "read the watermark", |session| watermark::read(session, id)) };
+        self.none_without("des_archive_config", look).await
     }
 
     async fn archive(&self) -> Result<Option<ArchiveRecord>> {
         let job = &self.job;
-        let row = query!(self, "read the archive's record", |session| {
-            watermark::archive(session, job)
-        });
-        self.none_without("des_archives", row).await
+        let look = || async {
+            query!(self, "read the archive's record", |session| watermark::archive(session, job))
+        };
+        self.none_without("des_archives", look).await
     }
 
     async fn register(

@@ -54,6 +54,11 @@ pub(crate) fn parse(
         name,
     })?;
     drop_empty(&mut value);
+    if let Some(key) = yaml(REFERENCE).ok().and_then(|it| not_a_section(&value, &it, "")) {
+        let why = "it must be a section, with keys below it".to_owned();
+        let key = if key.is_empty() { "the file".to_owned() } else { key };
+        return Err(ConfigError::Value { path: path.to_owned(), key, why });
+    }
 
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
@@ -137,6 +142,17 @@ fn drop_empty(value: &mut Value) {
     }
 }
 
+/// The first key that should hold keys, as the reference's does, and holds something else. Lists
+/// would otherwise be taken for sections, their items for keys in order.
+fn not_a_section(value: &Value, reference: &Value, key: &str) -> Option<String> {
+    let Value::Object(expected) = reference else { return None };
+    let Value::Object(entries) = value else { return Some(key.to_owned()) };
+    entries.iter().find_map(|(name, item)| {
+        let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+        not_a_section(item, expected.get(name)?, &key)
+    })
+}
+
 /// A hint at the known key that comes nearest.
 fn nearest(key: &str) -> String {
     let Ok(reference) = yaml(REFERENCE) else { return String::new() };
@@ -198,7 +214,10 @@ mod tests {
                 "database: {lag_days: seven}",
                 "`database.lag_days`: `seven` is not a value of type i64",
             ),
-            ("database: [1]", "`database`: invalid type"),
+            ("database: [1]", "`database`: it must be a section"),
+            ("database: here", "`database`: it must be a section"),
+            ("packer: {compression: [true]}", "`packer.compression`: it must be a section"),
+            ("[database]", "`the file`: it must be a section"),
             ("worker: {memory: lots}", "`worker.memory`: `lots` is not a size"),
             (
                 "worker: {drain_timeout: soon}",

@@ -112,3 +112,48 @@ impl Config {
         ConfigError::Value { path: self.path.clone(), key: key.to_owned(), why }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let nothing_set = |_: &str| None;
+        let path = Path::new("des.yaml");
+        let raw = load::parse(path, text, &nothing_set).unwrap_or_else(|error| panic!("{error}"));
+        validate::validate(path, raw, &nothing_set).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_reference_is_valid_and_states_the_defaults() {
+        let reference = config(REFERENCE);
+        let least = config("{database: {url: postgresql://h/d}, packer: {output_dir: /archive}}");
+        assert_eq!(reference.job, least.job);
+        assert_eq!(reference.lag_days, least.lag_days);
+        assert_eq!(reference.config_id, least.config_id);
+        assert_eq!(reference.roots, least.roots);
+        assert_eq!(format!("{:?}", reference.pack), format!("{:?}", least.pack));
+        let (stated, default) = (&reference.coordinator, &least.coordinator);
+        assert_eq!(format!("{stated:?}"), format!("{default:?}"));
+        let worker = WorkerConfig { slots: None, ..reference.worker };
+        assert_eq!(format!("{worker:?}"), format!("{:?}", least.worker));
+        let columns = CatalogTable { size: None, ..reference.table };
+        assert_eq!(format!("{columns:?}"), format!("{:?}", least.table));
+    }
+
+    #[test]
+    fn the_reference_has_every_key() {
+        let fields = include_str!("raw.rs").lines().filter_map(|line| {
+            line.strip_prefix("    pub(crate) ")?.split_once(':').map(|(name, _)| name)
+        });
+        let mut count = 0;
+        for key in fields {
+            let written = |line: &str| line.trim_start().starts_with(&format!("{key}:"));
+            assert!(REFERENCE.lines().any(written), "{key} is missing");
+            count += 1;
+        }
+        assert!(count > 40, "the keys were not found");
+    }
+}

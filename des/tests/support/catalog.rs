@@ -96,7 +96,7 @@ impl Sql {
 fn texts(row: &sqlx::sqlite::SqliteRow) -> Vec<String> {
     (0..row.columns().len())
         .map(|at| {
-            let is_null = row.try_get_raw(at).expect(row.column(at).name()).is_null();
+            let is_null = row.try_get_raw(at).expect("a column").is_null();
             if is_null {
                 return "NULL".to_owned();
             }
