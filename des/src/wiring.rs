@@ -142,6 +142,13 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     let queue = queue(config, &process_name("coordinator")).await?;
     let existing_ledger =
         if ledger_exists(config)? { Some(ledger_to_read(config).await?) } else { None };
+    if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate)
+        && let Some(first) = ledger.pending_migrations().await?.first()
+    {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "des's tables are not up to date ({first} is missing): run `des init`"
+        )));
+    }
     let existing_store =
         if store_exists(config) { Some(store(config, false).await?) } else { None };
     let seed = seed(config, permissions.accept_below);
@@ -152,10 +159,6 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     let ledger = ledger(config, permissions.migrate).await?;
     if permissions.migrate {
         ledger.migrate().await?;
-    } else if let Some(first) = ledger.pending_migrations().await?.first() {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "des's tables are not up to date ({first} is missing): run `des init`"
-        )));
     }
     let store = match existing_store {
         Some(store) => store,

@@ -3,5 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adjust;
+mod failures;
+mod refusals;
 mod results;
 mod seed;

@@ -5,6 +5,6 @@ mod catalog;
 mod place;
 mod process;
 
-pub(crate) use catalog::{Rows, Sql};
+pub(crate) use catalog::Sql;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
-pub(crate) use process::{Run, Running, nobody};
+pub(crate) use process::{Run, Running, as_nobody};

@@ -1,7 +1,8 @@
 //! Real `des` processes: run to their end, or signalled on the way.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::chown;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -10,14 +11,32 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::place::Place;
+
 /// The account without rights that every Unix has.
 const NOBODY: u32 = 65_534;
 /// How often a process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Makes `command` run as a user without rights. Only root may, and only root needs to.
-pub(crate) fn nobody(command: &mut Command) {
-    command.uid(NOBODY).gid(NOBODY);
+/// The command of a `des` to which permissions apply: for root, to whom they do not, one that runs
+/// as `nobody`, in a place that is made over to it. `forbid` takes the permissions away, last.
+pub(crate) fn as_nobody(place: &Place, forbid: impl FnOnce()) -> Command {
+    let mut command = place.command();
+    if rustix::process::geteuid().is_root() {
+        // The directory of the build may be one that only root may enter.
+        let binary = place.path("des");
+        std::fs::copy(env!("CARGO_BIN_EXE_des"), &binary).expect("copied");
+        command = Command::new(binary);
+        command.uid(NOBODY).gid(NOBODY);
+        for name in place.everything().keys().map(String::as_str).chain([""]) {
+            chown(place.path(name), Some(NOBODY), Some(NOBODY)).expect("made over");
+        }
+        // Past the test harness, which shows only what failing tests print.
+        let note = format!("permissions do not apply to root: des runs as uid {NOBODY} here\n");
+        std::io::stderr().write_all(note.as_bytes()).expect("stderr");
+    }
+    forbid();
+    command
 }
 
 /// A process that ended.
@@ -63,8 +82,8 @@ impl Run {
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { command, code, signal, took, stderr, .. } = self;
-        let stdout = self.text();
+        let Self { command, code, signal, took, .. } = self;
+        let (stdout, stderr) = (shortened(self.text()), shortened(self.stderr.clone()));
         write!(
             f,
             "{command}\n-- exit code {code:?}, signal {signal:?}, after {took:?}\n\
@@ -92,10 +111,7 @@ impl Running {
         for variable in ["DES_CONFIG", "DES_LOG", "DES_BIG_FILE_THRESHOLD_BYTES"] {
             command.env_remove(variable);
         }
-        let mut shown = format!("{command:?}");
-        if shown.len() > 2_000 {
-            shown.truncate(shown.floor_char_boundary(2_000));
-        }
+        let shown = shortened(format!("{command:?}"));
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         let stdout = child.stdout.take().map(read_on_a_thread);
         let stderr = child.stderr.take().map(read_on_a_thread);
@@ -157,6 +173,11 @@ impl Drop for Running {
         let _ended_already = self.child.kill();
         let _reaped_already = self.child.wait();
     }
+}
+
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(8_000));
+    text
 }
 
 fn read_on_a_thread(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
