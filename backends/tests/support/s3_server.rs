@@ -28,6 +28,8 @@ pub(crate) struct S3Server {
     pub(crate) secret_key: String,
     /// The bucket.
     pub(crate) bucket: String,
+    /// The directory that holds the bucket's objects, as files under their names.
+    pub(crate) bucket_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
