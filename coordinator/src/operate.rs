@@ -328,7 +328,7 @@ pub async fn request_replays(
     ends.dedup();
     if ends.is_empty() {
         return Err(BackendError::NotFound {
-            what: "no committed window ends there: `des ls --windows` lists them".to_owned(),
+            what: "no committed window ends there: `des ls` lists them".to_owned(),
         });
     }
     let mut requested = Vec::with_capacity(ends.len());

@@ -34,6 +34,17 @@ pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure
     })
 }
 
+/// The ledger, to be looked at: nothing is changed, a SQLite file's journal mode included.
+pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
+    match config.ledger()? {
+        DatabaseUrl::Postgres(_) => ledger(config, false).await,
+        DatabaseUrl::Sqlite(path) => {
+            let (job, id) = (config.job.clone(), config.config_id);
+            Ok(Arc::new(SqliteLedger::open_read_only(path, job, id).await?))
+        }
+    }
+}
+
 /// The ledger. `create` allows to make the file of a SQLite ledger that is not there.
 pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledger>, Failure> {
     let (job, id) = (config.job.clone(), config.config_id);
@@ -130,7 +141,14 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     catalog.inspect().await?;
     let queue = queue(config, &process_name("coordinator")).await?;
     let existing_ledger =
-        if ledger_exists(config)? { Some(ledger(config, false).await?) } else { None };
+        if ledger_exists(config)? { Some(ledger_to_read(config).await?) } else { None };
+    if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate)
+        && let Some(first) = ledger.pending_migrations().await?.first()
+    {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "des's tables are not up to date ({first} is missing): run `des init`"
+        )));
+    }
     let existing_store =
         if store_exists(config) { Some(store(config, false).await?) } else { None };
     let seed = seed(config, permissions.accept_below);
@@ -138,16 +156,9 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
         init::examine(existing_ledger.as_deref(), &*catalog, existing_store.as_ref(), &seed)
             .await?;
 
-    let ledger = match existing_ledger {
-        Some(ledger) => ledger,
-        None => ledger(config, permissions.migrate).await?,
-    };
+    let ledger = ledger(config, permissions.migrate).await?;
     if permissions.migrate {
         ledger.migrate().await?;
-    } else if let Some(first) = ledger.pending_migrations().await?.first() {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "des's tables are not up to date ({first} is missing): run `des init`"
-        )));
     }
     let store = match existing_store {
         Some(store) => store,

@@ -1,5 +1,6 @@
 //! Catalog rows, their order, their fingerprints and the digests over them.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::{Add, AddAssign};
@@ -162,6 +163,12 @@ impl Row {
             .then_with(|| self.location.cmp(&other.location))
             .then_with(|| self.uid.cmp(&other.uid))
     }
+}
+
+/// The uid as manifests and error rows hold it: itself, or its abbreviation where it is longer
+/// than [`MAX_UID_BYTES`].
+pub fn recorded_uid(uid: &str) -> Cow<'_, str> {
+    if uid.len() > MAX_UID_BYTES { abbreviate(uid).into() } else { uid.into() }
 }
 
 fn abbreviate(text: &str) -> String {

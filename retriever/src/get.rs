@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use protocol::codec;
 use protocol::names::CertificateName;
 use protocol::receipt::ShardRef;
+use protocol::row::recorded_uid;
 use protocol::shard::{
     Content, HEADER_BYTES, IndexReader, Location, ShardError, TAIL_GUESS_BYTES, Tail, TailStep,
     check_header,
@@ -112,6 +113,7 @@ impl Archive {
             certificates.push(certificate);
         }
         let (mut failed, mut near) = (None, Vec::new());
+        let recorded = recorded_uid(uid);
         for (at, certificate) in certificates.iter().enumerate().rev() {
             let later = &certificates[at + 1..];
             if let Some(found) = self.search(certificate, later, uid, when, &mut near).await? {
@@ -120,7 +122,7 @@ impl Archive {
             let row = certificate
                 .failures
                 .iter()
-                .find(|row| row.uid == uid && when.matches(row.created_at));
+                .find(|row| row.uid == recorded && when.matches(row.created_at));
             failed = failed.or_else(|| row.cloned());
         }
         if let Some(row) = failed {

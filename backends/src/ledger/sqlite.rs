@@ -58,23 +58,41 @@ impl SqliteLedger {
     /// [`BackendError::NotFound`] when the file is not there and is not to be made; other errors
     /// when it cannot be opened.
     pub async fn open(path: &Path, job: Job, config_id: i32, create: bool) -> Result<Self> {
-        let description = format!("SQLite file {}", path.display());
-        if !create && !path.exists() {
-            return Err(BackendError::NotFound { what: format!("there is no {description}") });
+        if !create {
+            require_file(path)?;
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
+        let options = options(path)
             .create_if_missing(create)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_LIMIT)
-            .disable_statement_logging();
+            .synchronous(SqliteSynchronous::Full);
+        Self::open_with(path, job, config_id, options).await
+    }
+
+    /// Opens the file to look at it: what would change anything fails, and the file itself, its
+    /// journal mode included, stays as it is.
+    ///
+    /// # Errors
+    /// [`BackendError::NotFound`] when the file is not there; other errors when it cannot be
+    /// opened.
+    pub async fn open_read_only(path: &Path, job: Job, config_id: i32) -> Result<Self> {
+        require_file(path)?;
+        let options = options(path).create_if_missing(false).read_only(true);
+        Self::open_with(path, job, config_id, options).await
+    }
+
+    async fn open_with(
+        path: &Path,
+        job: Job,
+        config_id: i32,
+        options: SqliteConnectOptions,
+    ) -> Result<Self> {
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(CONNECT_LIMIT)
                 .connect_lazy_with(options.clone())
         };
+        let description = describe(path);
         let ledger = Self { writer: pool(1), reader: pool(READERS), job, config_id, description };
         ledger.first_connection().await?;
         Ok(ledger)
@@ -96,6 +114,21 @@ impl SqliteLedger {
             tokio::time::sleep(OPEN_PAUSE).await;
         }
     }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_LIMIT).disable_statement_logging()
+}
+
+fn describe(path: &Path) -> String {
+    format!("SQLite file {}", path.display())
+}
+
+fn require_file(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(BackendError::NotFound { what: format!("there is no {}", describe(path)) })
 }
 
 fn arguments(params: &[Param<'_>]) -> sqlx::Result<SqliteArguments> {

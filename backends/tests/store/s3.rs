@@ -57,6 +57,15 @@ async fn wrong_credentials_are_refused_and_not_told() {
     assert_eq!(listed, []);
 }
 
+#[tokio::test]
+async fn a_prefix_is_where_the_objects_lie_in_the_bucket() {
+    let server = S3Server::start();
+    let store = Store::s3(&settings(&server, "some/prefix")).expect("the settings are good");
+    store.put("folder/key", "x".into()).await.expect("it is written");
+    let file = server.bucket_dir.join("some/prefix/folder/key");
+    assert_eq!(std::fs::read(file).expect("the server keeps objects as files"), b"x");
+}
+
 #[test]
 fn settings_do_not_tell_their_secret() {
     let server = S3Server::start();

@@ -28,6 +28,8 @@ pub(crate) struct S3Server {
     pub(crate) secret_key: String,
     /// The bucket.
     pub(crate) bucket: String,
+    /// The directory that holds the bucket's objects, as files under their names.
+    pub(crate) bucket_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,6 +52,7 @@ impl S3Server {
         let (access_key, secret_key, bucket) = ("TESTACCESSKEY", "test/secret+key", "archive");
         let root = tempfile::tempdir().expect("a directory for the objects");
         std::fs::create_dir(root.path().join(bucket)).expect("a directory for the bucket");
+        let bucket_dir = root.path().join(bucket);
         let files = FileSystem::new(root.path()).expect("the directory can be served");
         let mut service =
             S3ServiceBuilder::new(Objects { files, root: root.path().to_owned(), shortcomings });
@@ -82,6 +85,7 @@ impl S3Server {
             access_key: access_key.to_owned(),
             secret_key: secret_key.to_owned(),
             bucket: bucket.to_owned(),
+            bucket_dir,
             stop: Some(stop),
             thread: Some(thread),
         }

@@ -19,8 +19,7 @@ struct AdjustResult {
 pub(super) async fn run(args: AdjustArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let catalog = wiring::catalog(&config).await?;
-    let ledger = wiring::ledger(&config, false).await?;
-    let store = wiring::store(&config, false).await?;
+    let ledger = wiring::ledger_to_read(&config).await?;
     let target = match (args.target.set_date, args.target.days_offset) {
         (Some(date), _) => Target::At(date),
         (None, Some(days)) => Target::Days(days),
@@ -29,6 +28,8 @@ pub(super) async fn run(args: AdjustArgs, output: Output) -> Result<Exit, Failur
     let plan = plan_adjust(&*ledger, &*catalog, target, args.allow_skip).await?;
     let changed = !args.dry_run && plan.to != plan.from;
     if changed {
+        let ledger = wiring::ledger(&config, false).await?;
+        let store = wiring::store(&config, false).await?;
         let archive = Archive::open(store.clone()).await?;
         let operator = Operator {
             actor: wiring::actor(),

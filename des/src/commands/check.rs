@@ -1,5 +1,7 @@
 //! `--check`: connects to everything, says what was found, changes nothing.
 
+use std::path::Path;
+
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use protocol::ArchiveIdentity;
@@ -7,7 +9,7 @@ use retriever::{Archive, ReadError};
 use serde::Serialize;
 
 use super::services::require_broker;
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl, StoreConfig};
 use crate::output::{Exit, Failure, Output, grouped};
 use crate::wiring;
 
@@ -79,13 +81,32 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         let looked = look_at_catalog(&**catalog, &mut findings).await;
         findings.keep("catalog", looked);
     }
-    let store = wiring::store(config, false).await;
-    let identity = match findings.keep("store", store) {
-        Some(store) => look_at_store(&store, config, &mut findings).await,
-        None => None,
+    let identity = match will_be_made(config) {
+        Some(path) => {
+            findings.ok("store", format!("{} is not there and will be made", path.display()));
+            None
+        }
+        None => {
+            let store = wiring::store(config, false).await;
+            match findings.keep("store", store) {
+                Some(store) => look_at_store(&store, config, &mut findings).await,
+                None => None,
+            }
+        }
     };
-    let ledger = wiring::ledger(config, false).await;
-    if let Some(ledger) = findings.keep("ledger", ledger) {
+    let own_database =
+        config.ledger().ok().filter(|ledger| Some(*ledger) != config.database().ok());
+    let ledger = match own_database {
+        Some(DatabaseUrl::Sqlite(path)) if !path.exists() => {
+            findings.ok("ledger", format!("{} is not there and will be made", path.display()));
+            None
+        }
+        _ => {
+            let ledger = wiring::ledger_to_read(config).await;
+            findings.keep("ledger", ledger)
+        }
+    };
+    if let Some(ledger) = ledger {
         let looked =
             look_at_ledger(&*ledger, catalog.as_deref(), config, identity.as_ref(), &mut findings);
         let looked = looked.await;
@@ -94,6 +115,14 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
     findings.print(output)
+}
+
+/// The store's directory, where the first run would make it.
+fn will_be_made(config: &Config) -> Option<&Path> {
+    match &config.store {
+        StoreConfig::Directory(path) if !path.exists() => Some(path),
+        StoreConfig::Directory(_) | StoreConfig::S3(_) => None,
+    }
 }
 
 /// Everything that a worker relies on.

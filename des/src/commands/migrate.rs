@@ -83,10 +83,10 @@ impl MigrateResult {
 
 pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
+    let workers = workers(&config, args.workers)?;
     let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
-    let workers = args.workers.unwrap_or_else(|| default_workers(&config));
     let options = |goal| RunOptions { goal, workers, bar: "archiving" };
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
@@ -119,11 +119,16 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     Ok(Exit::Done)
 }
 
-/// With a broker the fleet's workers do the work, unless more are asked for.
-pub(super) fn default_workers(config: &Config) -> u16 {
-    match config.broker {
-        Some(_) => 0,
-        None => config.worker.slots.unwrap_or_else(wiring::cores),
+/// How many local workers there are to be: with a broker the fleet's workers do the work, unless
+/// more are asked for.
+pub(super) fn workers(config: &Config, asked: Option<u16>) -> Result<u16, Failure> {
+    match (&config.broker, asked) {
+        (None, Some(0)) => {
+            Err(Failure::usage("without a broker somebody has to work: --workers 1 or more"))
+        }
+        (_, Some(workers)) => Ok(workers),
+        (Some(_), None) => Ok(0),
+        (None, None) => Ok(config.worker.slots.unwrap_or_else(wiring::cores)),
     }
 }
 
@@ -144,9 +149,6 @@ pub(crate) async fn run_embedded(
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
     let RunOptions { goal, workers, bar } = options;
-    if workers == 0 && config.broker.is_none() {
-        return Err(Failure::usage("without a broker somebody has to work: --workers 1 or more"));
-    }
     let (events, shown) = mpsc::unbounded_channel();
     let coordinator = fleet.coordinator(config, events);
     let stop_workers = CancellationToken::new();

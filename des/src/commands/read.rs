@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use protocol::Timestamp;
+use protocol::row::recorded_uid;
 use protocol::shard::Content;
 use retriever::{Archive, Found, ListedFile, Lookup, Verification, VerifyOptions, When};
 use serde_json::json;
@@ -45,7 +46,8 @@ pub(super) async fn get(args: GetArgs, output: Output) -> Result<Exit, Failure> 
             Ok(Exit::NotFound)
         }
         Lookup::NotFound { near } => {
-            let mut text = format!("{} of {} is not in the archive", args.uid, args.created_at);
+            let uid = recorded_uid(&args.uid);
+            let mut text = format!("{uid} of {} is not in the archive", args.created_at);
             if !near.is_empty() {
                 let times: Vec<_> = near.iter().map(ToString::to_string).collect();
                 text.push_str(&format!("; the uid is there with created_at {}", times.join(", ")));

@@ -6,7 +6,7 @@ use coordinator::operate::request_replays;
 use protocol::Timestamp;
 use serde::Serialize;
 
-use super::migrate::{MigrateResult, RunOptions, default_workers, run_embedded};
+use super::migrate::{MigrateResult, RunOptions, run_embedded, workers};
 use crate::cli::ReplayArgs;
 use crate::config::Config;
 use crate::lifecycle::shutdown_on_signals;
@@ -23,6 +23,7 @@ struct ReplayResult {
 
 pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
+    let workers = workers(&config, args.workers)?;
     let permissions = Permissions { migrate: false, accept_below: 0 };
     let fleet = wiring::connect(&config, permissions).await?;
     let (after, until) = match (args.window, args.to) {
@@ -42,7 +43,6 @@ pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failur
     let shutdown = shutdown_on_signals()?;
     // Where another coordinator leads, it carries the request out: this one stands by until the
     // request is gone.
-    let workers = args.workers.unwrap_or_else(|| default_workers(&config));
     let options = RunOptions { goal: Goal::Replays(keys), workers, bar: "replaying" };
     let done = run_embedded(&config, &fleet, options, &shutdown).await?;
     let stopped = shutdown.is_cancelled();

@@ -8,7 +8,7 @@ use crate::wiring;
 
 pub(super) async fn run(config: &Config, output: Output) -> Result<Exit, Failure> {
     let catalog = wiring::catalog(config).await?;
-    let ledger = wiring::ledger(config, false).await?;
+    let ledger = wiring::ledger_to_read(config).await?;
     let found = stats(&*ledger, &*catalog, config.coordinator.window_span_micros).await?;
     output.result(&found, human)?;
     Ok(Exit::Done)

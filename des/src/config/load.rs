@@ -198,7 +198,7 @@ mod tests {
                 "database: {lag_days: seven}",
                 "`database.lag_days`: `seven` is not a value of type i64",
             ),
-            ("database: [1]", "`database`: invalid type"),
+            ("database: [1]", "`database[0]`: invalid type"),
             ("worker: {memory: lots}", "`worker.memory`: `lots` is not a size"),
             (
                 "worker: {drain_timeout: soon}",

@@ -5,7 +5,7 @@ mod prove;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use coordinator::Goal;
 use protocol::Timestamp;
 use serde::Serialize;
@@ -114,13 +114,16 @@ fn eprint_line(line: &str) {
 }
 
 /// The directory to work in, and the guard that removes it at the end.
-fn directory(args: &DemoArgs) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
+fn directory(args: &DemoArgs) -> Result<(PathBuf, Option<tempfile::TempDir>), Failure> {
     if let Some(directory) = &args.dir {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
         let absolute = directory.canonicalize()?;
         if absolute.read_dir()?.next().is_some() {
-            bail!("{} is not empty: the demo wants a directory of its own", absolute.display());
+            return Err(Failure::usage(format!(
+                "{} is not empty: the demo wants a directory of its own",
+                absolute.display()
+            )));
         }
         if args.keep {
             return Ok((absolute, None));

@@ -42,16 +42,6 @@ impl Run {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
-
-    /// The run, whose stderr must hold every one of these texts.
-    #[track_caller]
-    pub(crate) fn says<T: AsRef<str>>(self, texts: impl IntoIterator<Item = T>) -> Self {
-        for text in texts {
-            let text = text.as_ref();
-            assert!(self.stderr.contains(text), "`{text}` is not said:\n{self}");
-        }
-        self
-    }
 }
 
 impl std::fmt::Display for Run {

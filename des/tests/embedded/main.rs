@@ -1,0 +1,10 @@
+//! The real binary in embedded mode, end to end: SQLite, a local directory, one process.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adjust;
+mod failures;
+mod refusals;
+mod results;
+mod seed;

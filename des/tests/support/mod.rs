@@ -1,0 +1,10 @@
+//! What the end-to-end tests share: a place with source files, a catalog and a configuration, and
+//! real `des` processes that run on it.
+
+mod catalog;
+mod place;
+mod process;
+
+pub(crate) use catalog::Sql;
+pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
+pub(crate) use process::{Run, Running, as_nobody};

@@ -1,0 +1,72 @@
+//! Generators and benchmarks. Starts real `des` processes, and measures them beside other
+//! programs in the same run, since machines are shared and noisy.
+
+mod bench;
+mod generate;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "loadtest", about, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make source files and a SQLite catalog of them.
+    ///
+    /// 70 % JSON and 30 % incompressible, 3.5 KB on average.
+    Gen {
+        /// How many files.
+        #[arg(long, default_value_t = 100_000)]
+        files: u64,
+        /// Days that they are spread over.
+        #[arg(long, default_value_t = 1)]
+        days: u64,
+        /// Where to; made when it is not there.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Time `des migrate`, embedded, beside `tar cf - DIR | zstd -3 -T2 -o F` on the same files.
+    ///
+    /// The two run in turn; the ratio is taken pair by pair.
+    Bench {
+        /// How many files.
+        #[arg(long, default_value_t = 100_000)]
+        files: u64,
+        /// Days that they are spread over.
+        #[arg(long, default_value_t = 1)]
+        days: u64,
+        /// packer.n_bits of the run.
+        #[arg(long, default_value_t = 4)]
+        n_bits: u8,
+        /// Counted runs of each.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Where to put everything; default: a temporary directory.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// The binary to time; default: `des` beside this program.
+        #[arg(long)]
+        des: Option<PathBuf>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let text = match Cli::parse().command {
+        Command::Gen { files, days, dir } => {
+            let made = generate::make(&dir, files, days)?;
+            format!("{files} files of {} bytes on average in {}\n", made.mean(), dir.display())
+        }
+        Command::Bench { files, days, n_bits, runs, dir, des } => {
+            let plan = bench::Plan { files, days, n_bits, runs, des };
+            serde_json::to_string_pretty(&bench::run(&plan, dir)?)? + "\n"
+        }
+    };
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
