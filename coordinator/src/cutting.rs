@@ -65,7 +65,13 @@ pub fn next_window(frontier: Timestamp, cutoff: Timestamp, span_micros: i64, ahe
     };
     let end = boundary.max(before_rows).min(cutoff);
     let end = ahead.certified.map_or(end, |certified| end.min(certified.start()));
-    Window::new(frontier, end).map_or(Next::Nothing, Next::Fresh)
+    // A first watermark that was adopted may stand on a fraction of a second. Windows do not, so
+    // that what is made below it later ends where this one starts.
+    let start = frontier.floor_to(1_000_000);
+    if end <= frontier {
+        return Next::Nothing;
+    }
+    Window::new(start, end).map_or(Next::Nothing, Next::Fresh)
 }
 
 #[cfg(test)]
@@ -115,6 +121,13 @@ mod tests {
         assert_eq!(next(Some("2024-06-05")), Next::Fresh(window("2024-01-01", "2024-06-04")));
         assert_eq!(next(Some("2024-01-01T01:00")), Next::Fresh(window("2024-01-01", "2024-01-02")));
         assert_eq!(next(Some("2025-03-01")), Next::Fresh(window("2024-01-01", "2024-12-09")));
+    }
+
+    #[test]
+    fn a_window_starts_on_a_whole_second_whatever_the_watermark() {
+        let frontier = at("2024-12-01T10:20:30.5");
+        let next = next_window(frontier, at("2024-12-09"), DAY, Ahead::default());
+        assert_eq!(next, Next::Fresh(window("2024-12-01T10:20:30", "2024-12-02")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What follows from a worker's answer, and from what a window adds up to. Pure.
 
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
-use protocol::message::TaskResult;
+use protocol::message::{RetryClass, TaskResult};
 use protocol::{ArchiveIdentity, ContentHash, PartitionId, Receipt, Timestamp, Window, names};
 
 /// The wait after the first setback, doubled with each further one.
@@ -16,10 +16,25 @@ pub struct AttemptLimits {
     pub attempts: u32,
 }
 
-/// Whether a partition has used up its attempts, so that it is not published again.
-pub const fn is_stuck(partition: &PartitionRecord, limits: AttemptLimits) -> bool {
+/// Class of the trouble of a partition some of whose files are looked at a second time.
+const SECOND_LOOK: &str = "files";
+
+/// Whether a partition has used up its attempts, so that it is not published again. The second
+/// look at files is not counted: it is no trouble of the partition's.
+pub fn is_stuck(partition: &PartitionRecord, limits: AttemptLimits) -> bool {
+    let attempts = partition.attempts.saturating_sub(u32::from(is_second_look(partition)));
     partition.accepted.is_none()
-        && (partition.attempts >= limits.attempts || partition.interruptions >= limits.attempts)
+        && (attempts >= limits.attempts || partition.interruptions >= limits.attempts)
+}
+
+fn is_second_look(partition: &PartitionRecord) -> bool {
+    partition.trouble.as_ref().is_some_and(|(class, _)| class == SECOND_LOOK)
+}
+
+/// Whether an answer is about the attempt that is under way, and not one that was answered
+/// before or superseded. A late receipt without failures is as good as any.
+pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
+    attempt == partition.attempts + 1
 }
 
 /// The setback that an answer without a receipt means; `None` for an answer that costs nothing
@@ -31,8 +46,12 @@ pub fn setback(
 ) -> Option<Setback> {
     let (attempts, interruptions, class, detail) = match result {
         TaskResult::Done { .. } | TaskResult::Returned => return None,
+        // What is wrong with one worker says nothing about the partition.
+        TaskResult::Retry { class: class @ RetryClass::Mount, detail } => {
+            (0, 0, class.as_str(), detail.as_str())
+        }
+        TaskResult::Refused { detail } => (0, 0, "refused", detail.as_str()),
         TaskResult::Retry { class, detail } => (1, 0, class.as_str(), detail.as_str()),
-        TaskResult::Refused { detail } => (1, 0, "refused", detail.as_str()),
         TaskResult::Interrupted => {
             (0, 1, "interrupted", "a worker ended, or lost its connection, while it had the task")
         }
@@ -60,7 +79,7 @@ pub fn setback_for_second_look(
             failed.reason
         )
     });
-    after_trouble(partition, (1, 0), "files", &detail, now)
+    after_trouble(partition, (1, 0), SECOND_LOOK, &detail, now)
 }
 
 fn after_trouble(
@@ -134,7 +153,7 @@ pub fn check_receipt(key: &str, bytes: &[u8], expected: Expected<'_>) -> Result<
 
 /// Whether a receipt is to be accepted now, or its failed files deserve a second look first.
 pub fn deserves_second_look(partition: &PartitionRecord, receipt: &Receipt) -> bool {
-    partition.attempts == 0 && receipt.deserves_second_attempt()
+    !is_second_look(partition) && receipt.deserves_second_attempt()
 }
 
 /// The ledger's record of an accepted receipt.
@@ -174,7 +193,6 @@ pub fn partition_id(at: usize) -> PartitionId {
 mod tests {
     use super::*;
     use protocol::Tally;
-    use protocol::message::RetryClass;
 
     fn partition(attempts: u32, interruptions: u32) -> PartitionRecord {
         PartitionRecord {
@@ -221,6 +239,27 @@ mod tests {
         assert!(!is_stuck(&partition(4, 4), limits));
         assert!(is_stuck(&partition(5, 0), limits));
         assert!(is_stuck(&partition(0, 5), limits));
+    }
+
+    #[test]
+    fn one_unfit_worker_costs_no_attempt() {
+        for result in [
+            TaskResult::Retry { class: RetryClass::Mount, detail: "gone".into() },
+            TaskResult::Refused { detail: "a stranger".into() },
+        ] {
+            let setback = setback(&partition(3, 0), &result, now()).expect("a wait");
+            assert_eq!((setback.attempts, setback.interruptions), (3, 0));
+            assert!(setback.not_before > Some(now()));
+        }
+    }
+
+    #[test]
+    fn the_second_look_is_no_attempt_and_old_answers_are_known() {
+        let mut looked = partition(1, 0);
+        looked.trouble = Some((SECOND_LOOK.to_owned(), String::new()));
+        assert!(!is_stuck(&looked, AttemptLimits { attempts: 1 }));
+        assert!(is_stuck(&partition(1, 0), AttemptLimits { attempts: 1 }));
+        assert!(is_timely(&looked, 2) && !is_timely(&looked, 1));
     }
 
     #[test]

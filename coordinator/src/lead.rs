@@ -40,7 +40,8 @@ pub(crate) struct Leader<'a> {
     lease: Lease,
     report: &'a mut RunReport,
     flight: Flight,
-    planning: Option<Planning>,
+    /// The plan in the making, of which window and pass.
+    planning: Option<(WindowKey, Planning)>,
     plan_not_before: Instant,
     /// Whether the last planned window had no rows, so that it is worth asking how far the
     /// emptiness reaches.
@@ -53,11 +54,13 @@ pub(crate) struct Leader<'a> {
     held_told: HashMap<WindowKey, String>,
     /// Replays that operators asked for, as of the last look.
     requested: Vec<WindowRecord>,
+    /// Replays that could not even be planned, with the reason; their requests are dropped.
+    unplannable: Vec<(Window, String)>,
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        if let Some(planning) = &self.planning {
+        if let Some((_, planning)) = &self.planning {
             planning.abort();
         }
     }
@@ -85,6 +88,7 @@ impl<'a> Leader<'a> {
             publish_from: now,
             held_told: HashMap::new(),
             requested: Vec::new(),
+            unplannable: Vec::new(),
         }
     }
 
@@ -113,7 +117,7 @@ impl<'a> Leader<'a> {
                 delivery = progress.next() => self.take_progress(delivery).await,
                 planned = async {
                     match &mut self.planning {
-                        Some(planning) => planning.await,
+                        Some((_, planning)) => planning.await,
                         None => std::future::pending().await,
                     }
                 } => self.take_plan(planned).await?,
@@ -134,7 +138,7 @@ impl<'a> Leader<'a> {
         self.report.archived_until = Some(self.watermark);
 
         let blocked = self.blocked();
-        self.report.held = blocked.clone();
+        self.report.held = blocked.iter().chain(&self.unplannable).cloned().collect();
         for (window, reason) in &blocked {
             let key = WindowKey::new(*window, 0);
             if self.held_told.insert(key, reason.clone()).as_ref() != Some(reason) {
@@ -202,7 +206,10 @@ impl<'a> Leader<'a> {
         self.flight.windows.retain(|key, _| records.iter().any(|record| record.key() == *key));
         let (requested, open): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.state == WindowState::Requested);
+        // One that is being planned is still on record as requested.
+        let being_planned = self.planning.as_ref().map(|(key, _)| *key);
         self.requested = requested;
+        self.requested.retain(|record| Some(record.key()) != being_planned);
         for mut record in open {
             if let Some(open) = self.flight.windows.get_mut(&record.key()) {
                 open.record = record;

@@ -1,6 +1,8 @@
 //! What operators ask: where things stand, and to move the watermark or replay a window.
 
-use backends::ledger::{Adjustment, AuditEntry, WindowRecord};
+use std::time::Duration;
+
+use backends::ledger::{Adjustment, AuditEntry, Lease, WindowRecord};
 use backends::{BackendError, Catalog, Ledger, Store};
 use protocol::certificate::CertificateKind;
 use protocol::{
@@ -8,6 +10,9 @@ use protocol::{
 };
 
 use crate::cutting::cutoff;
+
+/// How long an adjustment may keep others from leading; it takes far less.
+const ADJUST_TTL: Duration = Duration::from_secs(60);
 
 /// Where the watermark stands, and what lies on either side of it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -125,6 +130,8 @@ pub enum Target {
 pub struct AdjustPlan {
     /// The watermark now.
     pub from: Timestamp,
+    /// Where des left it; something else only when somebody moved it by hand.
+    pub settled_until: Timestamp,
     /// The watermark asked for.
     pub asked: Timestamp,
     /// The watermark that will be: the start of the certified window, where `asked` lies inside
@@ -163,11 +170,13 @@ pub async fn plan_adjust(
     target: Target,
     allow_skip: bool,
 ) -> Result<AdjustPlan, AdjustError> {
-    let (watermark, _archive) = initialised(ledger).await?;
-    let from = watermark.archived_until;
+    let (watermark, archive) = initialised(ledger).await?;
+    let (from, settled_until) = (watermark.archived_until, archive.settled_until);
     let asked = match target {
         Target::At(time) => time,
-        Target::Days(days) => from.saturating_add_micros(days.saturating_mul(86_400_000_000)),
+        Target::Days(days) => {
+            from.saturating_add_micros(days.saturating_mul(86_400_000_000)).floor_to(1_000_000)
+        }
     };
     let refuse = |why: String| Err(AdjustError::Refused(why));
     if !asked.is_whole_second() {
@@ -175,6 +184,7 @@ pub async fn plan_adjust(
     }
     let mut plan = AdjustPlan {
         from,
+        settled_until,
         asked,
         to: asked,
         dropped_windows: ledger.open_windows().await?.len() as u64,
@@ -182,20 +192,24 @@ pub async fn plan_adjust(
         skipped_files: 0,
         skip: None,
     };
-    if asked < from {
-        let behind = ledger.committed_windows(Some(asked), None, u32::MAX).await?;
-        plan.to = behind.iter().map(|record| record.window.start()).fold(asked, Timestamp::min);
-        plan.certified_windows = distinct_ends(&behind);
+    // What is settled counts, and not where somebody put the watermark by hand: whatever lies
+    // between is skipped by nobody's word.
+    let after_asked = ledger.committed_windows(Some(asked), None, u32::MAX).await?;
+    let inside = after_asked.iter().map(|record| record.window.start()).min();
+    plan.to = inside.map_or(asked, |start| start.min(asked));
+    if plan.to <= settled_until {
+        plan.certified_windows = distinct_ends(&after_asked);
         return Ok(plan);
     }
+    let asked = plan.to;
     let clocks = (catalog.now().await?, ledger.now().await?);
     let now = clocks.0.min(clocks.1);
     if asked > now {
         return refuse(format!("{asked} is in the future: the watermark never passes the clock"));
     }
-    let certified = ledger.committed_windows(Some(from), Some(asked), u32::MAX).await?;
+    let certified = ledger.committed_windows(Some(settled_until), Some(asked), u32::MAX).await?;
     plan.certified_windows = distinct_ends(&certified);
-    let covered = contiguous_from(from, &certified);
+    let covered = contiguous_from(settled_until, &certified);
     if covered < asked {
         let skip =
             Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
@@ -257,9 +271,27 @@ pub async fn adjust(
     plan: &AdjustPlan,
     operator: &Operator<'_>,
 ) -> Result<(), AdjustError> {
+    // Whoever leads is kept from committing anything meanwhile, and the certificate of what is
+    // skipped carries an epoch that nobody else has.
+    let lease = ledger.seize_lease(&operator.writer, ADJUST_TTL).await?;
+    let adjusted = adjust_under(ledger, store, &lease, plan, operator).await;
+    if adjusted.is_err() {
+        let _it_expires = ledger.release_lease(&lease).await;
+    }
+    adjusted
+}
+
+async fn adjust_under(
+    ledger: &dyn Ledger,
+    store: &Store,
+    lease: &Lease,
+    plan: &AdjustPlan,
+    operator: &Operator<'_>,
+) -> Result<(), AdjustError> {
     let skip = match plan.skip {
         Some(window) => {
-            Some((window, write_skip_certificate(ledger, store, window, operator).await?))
+            let certificate = write_skip_certificate(ledger, store, (window, lease), operator);
+            Some((window, certificate.await?))
         }
         None => None,
     };
@@ -275,17 +307,16 @@ pub async fn adjust(
             reason: operator.reason.clone(),
         },
     };
-    Ok(ledger.adjust(&adjustment).await?)
+    Ok(ledger.adjust(lease, &adjustment).await?)
 }
 
 async fn write_skip_certificate(
     ledger: &dyn Ledger,
     store: &Store,
-    window: Window,
+    (window, lease): (Window, &Lease),
     operator: &Operator<'_>,
 ) -> Result<String, AdjustError> {
-    // The adjustment takes the lease with the next epoch, under which this is written.
-    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch) + 1;
+    let epoch = lease.epoch;
     let certificate = Certificate {
         version: Certificate::VERSION,
         archive: operator.identity.archive.clone(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::ledger::{Lease, WindowTotals};
+use backends::ledger::{Lease, WindowState, WindowTotals};
 use backends::queue::Consumer;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cutting::cutoff;
-use crate::decide::{AttemptLimits, FailureLimits};
+use crate::decide::{AttemptLimits, FailureLimits, is_stuck};
 use crate::lead::{Ended, Leader};
 use crate::partitions::PartitionLimits;
 use crate::split::Splitter;
@@ -166,8 +166,10 @@ impl Coordinator {
         };
         loop {
             let Some(lease) = self.stand_by(&goal, until, &shutdown).await? else {
-                let watermark = self.ledger.watermark().await?;
+                // Whoever was told to stop has nothing to wait for.
+                let watermark = self.ledger.watermark().await.ok().flatten();
                 report.archived_until = watermark.map(|row| row.archived_until);
+                report.held = self.held_under_another(&goal).await.unwrap_or_default();
                 return Ok(report);
             };
             info!(holder = %lease.holder, epoch = lease.epoch, "leading");
@@ -189,7 +191,8 @@ impl Coordinator {
                     warn!("no longer leading: {error}");
                     false
                 }
-                Err(error) if error.is_retryable() => {
+                // A service goes on: what is wrong is said again and again, and may be mended.
+                Err(error) if error.is_retryable() || goal == Goal::Forever => {
                     self.wait_out(&error, &shutdown).await;
                     shutdown.is_cancelled()
                 }
@@ -254,10 +257,33 @@ impl Coordinator {
         }
         let open = self.ledger.open_windows().await?;
         if let Goal::Replays(keys) = goal {
-            return Ok(!open.iter().any(|record| keys.contains(&record.key())));
+            let waiting = open.iter().any(|record| keys.contains(&record.key()));
+            return Ok(!waiting || !self.held_under_another(goal).await?.is_empty());
+        }
+        if !self.held_under_another(goal).await?.is_empty() {
+            return Ok(true);
         }
         let watermark = self.ledger.watermark().await?;
         Ok(open.is_empty() && watermark.is_some_and(|row| Some(row.archived_until) >= until))
+    }
+
+    /// Windows of the goal of which nothing more comes without an operator, whoever leads.
+    async fn held_under_another(&self, goal: &Goal) -> Result<Vec<(Window, String)>, BackendError> {
+        let mut held = Vec::new();
+        for record in self.ledger.open_windows().await? {
+            if matches!(goal, Goal::Replays(keys) if !keys.contains(&record.key())) {
+                continue;
+            }
+            let partitions = self.ledger.partitions(record.key()).await?;
+            let stuck = partitions.iter().find(|it| is_stuck(it, self.settings.attempts));
+            let reason = match stuck.and_then(|partition| partition.trouble.clone()) {
+                Some((class, detail)) => format!("{class}: {detail}"),
+                None if record.state == WindowState::Held => "too many files failed".to_owned(),
+                None => continue,
+            };
+            held.push((record.window, reason));
+        }
+        Ok(held)
     }
 
     /// How far windows may reach now.

@@ -89,6 +89,17 @@ pub(crate) async fn survey(
         })?;
         certificates.push(certificate);
     }
+    for big in certificates.iter().flat_map(|certificate| &certificate.big_files) {
+        if store.size(&big.key).await? != Some(big.size) {
+            return Err(BackendError::Invalid {
+                what: format!(
+                    "{} in {store} is gone, or has another size: put the file with this SHA-256 \
+                     back, des cannot make it again yet",
+                    big.key
+                ),
+            });
+        }
+    }
     let replaced: HashSet<String> =
         certificates.iter().flat_map(|certificate| certificate.replaces.clone()).collect();
     let shards: Vec<ShardRef> = certificates

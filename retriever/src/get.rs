@@ -130,9 +130,9 @@ impl Archive {
                 .find(|row| row.uid == recorded && when.matches(row.created_at));
             failed = failed.or_else(|| row.cloned());
         }
-        if let Some(row) = failed {
-            // A shard was damaged, and its source gone when it was to be made again: whatever of
-            // the shard is whole is all there is.
+        // A shard was damaged, and its source or its row gone when it was to be made again: whatever
+        // of the shard is whole is all there is.
+        if certificates.iter().any(|certificate| !certificate.replaces.is_empty()) {
             for (at, certificate) in certificates.iter().enumerate().rev() {
                 let replaced = |shard: &ShardRef| is_replaced(shard, &certificates[at + 1..]);
                 let found = self.search(certificate, replaced, uid, when, &mut Vec::new()).await;
@@ -140,6 +140,8 @@ impl Archive {
                     return Ok(Lookup::Archived(found));
                 }
             }
+        }
+        if let Some(row) = failed {
             return Ok(Lookup::Failed(row));
         }
         if certificates.is_empty()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage};
 use backends::{Store, TaskQueue};
-use protocol::message::{Outcome, Progress, Task, TaskResult};
+use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What remains of the drain timeout for giving back what was not finished.
 const GIVE_BACK_TIME: Duration = Duration::from_secs(10);
+/// How long a worker that cannot work keeps its slot, so that tasks go to others.
+const UNFIT_PAUSE: Duration = Duration::from_secs(5);
 /// The largest part of an unreadable message that goes into its dead letter.
 const DEAD_LETTER_BYTES: usize = 64 * 1024;
 
@@ -92,7 +94,8 @@ impl Worker {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(ended) = running.join_next() => ended.context("a task's handler panicked")?,
-                delivery = tasks.next() => {
+                // After a broken channel the broker hands over anew what is still being done.
+                delivery = tasks.next(), if running.len() < usize::from(self.settings.slots) => {
                     let (queue, context) = (Arc::clone(&self.queue), Arc::clone(&self.context));
                     running.spawn(handle(queue, context, delivery, Arc::clone(&cancel)));
                 }
@@ -164,6 +167,13 @@ async fn handle(
             warn!(window = %task.address.window.end(), partition = task.address.partition, "refused: {detail}");
         }
         TaskResult::Done { .. } | TaskResult::Returned | TaskResult::Interrupted => {}
+    }
+    if matches!(
+        result,
+        TaskResult::Refused { .. } | TaskResult::Retry { class: RetryClass::Mount, .. }
+    ) {
+        // This worker cannot do anything: it is not to be the one that is always free.
+        tokio::time::sleep(UNFIT_PAUSE).await;
     }
     answer(&*queue, &context.worker, &task, result).await;
     if !delivery.settle.ack().await {

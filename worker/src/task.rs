@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use backends::store::AcceptAll;
 use backends::{BackendError, Store};
@@ -23,6 +24,8 @@ const UPLOADS_IN_FLIGHT: usize = 16;
 /// The largest manifest that is read. Coordinators cut far below this.
 const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
+/// Time for every source root to answer.
+const ROOTS_TIMEOUT: Duration = Duration::from_secs(15);
 /// From this many rows on, more than half of them missing means that a mount is.
 const MOUNT_SUSPICION_ROWS: u64 = 10;
 
@@ -70,8 +73,7 @@ async fn try_execute(
     cancel: Arc<AtomicBool>,
 ) -> Result<(String, u64), Undone> {
     check_addressee(&context.identity, task)?;
-    let roots = context.sources.check();
-    roots.map_err(|error| Undone::Retry(RetryClass::Mount, error.to_string()))?;
+    check_roots(&context.sources).await?;
     if let Some(found) = earlier_receipt(&context.store, task).await? {
         return Ok(found);
     }
@@ -100,8 +102,8 @@ async fn try_execute(
         .filter(|failed| matches!(failed.reason, protocol::FailureReason::Missing));
     let missing = missing.count() as u64;
     if expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows {
-        let why = format!("{missing} of {} files are missing: is a mount?", expected.rows);
-        return Err(Undone::Retry(RetryClass::Mount, why));
+        let why = format!("{missing} of {} files are missing: is a mount gone?", expected.rows);
+        return Err(Undone::Retry(RetryClass::Source, why));
     }
 
     // Shards are durable before the receipt, and the receipt before anybody hears of it.
@@ -114,6 +116,18 @@ async fn try_execute(
     context.store.put(&key, bytes).await?;
     context.store.flush().await?;
     Ok((key, size))
+}
+
+/// Looks whether the roots are there, on a thread that a dead mount may block.
+async fn check_roots(sources: &Arc<Sources>) -> Result<(), Undone> {
+    let mount = |why: String| Undone::Retry(RetryClass::Mount, why);
+    let sources = Arc::clone(sources);
+    let look = tokio::task::spawn_blocking(move || sources.check());
+    match tokio::time::timeout(ROOTS_TIMEOUT, look).await {
+        Ok(Ok(checked)) => checked.map_err(|error| mount(error.to_string())),
+        Ok(Err(panicked)) => Err(Undone::Retry(RetryClass::Panic, panicked.to_string())),
+        Err(_elapsed) => Err(mount("a source root does not answer: is its mount dead?".to_owned())),
+    }
 }
 
 fn window_key(task: &Task) -> WindowKey {
@@ -137,8 +151,8 @@ fn check_addressee(identity: &ArchiveIdentity, task: &Task) -> Result<(), Undone
     Ok(())
 }
 
-/// A receipt for this very manifest whose shards are all there: without failures from any
-/// attempt, with failures only from this one.
+/// A receipt for this very manifest, without failures, whose shards are all there. One with
+/// failures is never taken up again: the files may be there now.
 async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u64)>, Undone> {
     let address = &task.address;
     let (folder, stem) =
@@ -154,10 +168,9 @@ async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u
             continue;
         }
         let Ok(receipt) = Receipt::decode(&bytes) else { continue };
-        let current = receipt.failed.rows == 0 || receipt.attempt == task.attempt;
         let ours =
             receipt.archive == address.archive && receipt.manifest_hash == address.manifest_hash;
-        if current && ours && objects_are_there(store, &receipt).await? {
+        if receipt.failed.rows == 0 && ours && objects_are_there(store, &receipt).await? {
             // It may have been written by a process that died before it could sync.
             store.flush().await?;
             return Ok(Some((object.key, bytes.len() as u64)));

@@ -59,9 +59,30 @@ pub(super) async fn acquire<S: Session>(
     if current.holder.is_some() && now < current.expires_at {
         return Ok(None);
     }
-    let lease = Lease { holder: holder.clone(), epoch: current.epoch + 1 };
-    write(session, job, Some(holder), lease.epoch, after(now, ttl)).await?;
-    Ok(Some(lease))
+    take(session, job, holder, (current.epoch, after(now, ttl))).await.map(Some)
+}
+
+/// Takes the lease from whoever holds it.
+pub(super) async fn seize<S: Session>(
+    session: &mut S,
+    job: &Job,
+    holder: &WorkerId,
+    ttl: Duration,
+) -> Result<Lease> {
+    let current = lock(session, job).await?;
+    let now = session.now().await?;
+    take(session, job, holder, (current.epoch, after(now, ttl))).await
+}
+
+async fn take<S: Session>(
+    session: &mut S,
+    job: &Job,
+    holder: &WorkerId,
+    (epoch, expires_at): (u64, Timestamp),
+) -> Result<Lease> {
+    let lease = Lease { holder: holder.clone(), epoch: epoch + 1 };
+    write(session, job, Some(holder), lease.epoch, expires_at).await?;
+    Ok(lease)
 }
 
 /// Prolongs the lease; false when it is no longer ours.
@@ -86,13 +107,6 @@ pub(super) async fn release<S: Session>(session: &mut S, job: &Job, lease: &Leas
         write(session, job, None, lease.epoch, now).await?;
     }
     Ok(())
-}
-
-/// Takes the lease from whoever holds it and leaves it free, with a higher epoch. `epoch` is the
-/// current one, read under the lock.
-pub(super) async fn revoke<S: Session>(session: &mut S, job: &Job, epoch: u64) -> Result<()> {
-    let now = session.now().await?;
-    write(session, job, None, epoch + 1, now).await
 }
 
 /// The lease row, unlocked; `None` while nobody ever held it.

@@ -316,6 +316,10 @@ pub trait Ledger: Send + Sync {
     /// `None` when another holds it.
     async fn acquire_lease(&self, holder: &WorkerId, ttl: Duration) -> Result<Option<Lease>>;
 
+    /// Takes the lease for `ttl` from whoever holds it, at an operator's word; the epoch grows by
+    /// one, and what the former holder still tries is refused.
+    async fn seize_lease(&self, holder: &WorkerId, ttl: Duration) -> Result<Lease>;
+
     /// Prolongs the lease to `ttl` from now. False when it is no longer ours.
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool>;
 
@@ -401,15 +405,15 @@ pub trait Ledger: Send + Sync {
     /// [`NotFound`](crate::BackendError::NotFound) when no committed window has this end.
     async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord>;
 
-    /// Moves the watermark at an operator's word: takes the lease from whoever holds it by
-    /// raising the epoch (nobody holds it afterwards), drops every uncommitted window, moves
-    /// watermark and `settled_until`, lowers the origin when moving below it, records the skip
+    /// Moves the watermark at an operator's word, under a lease that was seized for it and that
+    /// nobody holds afterwards: drops every uncommitted window, moves watermark and
+    /// `settled_until`, lowers the origin when moving below it, records the skip
     /// certificate as a committed window of zero rows when there is one, writes the audit row.
     /// One transaction.
     ///
     /// # Errors
     /// [`Conflict`](crate::BackendError::Conflict) when the watermark is not at `from`.
-    async fn adjust(&self, adjustment: &Adjustment) -> Result<()>;
+    async fn adjust(&self, lease: &Lease, adjustment: &Adjustment) -> Result<()>;
 
     /// Appends to the audit log.
     async fn record_audit(&self, entry: &AuditEntry) -> Result<()>;

@@ -7,7 +7,7 @@ use protocol::{Job, Timestamp, Window, WindowKey};
 use super::record::{Record, nonsense};
 use super::session::{Param, Session};
 use super::{
-    Adjustment, AuditEntry, ErrorRow, WindowRecord, WindowState, lease, watermark, windows,
+    Adjustment, AuditEntry, ErrorRow, Lease, WindowRecord, WindowState, lease, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -48,17 +48,18 @@ pub(super) async fn request_replay<S: Session>(
 pub(super) async fn adjust<S: Session>(
     session: &mut S,
     (job, config_id): (&Job, i32),
+    lease: &Lease,
     adjustment: &Adjustment,
 ) -> Result<()> {
     let Adjustment { from, to, skip, audit } = adjustment;
-    let current = lease::lock(session, job).await?;
+    lease::require(session, job, lease).await?;
     watermark::require_at(session, config_id, *from).await?;
     let Some(archive) = watermark::archive(session, job).await? else {
         return Err(BackendError::NotFound {
             what: format!("job `{job}` has no archive in the ledger; run `des init` first"),
         });
     };
-    lease::revoke(session, job, current.epoch).await?;
+    lease::release(session, job, lease).await?;
     windows::delete_uncommitted(session, job).await?;
     if let Some((window, certificate)) = skip {
         record_skip(session, job, *window, certificate).await?;

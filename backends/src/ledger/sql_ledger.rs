@@ -230,6 +230,12 @@ where
         ))
     }
 
+    async fn seize_lease(&self, holder: &WorkerId, ttl: Duration) -> Result<Lease> {
+        transaction!(self, "seize the lease", |session| lease::seize(
+            session, &self.job, holder, ttl
+        ))
+    }
+
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool> {
         transaction!(self, "prolong the lease", |session| lease::renew(
             session, &self.job, lease, ttl
@@ -335,10 +341,10 @@ where
         })
     }
 
-    async fn adjust(&self, adjustment: &Adjustment) -> Result<()> {
+    async fn adjust(&self, lease: &Lease, adjustment: &Adjustment) -> Result<()> {
         let place = (&self.job, self.config_id);
         transaction!(self, "move the watermark", |session| {
-            operator::adjust(session, place, adjustment)
+            operator::adjust(session, place, lease, adjustment)
         })
     }
 

@@ -166,7 +166,7 @@ pub(super) async fn require_at<S: Session>(
     Err(BackendError::Conflict {
         what: format!(
             "the watermark (des_archive_config row {config_id}) {place}, not at {from} where we \
-             left it: somebody moved it, so nothing was changed; see `des explain`"
+             left it: somebody moved it, so nothing was changed"
         ),
     })
 }

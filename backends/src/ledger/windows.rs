@@ -115,7 +115,8 @@ pub(super) async fn add<S: Session>(
         }
         Some(known) => {
             let partitions = partitions(session, job, key).await?;
-            if is_same(new, rows, &known, &partitions) {
+            let uncommitted = known.state != WindowState::Committed;
+            if uncommitted && is_same(new, rows, &known, &partitions) {
                 return Ok(());
             }
             return Err(BackendError::Conflict {

@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::Leader;
 use crate::certify::MAX_RECEIPT_BYTES;
 use crate::decide::{
-    Expected, accepted, check_receipt, deserves_second_look, setback, setback_for_second_look,
-    setback_of_receipt,
+    Expected, accepted, check_receipt, deserves_second_look, is_timely, setback,
+    setback_for_second_look, setback_of_receipt,
 };
 use crate::service::{Coordinator, Event};
 
@@ -50,15 +50,20 @@ impl Leader<'_> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
         let Some(partition) = self.awaited(outcome) else { return Ok(()) };
+        let timely = is_timely(&partition, outcome.attempt);
+        if !timely && !matches!(outcome.result, TaskResult::Done { .. }) {
+            return Ok(());
+        }
         let now = self.it.ledger.now().await?;
         let setback = match &outcome.result {
-            TaskResult::Done { receipt: name, receipt_size } => {
+            TaskResult::Done { receipt: name, .. } => {
                 match self.read_receipt(name, address.window, &partition, outcome).await? {
-                    Ok(receipt) if deserves_second_look(&partition, &receipt) => {
+                    Ok((receipt, _)) if !timely && receipt.failed.rows > 0 => return Ok(()),
+                    Ok((receipt, _)) if deserves_second_look(&partition, &receipt) => {
                         Some(setback_for_second_look(&partition, &receipt, now))
                     }
-                    Ok(receipt) => {
-                        let accepted = accepted(name, *receipt_size, &receipt);
+                    Ok((receipt, size)) => {
+                        let accepted = accepted(name, size, &receipt);
                         return self.accept(key, address.partition, accepted).await;
                     }
                     Err(why) => {
@@ -96,7 +101,7 @@ impl Leader<'_> {
         window: Window,
         partition: &PartitionRecord,
         outcome: &Outcome,
-    ) -> Result<Result<Receipt, String>, BackendError> {
+    ) -> Result<Result<(Receipt, u64), String>, BackendError> {
         let expected = Expected {
             identity: &self.it.identity,
             window,
@@ -104,7 +109,10 @@ impl Leader<'_> {
             partition,
         };
         match self.it.store.get(name, MAX_RECEIPT_BYTES).await {
-            Ok(bytes) => Ok(check_receipt(name, &bytes, expected)),
+            Ok(bytes) => {
+                let checked = check_receipt(name, &bytes, expected);
+                Ok(checked.map(|receipt| (receipt, bytes.len() as u64)))
+            }
             Err(error) if error.is_retryable() => Err(error),
             Err(error) => Ok(Err(error.to_string())),
         }

@@ -28,7 +28,7 @@ impl Leader<'_> {
         let due = self.flight.due(now, limits);
         let tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         let queue = &self.it.queue;
-        let published: Vec<_> = stream::iter(tasks)
+        let published = stream::iter(tasks)
             .map(|(at, task)| async move {
                 let message = OutgoingMessage {
                     kind: Task::KIND.to_owned(),
@@ -40,22 +40,19 @@ impl Leader<'_> {
                 };
                 (at, queue.publish(Lane::Tasks, message).await)
             })
-            .buffer_unordered(PUBLISHES_IN_FLIGHT)
-            .collect()
-            .await;
-        for ((window, partition), result) in published {
-            match result {
-                Ok(()) => {
-                    if let Some(open) = self.flight.partition_mut(window, partition) {
-                        open.last_sign = Some(Instant::now());
-                        open.reported = (0, 0);
-                    }
-                }
-                Err(error) => {
-                    warn!("a task was not published, and will be again: {error}");
-                    self.tell(Event::Waiting { reason: error.to_string() });
-                    self.publish_from = Instant::now() + TICK;
-                }
+            .buffer_unordered(PUBLISHES_IN_FLIGHT);
+        futures::pin_mut!(published);
+        while let Some(((window, partition), result)) = published.next().await {
+            if let Err(error) = result {
+                // The others would wait for the same broker as long, one batch after the other.
+                warn!("a task was not published, and will be again: {error}");
+                self.tell(Event::Waiting { reason: error.to_string() });
+                self.publish_from = Instant::now() + TICK;
+                break;
+            }
+            if let Some(open) = self.flight.partition_mut(window, partition) {
+                open.last_sign = Some(Instant::now());
+                open.reported = (0, 0);
             }
         }
         Ok(())

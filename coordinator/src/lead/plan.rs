@@ -7,9 +7,9 @@ use backends::BackendError;
 use backends::ledger::{
     NewPartition, NewWindow, WindowCommit, WindowRecord, WindowState, WindowTotals,
 };
-use protocol::{Revision, Tally, Window, WindowKey};
+use protocol::{Revision, Tally, Timestamp, Window, WindowKey};
 use tokio::task::{JoinError, JoinHandle};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Leader;
 use crate::cutting::{Ahead, Next, next_window};
@@ -50,8 +50,11 @@ impl Leader<'_> {
         if matches!(goal, Goal::Replays(_)) {
             return Ok(false);
         }
-        let room = self.flight.windows.len() < self.it.settings.windows_in_flight;
-        if !self.blocked().is_empty() {
+        // Replays below the watermark neither take room nor stand in the way.
+        let ahead = |end: Timestamp| end > self.watermark;
+        let in_flight = self.flight.windows.keys().filter(|key| ahead(key.end)).count();
+        let room = in_flight < self.it.settings.windows_in_flight;
+        if self.blocked().iter().any(|(window, _)| ahead(window.end())) {
             return Ok(false);
         }
         if !room || Instant::now() < self.plan_not_before {
@@ -122,18 +125,25 @@ impl Leader<'_> {
             Ok(Plan { window, revision, replaces, partitions })
         });
         debug!(window = %window, revision, "planning");
-        self.planning = Some(planning);
+        self.planning = Some((WindowKey::new(window, revision), planning));
     }
 
     pub(super) async fn take_plan(
         &mut self,
         planned: Result<Result<Plan, BackendError>, JoinError>,
     ) -> Result<(), BackendError> {
-        self.planning = None;
+        let planned_key = self.planning.take().map(|(key, _)| key);
         let plan = planned.map_err(|panicked| BackendError::Failed {
             what: "planning a window".to_owned(),
             cause: panicked.into(),
-        })??;
+        })?;
+        let plan = match (plan, planned_key) {
+            (Ok(plan), _) => plan,
+            (Err(error), Some(key)) if !error.is_retryable() && key.end <= self.watermark => {
+                return self.drop_request(key, error.to_string()).await;
+            }
+            (Err(error), _) => return Err(error),
+        };
         let Plan { window, revision, replaces, partitions } = plan;
         let rows: Tally = partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
@@ -157,6 +167,26 @@ impl Leader<'_> {
         };
         let settings = self.it.settings.pack;
         self.flight.windows.insert(key, OpenWindow::new(record, settings, records));
+        Ok(())
+    }
+
+    /// Drops a replay that cannot be planned, so that it does not come again with every leader.
+    async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
+        let open = self.it.ledger.open_windows().await?;
+        if let Some(record) = open.iter().find(|record| record.key() == key) {
+            warn!(window = %key.end, "the replay is dropped: {reason}");
+            let commit = WindowCommit {
+                window: record.window,
+                revision: record.revision,
+                certificate: None,
+                totals: WindowTotals::default(),
+                failures: Vec::new(),
+                advance_from: None,
+            };
+            self.it.ledger.commit_window(&self.lease, &commit).await?;
+            self.tell(Event::Held { window: record.window, reason: reason.clone() });
+            self.unplannable.push((record.window, reason));
+        }
         Ok(())
     }
 

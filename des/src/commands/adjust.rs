@@ -26,7 +26,8 @@ pub(super) async fn run(args: AdjustArgs, output: Output) -> Result<Exit, Failur
         (None, None) => return Err(Failure::usage("say --set-date or --days-offset")),
     };
     let plan = plan_adjust(&*ledger, &*catalog, target, args.allow_skip).await?;
-    let changed = !args.dry_run && plan.to != plan.from;
+    let there_already = plan.to == plan.from && plan.to == plan.settled_until;
+    let changed = !args.dry_run && !there_already;
     if changed {
         let ledger = wiring::ledger(&config, false).await?;
         let store = wiring::store(&config, false).await?;

@@ -91,8 +91,8 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
         output.result(&result, MigrateResult::human)?;
-        let stopped = shutdown.is_cancelled();
-        return Ok(if result.held.is_empty() && !stopped { Exit::Done } else { Exit::Failed });
+        // A run that was told to stop has done what it was told.
+        return Ok(if result.held.is_empty() { Exit::Done } else { Exit::Failed });
     }
     let pause = Duration::from_secs(args.interval);
     while !shutdown.is_cancelled() {
@@ -149,17 +149,6 @@ pub(crate) async fn run_embedded(
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
     let RunOptions { goal, workers, bar } = options;
-    let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, events);
-    let stop_workers = CancellationToken::new();
-    let working = (workers > 0)
-        .then(|| {
-            let identity = fleet.archive.identity.clone();
-            let queue = Arc::clone(&fleet.queue);
-            wiring::worker(config, identity, fleet.store.clone(), queue, workers)
-                .map(|worker| tokio::spawn(worker.run(stop_workers.clone())))
-        })
-        .transpose()?;
     let pending = match goal {
         Goal::UpToCutoff => {
             let span = config.coordinator.window_span_micros;
@@ -167,8 +156,27 @@ pub(crate) async fn run_embedded(
         }
         Goal::Forever | Goal::Replays(_) => 0,
     };
+    let (events, shown) = mpsc::unbounded_channel();
+    let coordinator = fleet.coordinator(config, events);
+    let stop_workers = CancellationToken::new();
+    let _stopped_whatever_happens = stop_workers.clone().drop_guard();
+    let mut working = match workers {
+        0 => None,
+        slots => {
+            let (identity, store) = (fleet.archive.identity.clone(), fleet.store.clone());
+            let worker = wiring::worker(config, identity, store, Arc::clone(&fleet.queue), slots)?;
+            Some(tokio::spawn(worker.run(stop_workers.clone())))
+        }
+    };
     let showing = tokio::spawn(show(bar, pending, shown));
-    let report = coordinator.run(goal, shutdown.clone()).await;
+    let report = tokio::select! {
+        report = coordinator.run(goal, shutdown.clone()) => report,
+        // Workers end when they are told to; one that ends before has failed, and nobody works.
+        ended = async { match &mut working { Some(worker) => worker.await, None => std::future::pending().await } } => {
+            ended??;
+            return Err(Failure::Failed(anyhow::anyhow!("the local worker ended by itself")));
+        }
+    };
     drop(coordinator);
     stop_workers.cancel();
     if let Some(working) = working {

@@ -37,7 +37,8 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
-    let (events, _nobody_listens) = mpsc::unbounded_channel();
+    // Nobody listens: the receiver goes at once, and with it every event.
+    let (events, _) = mpsc::unbounded_channel();
     let coordinator = fleet.coordinator(&config, events);
     coordinator.run(Goal::Forever, shutdown).await?;
     Ok(Exit::Done)

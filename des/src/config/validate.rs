@@ -246,10 +246,7 @@ fn store_config(
         return Ok(StoreConfig::Directory(directory.into()));
     }
     let rest = url.strip_prefix("s3://").ok_or_else(|| {
-        complain.at(
-            "store.url",
-            format!("`{url}` is not a store: use s3://bucket/prefix or file:///directory"),
-        )
+        complain.at("store.url", "it is not a store: use s3://bucket/prefix or file:///directory")
     })?;
     let (bucket, prefix) = bucket_and_prefix(rest).map_err(|why| complain.at("store.url", why))?;
     let endpoint = store.endpoint.filter(|it| !it.is_empty());
