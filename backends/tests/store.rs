@@ -49,6 +49,7 @@ everywhere! { every_store runs conformance:
     what_is_put_again_replaces_what_was_there
     a_read_keeps_to_its_limit
     an_object_is_created_once
+    of_many_creators_one_succeeds
     a_range_is_read_exactly_or_not_at_all
     the_tail_is_as_long_as_the_object_allows
     what_is_missing_is_not_found

@@ -75,6 +75,17 @@ pub(crate) async fn an_object_is_created_once(store: &Store) {
     assert_eq!(names(store.list("")).await, pairs(&[(key, 4)]));
 }
 
+pub(crate) async fn of_many_creators_one_succeeds(store: &Store) {
+    let attempts = (0..20).map(|number| async move {
+        let mine = format!("made by {number}");
+        let made = store.create("_des/archive.json", mine.clone().into()).await;
+        made.expect("it is there afterwards").then_some(mine)
+    });
+    let made: Vec<_> = futures::future::join_all(attempts).await.into_iter().flatten().collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(get(store, "_des/archive.json").await, made[0]);
+}
+
 pub(crate) async fn a_range_is_read_exactly_or_not_at_all(store: &Store) {
     put(store, "ten", "0123456789").await;
     put(store, "empty", "").await;
