@@ -78,5 +78,6 @@ conformance! {
         the_watermark_can_be_moved_back,
         the_watermark_can_skip_forward,
         an_adjustment_from_elsewhere_changes_nothing,
+        an_adjustment_needs_its_lease,
         the_audit_log_only_grows;
 }

@@ -140,6 +140,15 @@ async fn there(
             record.settled_until
         ))
     })?;
+    let highest = highest_epoch(store).await?;
+    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch);
+    if highest > epoch {
+        return Err(refused(format!(
+            "{store} holds certificates up to epoch {highest}, and the ledger has only come to \
+             {epoch}: it is older than the archive, restored from a backup perhaps. Restore a \
+             newer one; nothing was changed"
+        )));
+    }
     if watermark.lag_days != seed.lag_days {
         warn!(
             ledger = watermark.lag_days,
@@ -184,6 +193,16 @@ fn check_seed(
         )));
     }
     Ok(())
+}
+
+/// The highest epoch that any certificate was written under; 0 where there is none.
+async fn highest_epoch(store: &Store) -> Result<u64, InitError> {
+    let mut highest = 0;
+    let mut listing = store.list(names::CERTIFICATES);
+    while let Some(object) = listing.try_next().await? {
+        highest = names::parse_certificate(&object.key).map_or(highest, |it| highest.max(it.epoch));
+    }
+    Ok(highest)
 }
 
 async fn has_certificates(store: &Store) -> Result<bool, InitError> {

@@ -2,6 +2,9 @@
 
 use backends::BackendError;
 use backends::ledger::{Adjustment, WindowRecord, WindowState};
+use std::time::Duration;
+
+use backends::Ledger;
 use protocol::{Window, names};
 
 use super::*;
@@ -71,6 +74,33 @@ fn adjustment(from: &str, to: &str) -> Adjustment {
     Adjustment { from: at(from), to: at(to), skip: None, audit: audit("adjust") }
 }
 
+/// Adjusts as an operator does: under a lease that is seized for it.
+async fn adjust(ledger: &dyn Ledger, adjustment: &Adjustment) -> Result<(), BackendError> {
+    let operator = "operator".parse().expect("a name");
+    let lease = ledger.seize_lease(&operator, Duration::from_secs(60)).await.expect("a lease");
+    let adjusted = ledger.adjust(&lease, adjustment).await;
+    if adjusted.is_err() {
+        ledger.release_lease(&lease).await.expect("it is given back");
+    }
+    adjusted
+}
+
+pub(crate) async fn an_adjustment_needs_its_lease(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let leader = begin(&*ledger).await;
+    let operator = "operator".parse().expect("a name");
+    let lease = ledger.seize_lease(&operator, Duration::from_secs(60)).await.expect("a lease");
+    assert_eq!(lease.epoch, leader.epoch + 1);
+    assert!(!ledger.renew_lease(&leader, Duration::from_secs(60)).await.expect("an answer"));
+    let before = Snapshot::of(&*ledger).await;
+    let stale = ledger.adjust(&leader, &adjustment("2024-12-01", "2024-11-20")).await;
+    assert_conflict(stale, "held by operator");
+    assert_eq!(Snapshot::of(&*ledger).await, before);
+    ledger.adjust(&lease, &adjustment("2024-12-01", "2024-11-20")).await.expect("it is moved");
+    let status = ledger.lease_status().await.expect("a status").expect("a row");
+    assert_eq!((status.holder, status.epoch), (None, lease.epoch));
+}
+
 pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
     let ledger = bench.migrated().await;
     let lease = begin(&*ledger).await;
@@ -79,7 +109,7 @@ pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
     ready(&*ledger, &lease, 3, 2).await;
     ledger.request_replay(window(1).end(), &audit("replay")).await.expect("it is recorded");
 
-    ledger.adjust(&adjustment("2024-12-03", "2024-12-02")).await.expect("it is moved");
+    adjust(&*ledger, &adjustment("2024-12-03", "2024-12-02")).await.expect("it is moved");
     assert_eq!(watermark(&*ledger).await, at("2024-12-02"));
     let archive = ledger.archive().await.expect("an answer").expect("an archive");
     assert_eq!((archive.settled_until, archive.origin), (at("2024-12-02"), at(START)));
@@ -95,7 +125,7 @@ pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
     assert_conflict(ledger.add_window(&lease, &new_window(3, 1)).await, "held by nobody");
     assert_eq!(take(&*ledger, "second").await.epoch, 3);
 
-    ledger.adjust(&adjustment("2024-12-02", "2024-11-20")).await.expect("below the origin");
+    adjust(&*ledger, &adjustment("2024-12-02", "2024-11-20")).await.expect("below the origin");
     let archive = ledger.archive().await.expect("an answer").expect("an archive");
     assert_eq!((archive.settled_until, archive.origin), (at("2024-11-20"), at("2024-11-20")));
     let log = "SELECT actor || ' ' || action || ' ' || from_value || ' ' || reason \
@@ -112,7 +142,7 @@ pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
     let certificate = names::certificate(key(9, 0), 2);
     let stretch = Window::new(skip.from, skip.to).expect("a window");
     skip.skip = Some((stretch, certificate.clone()));
-    ledger.adjust(&skip).await.expect("it is moved");
+    adjust(&*ledger, &skip).await.expect("it is moved");
 
     assert_eq!(watermark(&*ledger).await, at("2024-12-10"));
     let archive = ledger.archive().await.expect("an answer").expect("an archive");
@@ -124,32 +154,32 @@ pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
     assert_eq!((skipped.rows.rows, &skipped.certificate), (0, &Some(certificate.clone())));
 
     let without = adjustment("2024-12-10", "2024-12-12");
-    ledger.adjust(&without).await.expect("over what is settled already");
+    adjust(&*ledger, &without).await.expect("over what is settled already");
     assert_eq!(watermark(&*ledger).await, at("2024-12-12"));
     assert_eq!(ledger.committed_windows(None, None, 9).await.expect("windows").len(), 2);
 
     // A certificate for another end, or for a window that is recorded already.
-    let before = Snapshot::of(&*ledger).await;
+    let before = Snapshot::of(&*ledger).await.without_lease();
     for (to, certificate) in [("2024-12-13", certificate), ("2024-12-13", "x".to_owned())] {
         let mut wrong = adjustment("2024-12-12", to);
         let stretch = Window::new(wrong.from, wrong.to).expect("a window");
         wrong.skip = Some((stretch, certificate));
-        let error = ledger.adjust(&wrong).await.expect_err("it is refused");
+        let error = adjust(&*ledger, &wrong).await.expect_err("it is refused");
         assert!(matches!(error, BackendError::Invalid { .. }), "{error:?}");
     }
-    assert_eq!(Snapshot::of(&*ledger).await, before);
+    assert_eq!(Snapshot::of(&*ledger).await.without_lease(), before);
 }
 
 pub(crate) async fn an_adjustment_from_elsewhere_changes_nothing(bench: &dyn Bench) {
     let ledger = bench.migrated().await;
-    let unregistered = ledger.adjust(&adjustment("2024-12-01", "2024-12-02")).await;
+    let unregistered = adjust(&*ledger, &adjustment("2024-12-01", "2024-12-02")).await;
     assert_conflict(unregistered, "has no row");
     let lease = begin(&*ledger).await;
     ready(&*ledger, &lease, 1, 1).await;
-    let before = Snapshot::of(&*ledger).await;
-    let refused = ledger.adjust(&adjustment("2024-12-02", "2024-11-01")).await;
+    let before = Snapshot::of(&*ledger).await.without_lease();
+    let refused = adjust(&*ledger, &adjustment("2024-12-02", "2024-11-01")).await;
     assert_conflict(refused, "is at 2024-12-01");
-    assert_eq!(Snapshot::of(&*ledger).await, before);
+    assert_eq!(Snapshot::of(&*ledger).await.without_lease(), before);
     let log = "SELECT CAST(count(*) AS text) FROM des_audit_log WHERE action = 'adjust'";
     assert_eq!(bench.text(log).await, Some("0".to_owned()));
 }

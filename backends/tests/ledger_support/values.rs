@@ -191,6 +191,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Everything but the lease, which an adjustment takes also when it is refused.
+    pub(crate) fn without_lease(self) -> Self {
+        Self { lease: None, ..self }
+    }
+
     pub(crate) async fn of(ledger: &dyn Ledger) -> Self {
         let mut records = ledger.open_windows().await.expect("open windows");
         records.extend(ledger.committed_windows(None, None, 1_000).await.expect("windows"));

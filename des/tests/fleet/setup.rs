@@ -147,7 +147,9 @@ impl Fleet {
             self.first_day + chrono::TimeDelta::days(1 + number / 10 % DAYS)
         } else {
             let day = chrono::TimeDelta::days(number % DAYS);
-            self.first_day + day + chrono::TimeDelta::microseconds(1 + number * 7_919_000)
+            self.first_day
+                + day
+                + chrono::TimeDelta::microseconds(1 + number * 7_919_000 % 86_399_000_000)
         };
         time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
     }
