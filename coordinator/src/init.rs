@@ -86,12 +86,13 @@ pub async fn examine(
     store: Option<&Store>,
     seed: &ArchiveSeed,
 ) -> Result<Examined, InitError> {
-    let stored = match store {
-        Some(store) => read_identity(store).await?.map(|identity| (store, identity)),
-        None => None,
-    };
+    // The ledger first: whoever else makes the archive at this moment writes the store first.
     let recorded = match ledger {
         Some(ledger) => ledger.archive().await?.map(|record| (ledger, record)),
+        None => None,
+    };
+    let stored = match store {
+        Some(store) => read_identity(store).await?.map(|identity| (store, identity)),
         None => None,
     };
     if let Some((store, identity)) = &stored {
@@ -106,12 +107,20 @@ pub async fn examine(
              (or `packer.output_dir`), and that the store is mounted",
             record.archive
         ))),
-        (Some((store, identity)), None) if has_certificates(store).await? => Err(refused(format!(
-            "{store} holds archive {} with committed windows, and the ledger knows nothing of \
+        (Some((store, identity)), None) if has_certificates(store).await? => {
+            // Somebody may have made it, and committed, since the ledger was asked.
+            if let Some(ledger) = ledger
+                && let Some(record) = ledger.archive().await?
+            {
+                return there(store, identity, ledger, &record, seed).await;
+            }
+            Err(refused(format!(
+                "{store} holds archive {} with committed windows, and the ledger knows nothing of \
                  it: check `watermark.config_db_url`; a lost ledger is to be restored from its \
                  backup",
-            identity.archive
-        ))),
+                identity.archive
+            )))
+        }
         (found, None) => {
             let found = found.map(|(_, identity)| identity);
             propose(ledger, catalog, seed, found).await.map(Examined::ToMake)

@@ -9,7 +9,7 @@ use backends::catalog::{PostgresCatalog, SqliteCatalog};
 use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
-use coordinator::init::{self, ArchiveSeed, Examined, InitReport};
+use coordinator::init::{self, ArchiveSeed, Examined, InitError, InitReport};
 use coordinator::partitions::PartitionLimits;
 use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
@@ -166,7 +166,16 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     };
     let archive = match examined {
         Examined::There(report) => report,
-        Examined::ToMake(proposal) => init::make(&*ledger, &store, proposal, &seed).await?,
+        Examined::ToMake(proposal) => match init::make(&*ledger, &store, proposal, &seed).await {
+            // Another process made it meanwhile, and may have committed windows since.
+            Err(InitError::Backend(error)) if error.is_conflict() => {
+                match init::examine(Some(&*ledger), &*catalog, Some(&store), &seed).await? {
+                    Examined::There(report) => report,
+                    Examined::ToMake(_) => return Err(error.into()),
+                }
+            }
+            made => made?,
+        },
     };
     Ok(Fleet { ledger, catalog, store, queue, archive })
 }

@@ -9,9 +9,12 @@ use crate::support::{Made, Place, Running, text};
 
 /// What a run that is stopped has to begin within.
 const SOON: Duration = Duration::from_secs(40);
-const FILES: usize = 10 * 12;
+const FILES_PER_DAY: i64 = 8;
+/// Days of which a file is gone. It is looked for a second time a second later, so that no machine
+/// is too fast for a run to be stopped in the middle.
+const DAYS_WITH_A_GAP: [u64; 3] = [2, 5, 8];
 
-/// Files that take a while: large ones, compressed hard, a window a day, some of them gone.
+/// Files that take a while: compressed hard, a window a day, some of them gone.
 fn slow_place() -> (Place, Vec<Made>) {
     let mut place = Place::new();
     place
@@ -20,15 +23,15 @@ fn slow_place() -> (Place, Vec<Made>) {
         .set("worker.drain_timeout", "4s");
     let mut made = Vec::new();
     for day in 0..10 {
-        for number in 0..12 {
+        for number in 0..FILES_PER_DAY {
             let uid = format!("day{day}-{number}");
             let at = place.time(day, chrono::TimeDelta::minutes(1 + number));
             made.push(place.file_at(&uid, &at, prose(&uid, 60_000)));
         }
-    }
-    let gone = made.split_off(made.len() - 2);
-    for file in gone {
-        std::fs::remove_file(file.path).expect("removed");
+        if DAYS_WITH_A_GAP.contains(&day) {
+            let gone = made.pop().expect("the last one");
+            std::fs::remove_file(gone.path).expect("removed");
+        }
     }
     place.load();
     (place, made)
@@ -60,9 +63,8 @@ fn assert_complete(place: &Place, made: &[Made], done: &Value) {
     assert_eq!(place.watermark(), place.cutoff(), "{done}");
     let sound = place.verify_deep();
     assert_eq!(sound["files"], made.len(), "{sound}");
-    let missing = |uid: &str| (uid.to_owned(), "missing".to_owned());
-    assert_eq!(place.errors(), [missing("day9-10"), missing("day9-11")]);
-    assert_eq!(made.len() + 2, FILES);
+    let missing = |day| (format!("day{day}-{}", FILES_PER_DAY - 1), "missing".to_owned());
+    assert_eq!(place.errors(), DAYS_WITH_A_GAP.map(missing));
     let mut expected: Vec<_> = made.iter().map(|file| file.uid.clone()).collect();
     expected.sort();
     let listed: Vec<_> = place.listed().into_iter().map(|(uid, _, _)| uid).collect();
@@ -107,7 +109,7 @@ fn a_drained_run_ends_in_time_and_the_next_one_completes_it() {
     let run = run.end(SOON);
     // The drain timeout, and time for a busy machine to end a process.
     assert!(began.elapsed() < Duration::from_secs(4 + 6), "{run}");
-    let run = run.expect(1).says(["stopping: finishing or giving back"]);
+    let run = run.expect(0).says(["stopping: finishing or giving back"]);
     let stopped = run.json();
     assert_ne!(place.watermark(), place.cutoff(), "it was stopped too late to prove anything");
     assert_eq!(stopped["archived_until"], place.watermark().as_str(), "{stopped}");
@@ -124,7 +126,7 @@ fn a_second_signal_ends_at_once_and_other_settings_do_not_matter() {
     place.set("worker.drain_timeout", "300s").set("coordinator.lease_ttl", "1s");
     place.set("packer.compression", json!({ "level": 22 }));
     // One task that takes long, and a drain that would wait for it.
-    for number in 0..64 {
+    for number in 0..48 {
         let at = place.time(9, chrono::TimeDelta::minutes(1 + number));
         let uid = format!("{number}");
         place.file_at(&uid, &at, prose(&uid, 100_000));
@@ -144,8 +146,8 @@ fn a_second_signal_ends_at_once_and_other_settings_do_not_matter() {
     assert!(began.elapsed() < Duration::from_secs(5), "at once");
     // The open window goes on with the settings that it was planned with.
     place.set("packer.compression", json!({ "level": 1 })).set("packer.max_shard_size", 200_000);
-    assert_eq!(place.migrate()["files_archived"], 64);
-    assert_eq!(place.verify_deep()["files"], 64);
+    assert_eq!(place.migrate()["files_archived"], 48);
+    assert_eq!(place.verify_deep()["files"], 48);
 }
 
 #[test]
