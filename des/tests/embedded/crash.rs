@@ -124,7 +124,7 @@ fn a_second_signal_ends_at_once_and_other_settings_do_not_matter() {
     place.set("worker.drain_timeout", "300s").set("coordinator.lease_ttl", "1s");
     place.set("packer.compression", json!({ "level": 22 }));
     // One task that takes long, and a drain that would wait for it.
-    for number in 0..32 {
+    for number in 0..64 {
         let at = place.time(9, chrono::TimeDelta::minutes(1 + number));
         let uid = format!("{number}");
         place.file_at(&uid, &at, prose(&uid, 100_000));
@@ -133,6 +133,8 @@ fn a_second_signal_ends_at_once_and_other_settings_do_not_matter() {
     let mut run = place.start("migrate --mode single");
     let planned = place.archive().join("_des/manifests");
     run.run_until(SOON, || planned.is_dir());
+    run.run_until(SOON, || place.sql().value("SELECT count(*) FROM des_partitions") == "1");
+    std::thread::sleep(Duration::from_millis(300));
     run.signal(Signal::INT);
     std::thread::sleep(Duration::from_millis(200));
     assert!(run.is_running(), "the drain waits for the task");
@@ -142,8 +144,8 @@ fn a_second_signal_ends_at_once_and_other_settings_do_not_matter() {
     assert!(began.elapsed() < Duration::from_secs(5), "at once");
     // The open window goes on with the settings that it was planned with.
     place.set("packer.compression", json!({ "level": 1 })).set("packer.max_shard_size", 200_000);
-    assert_eq!(place.migrate()["files_archived"], 32);
-    assert_eq!(place.verify_deep()["files"], 32);
+    assert_eq!(place.migrate()["files_archived"], 64);
+    assert_eq!(place.verify_deep()["files"], 64);
 }
 
 #[test]
