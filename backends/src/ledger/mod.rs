@@ -331,7 +331,7 @@ pub trait Ledger: Send + Sync {
 
     /// Records a window and its partitions in one transaction, state `Open`. A `Requested`
     /// record of the same end and revision becomes this one. Doing it again with the same
-    /// values changes nothing.
+    /// values changes nothing; a committed window is refused.
     async fn add_window(&self, lease: &Lease, window: &NewWindow) -> Result<()>;
 
     /// Windows that are not committed, by end and revision.

@@ -8,6 +8,7 @@ mod setup;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
 
+#[path = "../support/process.rs"]
 mod process;
 
 use std::time::Duration;
@@ -112,7 +113,7 @@ fn what_cannot_be_reached_is_named() {
     ] {
         let run = fleet.des_with(key, value, "coordinator");
         assert_ne!(run.code, Some(0), "{run}");
-        assert!(run.stderr.contains(told), "`{told}` is not said:\n{run}");
+        let run = run.says([told]);
         assert!(!run.stderr.contains("wrong"), "a password is said:\n{run}");
     }
     assert!(fleet.objects().is_empty(), "nothing was to change");

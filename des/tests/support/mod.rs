@@ -2,9 +2,11 @@
 //! real `des` processes that run on it.
 
 mod catalog;
+mod nobody;
 mod place;
 mod process;
 
 pub(crate) use catalog::Sql;
+pub(crate) use nobody::as_nobody;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
-pub(crate) use process::{Run, Running, as_nobody};
+pub(crate) use process::{Run, Running};
