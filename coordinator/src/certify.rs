@@ -95,6 +95,11 @@ impl Certifier<'_> {
                 ),
             });
         }
+        // A damaged shard is given up only for shards that hold all of it. Else it stays certified:
+        // damaged, which `verify` goes on saying, and readable where it is whole.
+        if !certificate.failures.is_empty() {
+            certificate.replaces.clear();
+        }
         let key = self.write(&certificate).await?;
         Ok(Certified::Durable(Box::new(commit_of(certificate, key))))
     }

@@ -244,6 +244,7 @@ fn without_sources_a_damaged_shard_still_gives_what_is_whole() {
     }
     place.des(&format!("replay --window {}", place.cutoff()));
     assert!(intact(&place), "what could be read before the replay can be read after it");
+    assert_found(&place, "verify --deep", &shard, "damaged");
 }
 
 #[test]
