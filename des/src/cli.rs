@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Packs everything older than N days into few large immutable shards, and proves that nothing
 /// was lost. Reads the catalog, never writes it; one row, the watermark, says what is settled.
 #[derive(Debug, Parser)]
-#[command(name = "des", version, about, max_term_width = 100, subcommand_required = true)]
+#[command(name = "des", version, max_term_width = 100, subcommand_required = true)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 verify found \
 damage, 4 not found.\nStart with: des demo")]
 pub(crate) struct Cli {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use coordinator::Event;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::output::bytes;
 
@@ -48,10 +48,15 @@ impl FileBar {
             ProgressBar::hidden()
         };
         let style = ProgressStyle::with_template(
-            "{prefix:<10} {bar:24} {human_pos:>9}/{human_len} files  {msg}  {per_sec:>12}  ETA {eta}",
+            "{prefix:<10} {bar:24} {human_pos:>9}/{human_len} files  {msg}  {rate:>9}  ETA {eta}",
         );
         if let Ok(style) = style {
-            bar.set_style(style);
+            bar.set_style(style.with_key(
+                "rate",
+                |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    let _shown = out.write_fmt(format_args!("{:.0}/s", state.per_sec()));
+                },
+            ));
         }
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(250));

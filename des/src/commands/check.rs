@@ -235,7 +235,7 @@ async fn look_at_ledger(
     if pending.is_empty() {
         findings.ok("ledger", "des's tables are there and up to date");
     } else {
-        findings.ok("ledger", format!("{} migrations will be made", pending.len()));
+        findings.ok("ledger", "des's tables will be made or brought up to date");
     }
     let watermark = ledger.watermark().await?;
     if let Some(row) = watermark {

@@ -17,6 +17,9 @@ use crate::output::{Exit, Failure, Output, bytes, grouped, table};
 use crate::progress::FileBar;
 use crate::wiring::{self, Fleet, Permissions};
 
+/// Failed files that a run names.
+const NAMED_FAILURES: u32 = 10;
+
 /// What a run did.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct MigrateResult {
@@ -90,7 +93,8 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     let options = |goal| RunOptions { goal, workers, bar: "archiving" };
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
-        output.result(&result, MigrateResult::human)?;
+        let failed = failed_files(&fleet, &result).await?;
+        output.result(&result, |result| result.human() + &failed)?;
         // A run that was told to stop has done what it was told.
         return Ok(if result.held.is_empty() { Exit::Done } else { Exit::Failed });
     }
@@ -117,6 +121,21 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         }
     }
     Ok(Exit::Done)
+}
+
+/// The first of the files that are recorded as failed, for a person, when the run met any.
+async fn failed_files(fleet: &Fleet, result: &MigrateResult) -> Result<String, Failure> {
+    if result.files_failed == 0 {
+        return Ok(String::new());
+    }
+    let mut text = "recorded as failed in des_migration_errors, the first of them:\n".to_owned();
+    for row in fleet.ledger.errors(NAMED_FAILURES).await? {
+        let failed = row.failed;
+        let location = failed.location.as_deref().unwrap_or("no location");
+        let uid: String = failed.uid.chars().take(80).collect();
+        text.push_str(&format!("  {} {uid} {location}: {}\n", failed.created_at, failed.reason));
+    }
+    Ok(text)
 }
 
 /// How many local workers there are to be: with a broker the fleet's workers do the work, unless

@@ -137,7 +137,12 @@ pub(super) async fn ls(args: LsArgs, output: Output) -> Result<Exit, Failure> {
     }
     // Files are printed as they are found, one line each; as JSON one object a line.
     let mut failed = None;
+    let (from, to) = (args.from, args.to);
     let mut print = |file: ListedFile| {
+        let created_at = file.created_at;
+        if from.is_some_and(|from| created_at < from) || to.is_some_and(|to| created_at >= to) {
+            return;
+        }
         let line = if output.is_human() {
             format!("{}\t{}\t{}\n", file.created_at, file.size, file.uid.escape_debug())
         } else {
@@ -158,7 +163,7 @@ pub(super) async fn verify(args: VerifyArgs, output: Output) -> Result<Exit, Fai
     let config = Config::load(&args.config.config)?;
     let archive = open(&config).await?;
     let found = verify_archive(&archive, args.deep, args.from, args.to).await?;
-    output.result(&found, human)?;
+    output.result(&found, |found| human(found, args.deep))?;
     let sound = found.problems.is_empty();
     Ok(if sound { Exit::Done } else { Exit::Damage })
 }
@@ -181,7 +186,7 @@ async fn verify_archive(
     Ok(found)
 }
 
-fn human(it: &Verification) -> String {
+fn human(it: &Verification, deep: bool) -> String {
     let mut text = table(&[
         ("files", grouped(it.files)),
         ("shards", grouped(it.shards)),
@@ -192,5 +197,12 @@ fn human(it: &Verification) -> String {
     for problem in &it.problems {
         text.push_str(&format!("{}: {}\n", problem.object, problem.what));
     }
+    let verdict = match (it.problems.is_empty(), it.shards, deep) {
+        (false, ..) => "",
+        (true, 0, _) => "No file is certified here: is the range right?\n",
+        (true, _, true) => "Every byte is right.\n",
+        (true, _, false) => "Everything is there. --deep reads every byte.\n",
+    };
+    text.push_str(verdict);
     text
 }

@@ -47,11 +47,12 @@ pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failur
     let done = run_embedded(&config, &fleet, options, &shutdown).await?;
     let held = !done.held.is_empty();
     let replayed = requested.iter().map(|record| record.window.end()).collect();
-    output.result(&ReplayResult { replayed, done }, human)?;
+    let failed = fleet.ledger.count_errors().await?;
+    output.result(&ReplayResult { replayed, done }, |result| human(result, failed))?;
     Ok(if held { Exit::Failed } else { Exit::Done })
 }
 
-fn human(result: &ReplayResult) -> String {
+fn human(result: &ReplayResult, failed: u64) -> String {
     let mut rows = vec![("windows replayed", result.replayed.len().to_string())];
     rows.extend(result.done.rows().into_iter().map(|(label, value)| match label {
         "windows" => ("revisions committed", value),
@@ -60,6 +61,12 @@ fn human(result: &ReplayResult) -> String {
     let mut text = table(&rows);
     if result.done.windows == 0 && result.done.held.is_empty() {
         text.push_str("Every row is settled and every shard is sound: nothing was changed.\n");
+    }
+    if failed > 0 {
+        text.push_str(&format!(
+            "{failed} files of the archive are recorded as failed in des_migration_errors; a \
+             replay does not try them again for their own sake.\n"
+        ));
     }
     for held in &result.done.held {
         text.push_str(&format!("held: the window that ends at {}: {}\n", held.end, held.reason));
