@@ -317,7 +317,7 @@ fn check_says_what_is_there_and_changes_nothing() {
         }
     };
     let store = place.archive().display().to_string();
-    check(&place, 0, &["6 files", "created_at is indexed", "migrations will be made", &store]);
+    check(&place, 0, &["6 files", "created_at is indexed", "tables will be made", &store]);
     let found = place.json("migrate --check");
     let findings = found["findings"].as_array().expect("findings");
     assert!(findings.iter().all(|it| it["verdict"] != "error"), "{found}");
