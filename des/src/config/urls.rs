@@ -33,6 +33,11 @@ impl DatabaseUrl {
         let dialect = scheme.split('+').next().unwrap_or_default();
         match dialect {
             "postgresql" | "postgres" if rest.is_empty() => Err("it names no host".to_owned()),
+            "postgresql" | "postgres" if !is_encoded(rest) => Err(
+                "the user or the password holds a character that must be percent-encoded: @ is \
+                 %40, / is %2F, : is %3A, # is %23, ? is %3F"
+                    .to_owned(),
+            ),
             "postgresql" | "postgres" => Ok(Self::Postgres(format!("postgresql://{rest}"))),
             "sqlite" => sqlite_path(rest).map(Self::Sqlite),
             "mysql" | "mariadb" => {
@@ -43,6 +48,15 @@ impl DatabaseUrl {
             )),
         }
     }
+}
+
+/// Whether the one `@` of the address, if any, stands before its first `/`, as it does unless a
+/// user or password holds such characters as they are: part of it would be taken for the host.
+fn is_encoded(rest: &str) -> bool {
+    let address = rest.split('?').next().unwrap_or_default();
+    let host_and_user = address.split('/').next().unwrap_or_default();
+    address.matches('@').count() == host_and_user.matches('@').count()
+        && host_and_user.matches('@').count() <= 1
 }
 
 fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
@@ -104,7 +118,15 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_says_so_without_the_password() {
-        for url in ["mysql://u:hunter2@h/d", "oracle://u:hunter2@h", "hunter2", "sqlite://"] {
+        for url in [
+            "mysql://u:hunter2@h/d",
+            "oracle://u:hunter2@h",
+            "hunter2",
+            "sqlite://",
+            "postgresql://u:a@hunter2@h/d",
+            "postgresql://u:a/hunter2@h/d",
+            "postgresql://u:hunter2@a/hunter2@h/d",
+        ] {
             let error = DatabaseUrl::parse(url).expect_err(url);
             assert!(!error.contains("hunter2"), "{error}");
         }
