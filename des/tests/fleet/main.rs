@@ -31,6 +31,12 @@ fn a_fleet_archives_everything_or_writes_down_why_not() {
     assert_eq!(stats["uncovered_files"], 0, "{stats}");
     fleet.assert_everything_is_there();
     fleet.assert_tables_say_so();
+    // A window with failed files, replayed: they are known, and nothing else is to be done.
+    let before = fleet.objects();
+    let replayed = fleet.json(&format!("replay --window {}", fleet.window_end(5)));
+    assert_eq!(replayed["windows"], 0, "{replayed}");
+    assert_eq!(fleet.objects(), before);
+    assert_eq!(fleet.json("stats")["failed_files"], 20);
 
     // Draining: the workers and the coordinator end by themselves, with exit code 0.
     for process in workers.into_iter().chain([coordinator]) {
