@@ -36,6 +36,16 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
 const PARTS_IN_FLIGHT: usize = 2;
 
+/// The name of the upload that is begun and given up to see whether one may write.
+const PROBE: &str = "_des/probe";
+
+/// Whether this process may write the file, or make files in the directory.
+pub(crate) fn may_write(path: &FsPath) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let wanted = if path.is_dir() { Access::WRITE_OK | Access::EXEC_OK } else { Access::WRITE_OK };
+    accessat(CWD, path, wanted, AtFlags::EACCESS).is_ok()
+}
+
 /// An archive's objects. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -118,6 +128,43 @@ impl Store {
                 there.await?.map_err(|error| io_error(self.description.to_string(), error))?;
         }
         self.list("_des").next().await.map_or(Ok(()), |first| first.map(|_object| ()))
+    }
+
+    /// Asks whether objects may be written, and leaves none behind: on S3 an upload in parts is
+    /// begun and given up.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub async fn check_writable(&self) -> Result<()> {
+        if let Some(directory) = &self.directory {
+            return Self::check_directory(directory);
+        }
+        let (what, path) = (self.what("write", PROBE), Path::from(PROBE));
+        let begin = self.objects.put_multipart(&path);
+        let begun = bounded(&what, REQUEST_TIMEOUT, begin).await?;
+        let mut upload = begun.map_err(|error| store_error(what.clone(), error))?;
+        if let Ok(Err(error)) = bounded(&what, REQUEST_TIMEOUT, upload.abort()).await {
+            tracing::warn!("{what}: an upload could not be given up, and is left behind: {error}");
+        }
+        Ok(())
+    }
+
+    /// Asks whether objects may be written in the directory `path`, which need not be there yet.
+    /// Makes nothing.
+    ///
+    /// # Errors
+    /// When they may not, or it could not be made.
+    pub fn check_directory(path: &FsPath) -> Result<()> {
+        let nearest = path.ancestors().find(|it| it.exists()).unwrap_or(FsPath::new("."));
+        if may_write(nearest) {
+            return Ok(());
+        }
+        let (path, nearest) = (path.display(), nearest.display());
+        Err(BackendError::Denied {
+            what: format!("the store directory {path} cannot be written"),
+            cause: format!("this user may not write in {nearest}, or it is mounted read-only")
+                .into(),
+        })
     }
 
     /// Writes a whole object. On S3 it is durable when this returns; in a directory after the

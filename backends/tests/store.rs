@@ -46,6 +46,7 @@ macro_rules! everywhere {
 
 everywhere! { every_store runs conformance:
     what_is_put_is_read_back
+    asking_whether_one_may_write_leaves_nothing
     what_is_put_again_replaces_what_was_there
     a_read_keeps_to_its_limit
     an_object_is_created_once

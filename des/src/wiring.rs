@@ -142,6 +142,9 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     let queue = queue(config, &process_name("coordinator")).await?;
     let existing_ledger =
         if ledger_exists(config)? { Some(ledger_to_read(config).await?) } else { None };
+    if let Some(ledger) = &existing_ledger {
+        refuse_without_privileges(&**ledger).await?;
+    }
     if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate)
         && let Some(first) = ledger.pending_migrations().await?.first()
     {
@@ -155,6 +158,9 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     let examined =
         init::examine(existing_ledger.as_deref(), &*catalog, existing_store.as_ref(), &seed)
             .await?;
+    if matches!(examined, Examined::ToMake(_)) {
+        check_writable(config, existing_store.as_ref()).await?;
+    }
 
     let ledger = ledger(config, permissions.migrate).await?;
     if permissions.migrate {
@@ -178,6 +184,27 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
         },
     };
     Ok(Fleet { ledger, catalog, store, queue, archive })
+}
+
+async fn refuse_without_privileges(ledger: &dyn Ledger) -> Result<(), Failure> {
+    let lacks = ledger.missing_privileges().await?;
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow::anyhow!(
+        "the ledger cannot be used yet, it needs: {}",
+        lacks.join("; ")
+    )))
+}
+
+/// Whether the store can be written, also where it is a directory that is yet to be made.
+pub(crate) async fn check_writable(config: &Config, store: Option<&Store>) -> Result<(), Failure> {
+    match (store, &config.store) {
+        (Some(store), _) => store.check_writable().await?,
+        (None, StoreConfig::Directory(path)) => Store::check_directory(path)?,
+        (None, StoreConfig::S3(_)) => {}
+    }
+    Ok(())
 }
 
 fn ledger_exists(config: &Config) -> Result<bool, Failure> {

@@ -291,6 +291,10 @@ pub trait Ledger: Send + Sync {
     /// What [`Ledger::migrate`] has not done yet: descriptions of pending migrations.
     async fn pending_migrations(&self) -> Result<Vec<String>>;
 
+    /// What our role lacks to create or upgrade our tables, where that is pending, and to use
+    /// them: what to do about each, such as the GRANT to run. Empty when nothing. Changes nothing.
+    async fn missing_privileges(&self) -> Result<Vec<String>>;
+
     /// The database's clock.
     async fn now(&self) -> Result<Timestamp>;
 

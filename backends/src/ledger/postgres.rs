@@ -102,6 +102,7 @@ fn arguments(params: &[Param<'_>]) -> sqlx::Result<PgArguments> {
     for param in params {
         let added = match param {
             Param::Int(value) => arguments.add(value),
+            Param::Bool(value) => arguments.add(value),
             Param::Text(text) => arguments.add(without_nul(text)),
             Param::OptText(text) => arguments.add(text.map(without_nul)),
             Param::Texts(texts) => arguments.add(*texts),
@@ -112,6 +113,32 @@ fn arguments(params: &[Param<'_>]) -> sqlx::Result<PgArguments> {
     }
     Ok(arguments)
 }
+
+/// What the ledger does with each of its tables; with `$1`, the schema that they are made in and,
+/// where they are there, their owner, whom upgrading takes. The watermark's table is never upgraded.
+const LACKS: &str = "\
+    WITH ours (name, privileges) AS (VALUES \
+        ('_des_migrations', '{SELECT}'::text[]), \
+        ('des_archive_config', '{SELECT,UPDATE}'), \
+        ('des_archives', '{SELECT,INSERT,UPDATE}'), \
+        ('des_lease', '{SELECT,INSERT,UPDATE}'), \
+        ('des_windows', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_partitions', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_audit_log', '{SELECT,INSERT}')), \
+    there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \
+    SELECT CASE WHEN current_schema() IS NULL \
+        THEN 'search_path names no schema in which the tables could be made' \
+        ELSE format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user) END AS lack \
+    WHERE $1 AND NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), FALSE) \
+    UNION ALL \
+    SELECT format('ALTER TABLE %s OWNER TO %I', name, current_user) \
+    FROM there JOIN pg_class ON pg_class.oid = id \
+    WHERE $1 AND name <> 'des_archive_config' AND NOT pg_has_role(relowner, 'USAGE') \
+    UNION ALL \
+    SELECT format('GRANT %s ON %s TO %I', privilege, name, current_user) \
+    FROM there, unnest(privileges) AS privilege \
+    WHERE id IS NOT NULL AND NOT has_table_privilege(id, privilege)";
 
 impl Session for Pooled<Postgres> {
     const BEGIN: &'static str = "BEGIN";
@@ -135,6 +162,11 @@ impl Session for Pooled<Postgres> {
     const MIGRATION_LOCK: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(x'6465736c'::int)");
     const MIGRATIONS: &'static [Step] = MIGRATIONS;
+
+    async fn lacks(&mut self, upgrade: bool) -> Result<Vec<String>> {
+        let rows = self.fetch(LACKS, &[Param::Bool(upgrade)]).await?;
+        rows.iter().map(|row| row.text("lack")).collect()
+    }
 
     async fn execute(&mut self, sql: impl SqlSafeStr + Send, params: &[Param<'_>]) -> Result<u64> {
         let outcome = match arguments(params) {

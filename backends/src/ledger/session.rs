@@ -19,6 +19,8 @@ use crate::error::Result;
 pub enum Param<'a> {
     /// An integer.
     Int(i64),
+    /// A truth value.
+    Bool(bool),
     /// A text.
     Text(&'a str),
     /// A text or NULL.
@@ -63,6 +65,10 @@ pub trait Session: Send + Sized {
     const MIGRATION_LOCK: Option<&'static str>;
     /// The migrations, by version.
     const MIGRATIONS: &'static [Step];
+
+    /// What our role lacks to use the tables and, with `upgrade`, to create or upgrade them first:
+    /// what to do about each, a statement for PostgreSQL's administrator.
+    fn lacks(&mut self, upgrade: bool) -> impl Future<Output = Result<Vec<String>>> + Send;
 
     /// Runs a statement and returns the number of rows it changed.
     fn execute(

@@ -193,6 +193,16 @@ where
         self.bounded("list what was migrated", ACTION_LIMIT, self.read_pending()).await
     }
 
+    async fn missing_privileges(&self) -> Result<Vec<String>> {
+        let upgrade = match self.pending_migrations().await {
+            Ok(pending) => !pending.is_empty(),
+            // Then that is what is missing first.
+            Err(BackendError::Denied { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        query!(self, "ask for its privileges", |session| session.lacks(upgrade))
+    }
+
     async fn now(&self) -> Result<Timestamp> {
         query!(self, "tell the time", |session| session.now())
     }

@@ -16,6 +16,7 @@ use super::session::{Param, Pooled, Session};
 use super::sql_ledger::{ACTION_LIMIT, CONNECT_LIMIT};
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
+use crate::store::may_write;
 
 /// The ledger of one job in a SQLite file.
 pub type SqliteLedger = SqlLedger<Sqlite>;
@@ -80,6 +81,25 @@ impl SqliteLedger {
         Self::open_with(path, job, config_id, options).await
     }
 
+    /// Whether [`SqliteLedger::open`] could make the file at `path`. Makes nothing.
+    ///
+    /// # Errors
+    /// When its directory is not there, or may not be written.
+    pub fn check_may_be_made(path: &Path) -> Result<()> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if directory.is_dir() && may_write(directory) {
+            return Ok(());
+        }
+        Err(BackendError::Denied {
+            what: format!("the ledger ({}) cannot be made", describe(path)),
+            cause: format!("{} is not a directory that this user may write", directory.display())
+                .into(),
+        })
+    }
+
     async fn open_with(
         path: &Path,
         job: Job,
@@ -136,6 +156,7 @@ fn arguments(params: &[Param<'_>]) -> sqlx::Result<SqliteArguments> {
     for param in params {
         let added = match param {
             Param::Int(value) => arguments.add(value),
+            Param::Bool(value) => arguments.add(value),
             Param::Text(text) => arguments.add(*text),
             Param::OptText(text) => arguments.add(*text),
             Param::Texts(texts) => match serde_json::to_string(texts) {
@@ -168,6 +189,19 @@ impl Session for Pooled<Sqlite> {
         WHERE lower(name) IN ('last_updated', 'updated_by')";
     const MIGRATION_LOCK: Option<&'static str> = None;
     const MIGRATIONS: &'static [Step] = MIGRATIONS;
+
+    async fn lacks(&mut self, _upgrade: bool) -> Result<Vec<String>> {
+        let select = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+        let Some(row) = self.fetch_optional(select, &[]).await? else { return Ok(Vec::new()) };
+        let file = std::path::PathBuf::from(row.text("file")?);
+        // The write-ahead log is made beside the file.
+        let beside = file.parent().map(Path::to_owned);
+        let places = std::iter::once(file).chain(beside);
+        Ok(places
+            .filter(|place| !may_write(place))
+            .map(|place| format!("leave to write {}", place.display()))
+            .collect())
+    }
 
     async fn execute(&mut self, sql: impl SqlSafeStr + Send, params: &[Param<'_>]) -> Result<u64> {
         let outcome = match arguments(params) {

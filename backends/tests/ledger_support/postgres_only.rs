@@ -250,3 +250,46 @@ async fn commits_are_durable_where_the_servers_default_is_not() {
     assert_eq!(bench.text("SELECT setting FROM seen").await.as_deref(), Some("on"));
     bench.close().await;
 }
+
+#[tokio::test]
+async fn a_role_learns_which_grants_it_lacks() {
+    let bench = PostgresBench::new().await;
+    let role = format!("{}_reader", bench.name());
+    bench.as_admin(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")).await;
+    let (_admin, host) = bench.url.rsplit_once('@').expect("a URL with a user");
+    let url = format!("postgresql://{role}:x@{host}");
+    let ledger = PostgresLedger::connect(&url, job("files"), 1).await.expect("it connects");
+    let lacks = || async { ledger.missing_privileges().await.expect("an answer") };
+
+    assert_eq!(lacks().await, [format!("GRANT CREATE ON SCHEMA public TO {role}")]);
+    ledger.migrate().await.expect_err("it may not make tables");
+    assert!(!ledger.pending_migrations().await.expect("an answer").is_empty());
+
+    bench.migrated().await;
+    let grants = lacks().await;
+    for grant in ["SELECT ON _des_migrations", "UPDATE ON des_lease", "DELETE ON des_windows"] {
+        assert!(grants.contains(&format!("GRANT {grant} TO {role}")), "{grant} in {grants:?}");
+    }
+    for forbidden in ["UPDATE ON des_audit_log", "DELETE ON des_archive_config", "CREATE"] {
+        assert!(!grants.iter().any(|it| it.contains(forbidden)), "{forbidden} in {grants:?}");
+    }
+    bench.sql(&grants.join(";")).await;
+    assert_eq!(lacks().await, Vec::<String>::new());
+
+    // These are enough for everything but the first row of the watermark.
+    let row = format!("INSERT INTO des_archive_config VALUES (1, '{START}', 7)");
+    bench.sql(&row).await;
+    let lease = begin(&ledger).await;
+    settle(&ledger, &lease, 1).await;
+    assert_eq!(watermark(&ledger).await, window(1).end());
+
+    bench.sql("DELETE FROM _des_migrations").await;
+    let owner = format!("ALTER TABLE des_windows OWNER TO {role}");
+    assert!(lacks().await.contains(&owner), "upgrading a table takes its owner");
+    drop(ledger);
+    bench.sql(&format!("DROP OWNED BY {role}")).await;
+    bench.close().await;
+    let admin = PostgresBench::new().await;
+    admin.as_admin(&format!("DROP ROLE {role}")).await;
+    admin.close().await;
+}

@@ -13,6 +13,7 @@ pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     assert_eq!(ledger.watermark().await.expect("an answer"), None);
     assert_eq!(ledger.archive().await.expect("an answer"), None);
     ledger.now().await.expect("the time needs no table");
+    assert_eq!(ledger.missing_privileges().await.expect("an answer"), Vec::<String>::new());
     let missing = ledger.open_windows().await.expect_err("there is no table");
     assert!(missing.is_not_found(), "{missing:?}");
 
@@ -21,6 +22,7 @@ pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     assert_eq!(ledger.watermark().await.expect("an answer"), None);
     assert_eq!(ledger.archive().await.expect("an answer"), None);
     begin(&*ledger).await;
+    assert_eq!(ledger.missing_privileges().await.expect("an answer"), Vec::<String>::new());
     let before = Snapshot::of(&*ledger).await;
     ledger.migrate().await.expect("again");
     assert_eq!(Snapshot::of(&*ledger).await, before);

@@ -58,6 +58,14 @@ pub(crate) async fn what_is_put_again_replaces_what_was_there(store: &Store) {
     assert_eq!(names(store.list("")).await, pairs(&[("a/b", 10)]));
 }
 
+pub(crate) async fn asking_whether_one_may_write_leaves_nothing(store: &Store) {
+    store.check_writable().await.expect("one may");
+    assert_eq!(names(store.list("")).await, pairs(&[]));
+    put(store, "a", "1").await;
+    store.check_writable().await.expect("one may");
+    assert_eq!(names(store.list("")).await, pairs(&[("a", 1)]));
+}
+
 pub(crate) async fn a_read_keeps_to_its_limit(store: &Store) {
     put(store, "ten", "0123456789").await;
     assert_eq!(store.get("ten", 10).await.expect("ten are ten"), "0123456789");

@@ -16,6 +16,7 @@ async fn complaints(store: &Store) -> Vec<BackendError> {
     file.set_len(20 * 1024 * 1024).expect("it grows");
     vec![
         store.check().await.expect_err("check"),
+        store.check_writable().await.expect_err("check_writable"),
         store.put("key", "x".into()).await.expect_err("put"),
         store.create("key", "x".into()).await.expect_err("create"),
         store.put_file("key", file, 20 * 1024 * 1024, &mut AcceptAll).await.expect_err("put_file"),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use protocol::ArchiveIdentity;
@@ -83,7 +84,9 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
     }
     let identity = match will_be_made(config) {
         Some(path) => {
-            findings.ok("store", format!("{} is not there and will be made", path.display()));
+            if findings.keep("store", wiring::check_writable(config, None).await).is_some() {
+                findings.ok("store", format!("{} is not there and will be made", path.display()));
+            }
             None
         }
         None => {
@@ -98,7 +101,10 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         config.ledger().ok().filter(|ledger| Some(*ledger) != config.database().ok());
     let ledger = match own_database {
         Some(DatabaseUrl::Sqlite(path)) if !path.exists() => {
-            findings.ok("ledger", format!("{} is not there and will be made", path.display()));
+            let may = SqliteLedger::check_may_be_made(path).map_err(Failure::from);
+            if findings.keep("ledger", may).is_some() {
+                findings.ok("ledger", format!("{} is not there and will be made", path.display()));
+            }
             None
         }
         _ => {
@@ -193,6 +199,9 @@ async fn look_at_store(
     config: &Config,
     findings: &mut Findings,
 ) -> Option<ArchiveIdentity> {
+    if findings.keep("store", wiring::check_writable(config, Some(store)).await).is_some() {
+        findings.ok("store", "objects may be written");
+    }
     match Archive::open(store.clone()).await {
         Ok(archive) => {
             let identity = archive.identity();
@@ -231,6 +240,13 @@ async fn look_at_ledger(
     identity: Option<&ArchiveIdentity>,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
+    let lacks = ledger.missing_privileges().await?;
+    if lacks.is_empty() {
+        findings.ok("ledger", "may be written");
+    }
+    for lack in lacks {
+        findings.error("ledger", &Failure::Failed(anyhow::Error::msg(format!("needs: {lack}"))));
+    }
     let pending = ledger.pending_migrations().await?;
     if pending.is_empty() {
         findings.ok("ledger", "des's tables are there and up to date");

@@ -341,3 +341,50 @@ fn check_says_what_is_there_and_changes_nothing() {
     check(&bare, 0, &["created_at is not indexed"]);
     check(&Place::without_catalog(), 1, &["no such file"]);
 }
+
+fn forbid_writing(directory: &std::path::Path) {
+    let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o555);
+    std::fs::set_permissions(directory, read_only).expect("forbidden");
+}
+
+/// Runs `migrate` as a user for whom `forbid` has taken rights away: it must say `texts`, with
+/// `--check` and without, and change nothing.
+#[track_caller]
+fn assert_may_not(place: &Place, forbid: impl Fn(), texts: &[&str]) {
+    for words in [&["migrate", "--check"][..], &["migrate"]] {
+        let command = as_nobody(place, &forbid);
+        let before = place.everything();
+        let config = place.config().display().to_string();
+        let run = Running::start(command, words.iter().copied().chain(["--config", &config]));
+        let run = run.end(LIMIT);
+        let said = run.to_string();
+        assert!(texts.iter().all(|text| said.contains(text)), "{texts:?} in {run}");
+        assert_unchanged(place, &before, &run.expect(1));
+    }
+}
+
+#[test]
+fn what_may_not_be_written_is_told_before_anything_is_made() {
+    let mut place = place_with_files();
+    std::fs::create_dir(place.path("locked")).expect("made");
+    place.set("packer.output_dir", place.path("locked/archive").display().to_string());
+    let locked = || forbid_writing(&place.path("locked"));
+    assert_may_not(&place, locked, &["the store directory", "locked/archive cannot be written"]);
+
+    let mut place = place_with_files();
+    std::fs::create_dir(place.archive()).expect("made");
+    let locked = || forbid_writing(&place.archive());
+    assert_may_not(&place, locked, &["the store directory", "archive cannot be written"]);
+
+    place.set("packer.output_dir", place.path("elsewhere").display().to_string());
+    std::fs::create_dir(place.path("ledgers")).expect("made");
+    let url = format!("sqlite:///{}", place.path("ledgers/ledger.db").display());
+    place.set("watermark", json!({ "config_db_url": url }));
+    let locked = || forbid_writing(&place.path("ledgers"));
+    assert_may_not(&place, locked, &["ledgers/ledger.db"]);
+
+    // The catalog's file is the ledger too.
+    let place = place_with_files();
+    let locked = || forbid_writing(&place.catalog());
+    assert_may_not(&place, locked, &["leave to write", "catalog.db"]);
+}
