@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
-use protocol::{PackSettings, PartitionId, Timestamp, WindowKey};
+use protocol::{PackSettings, PartitionId, Timestamp, WindowKey, WorkerId};
 
-use crate::decide::{AttemptLimits, is_stuck};
+use crate::decide::{AttemptLimits, is_stuck, is_timely};
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
@@ -23,8 +23,19 @@ pub(crate) struct OpenPartition {
     /// When its task was published, or its worker last gave a sign of life; `None` when it is to
     /// be published.
     pub(crate) last_sign: Option<Instant>,
+    /// Who gave the last answer, which was not a receipt, until its task is published again.
+    pub(crate) answered_by: Option<WorkerId>,
     /// Rows and bytes that its worker has reported.
     pub(crate) reported: (u64, u64),
+}
+
+impl OpenPartition {
+    /// Whether a sign of life is about an attempt that nobody has answered yet. Signs and answers
+    /// come over different queues, and a sign that comes late must not keep a partition from being
+    /// published again.
+    pub(crate) fn may_be_under_way(&self, worker: &WorkerId, attempt: u32) -> bool {
+        is_timely(&self.record, attempt) && self.answered_by.as_ref() != Some(worker)
+    }
 }
 
 impl OpenWindow {
@@ -33,7 +44,8 @@ impl OpenWindow {
         settings: PackSettings,
         partitions: Vec<PartitionRecord>,
     ) -> Self {
-        let open = |record| OpenPartition { record, last_sign: None, reported: (0, 0) };
+        let open =
+            |record| OpenPartition { record, last_sign: None, answered_by: None, reported: (0, 0) };
         Self { record, settings, partitions: partitions.into_iter().map(open).collect() }
     }
 
@@ -122,5 +134,34 @@ impl Flight {
     /// The end of the last window that moves the watermark, if there is one.
     pub(crate) fn frontier(&self, watermark: Timestamp) -> Timestamp {
         self.windows.keys().map(|key| key.end).max().map_or(watermark, |end| end.max(watermark))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Tally;
+
+    #[test]
+    fn a_sign_of_life_that_comes_after_its_answer_is_none() {
+        let record = PartitionRecord {
+            partition: 0,
+            manifest: String::new(),
+            manifest_size: 0,
+            rows: Tally::default(),
+            attempts: 1,
+            interruptions: 0,
+            not_before: None,
+            trouble: None,
+            accepted: None,
+        };
+        let worker = |name: &str| name.parse::<WorkerId>().expect("a name");
+        let mut open =
+            OpenPartition { record, last_sign: None, answered_by: None, reported: (0, 0) };
+        assert!(!open.may_be_under_way(&worker("one"), 1), "attempt 1 was answered");
+        assert!(open.may_be_under_way(&worker("one"), 2));
+        open.answered_by = Some(worker("one"));
+        assert!(!open.may_be_under_way(&worker("one"), 2), "it gave the task back");
+        assert!(open.may_be_under_way(&worker("two"), 2));
     }
 }

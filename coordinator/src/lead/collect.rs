@@ -79,6 +79,9 @@ impl Leader<'_> {
             self.it.ledger.set_back(&self.lease, key, address.partition, setback).await?;
         }
         self.publish_again(key, address.partition, setback);
+        if let Some(open) = self.flight.partition_mut(key, address.partition) {
+            open.answered_by = Some(outcome.worker.clone());
+        }
         Ok(())
     }
 

@@ -52,6 +52,7 @@ impl Leader<'_> {
             }
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.last_sign = Some(Instant::now());
+                open.answered_by = None;
                 open.reported = (0, 0);
             }
         }
@@ -104,7 +105,9 @@ impl Leader<'_> {
         {
             let key = WindowKey::new(progress.address.window, progress.address.revision);
             let mut read = None;
-            if let Some(open) = self.flight.partition_mut(key, progress.address.partition) {
+            if let Some(open) = self.flight.partition_mut(key, progress.address.partition)
+                && open.may_be_under_way(&progress.worker, progress.attempt)
+            {
                 open.last_sign = Some(Instant::now());
                 let rows = progress.rows.saturating_sub(open.reported.0);
                 let bytes = progress.bytes.saturating_sub(open.reported.1);

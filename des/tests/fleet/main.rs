@@ -3,6 +3,8 @@
 //!
 //! `./test` starts the servers. `DES_TEST_FLEET_FILES` sets how many files the runs archive.
 
+mod broker;
+mod faults;
 mod setup;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
@@ -18,6 +20,12 @@ use setup::{Fleet, files_wanted};
 
 /// Everything here ends long before, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
+
+/// Past the test harness, which shows only what failing tests print: what was measured on the way.
+fn note(text: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).expect("stderr");
+}
 
 #[test]
 fn a_fleet_archives_everything_or_writes_down_why_not() {

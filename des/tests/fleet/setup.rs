@@ -38,6 +38,7 @@ pub(crate) struct Fleet {
     dir: tempfile::TempDir,
     s3: S3Server,
     postgres: String,
+    /// Also the name of the role that owns it, and of its broker prefix.
     database: String,
     config: Value,
     rows: usize,
@@ -53,7 +54,9 @@ impl Fleet {
         let name = format!("des_test_{}", uuid::Uuid::new_v4().simple());
         let s3 = S3Server::start();
         let dir = tempfile::Builder::new().prefix("des-fleet-").tempdir().expect("a directory");
-        let database = format!("{}/{name}", postgres.rsplit_once('/').expect("a URL").0);
+        let (_admin, place) = postgres.rsplit_once('@').expect("a user");
+        let (host, _database) = place.rsplit_once('/').expect("a URL");
+        let database = format!("postgresql://{name}:{name}@{host}/{name}");
         let config = json!({
             "database": {
                 "url": database, "table_name": "archive.Files", "uid_column": "uid",
@@ -72,12 +75,46 @@ impl Fleet {
         let mut fleet =
             Self { dir, s3, postgres, database: name, config, rows: 0, runtime, first_day };
         fleet.make(files);
-        // A worker's configuration holds no database: it has no business there.
-        let mut of_worker = fleet.config.clone();
-        of_worker["database"] = json!({});
-        std::fs::write(fleet.path("worker.yaml"), of_worker.to_string()).expect("written");
-        std::fs::write(fleet.path("coordinator.yaml"), fleet.config.to_string()).expect("written");
+        fleet.write_config();
         fleet
+    }
+
+    /// A worker's configuration holds no database: it has no business there.
+    fn write_config(&self) {
+        let mut of_worker = self.config.clone();
+        of_worker["database"] = json!({});
+        std::fs::write(self.path("worker.yaml"), of_worker.to_string()).expect("written");
+        std::fs::write(self.path("coordinator.yaml"), self.config.to_string()).expect("written");
+    }
+
+    /// Sets a key for everything that is started from now on.
+    pub(crate) fn configure(&mut self, section: &str, key: &str, value: Value) {
+        self.config[section][key] = value;
+        self.write_config();
+    }
+
+    /// URL and prefix.
+    pub(crate) fn broker(&self) -> (String, String) {
+        (server("DES_TEST_AMQP_URL"), self.database.clone())
+    }
+
+    /// The fleet's database as an administrator, whom its limits do not bind.
+    fn admin_url(&self) -> String {
+        format!("{}/{}", self.postgres.rsplit_once('/').expect("a URL").0, self.database)
+    }
+
+    /// Ends whatever the fleet's role is doing in the database.
+    pub(crate) fn end_sessions(&self) {
+        let ended = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{}'",
+            self.database
+        );
+        self.value(&ended);
+    }
+
+    pub(crate) fn alter_database(&self, what: &str) {
+        let alter = format!("ALTER DATABASE {} {what}", self.database);
+        self.sql(&self.postgres.clone(), &alter);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -96,21 +133,29 @@ impl Fleet {
 
     /// The first column of the first row, as text.
     pub(crate) fn value(&self, sql: &str) -> String {
-        let url = self.config["database"]["url"].as_str().expect("a URL");
+        self.try_value(sql).unwrap_or_else(|| panic!("no value: {sql}"))
+    }
+
+    /// The same; `None` also where there is no such table yet.
+    pub(crate) fn try_value(&self, sql: &str) -> Option<String> {
         self.runtime.block_on(async {
-            let mut connection = PgConnection::connect(url).await.expect("connected");
+            let mut connection = PgConnection::connect(&self.admin_url()).await.expect("connected");
             let sql = format!("SELECT ({sql})::text");
-            let value: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
-                .fetch_one(&mut connection)
-                .await
-                .expect("a row");
-            value.unwrap_or_default()
+            let value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await;
+            value.ok().flatten()
         })
+    }
+
+    pub(crate) fn watermark(&self) -> String {
+        self.value("SELECT archived_until AT TIME ZONE 'UTC' FROM des_archive_config")
     }
 
     /// The catalog: awkward names, awkward uids, midnights, an empty file, a big one, missing ones.
     fn make(&mut self, files: usize) {
-        self.sql(&self.postgres.clone(), &format!("CREATE DATABASE {}", self.database));
+        let name = &self.database;
+        let role = format!("CREATE ROLE {name} LOGIN PASSWORD '{name}'");
+        self.sql(&self.postgres, &role);
+        self.sql(&self.postgres, &format!("CREATE DATABASE {name} OWNER {name}"));
         let url = self.config["database"]["url"].as_str().expect("a URL").to_owned();
         self.sql(
             &url,
@@ -207,21 +252,22 @@ impl Fleet {
         self.run(words, &self.path("other.yaml"))
     }
 
+    fn stats(&self) -> Run {
+        self.run("stats --output json", &self.path("coordinator.yaml"))
+    }
+
+    /// Whether nothing is pending and no window is open.
+    pub(crate) fn is_archived(&self) -> bool {
+        says_archived(&self.stats())
+    }
+
     /// Waits until nothing is pending and no window is open.
     pub(crate) fn wait_until_archived(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let config = self.path("coordinator.yaml");
         loop {
-            let run = self.run("stats --output json", &config);
-            // Until the coordinator has made the archive there are no stats.
-            if run.code == Some(0) {
-                let stats = run.json();
-                if stats["pending_files"] == 0
-                    && stats["open_windows"] == 0
-                    && stats["lag_seconds"] == 0
-                {
-                    return;
-                }
+            let run = self.stats();
+            if says_archived(&run) {
+                return;
             }
             assert!(Instant::now() < deadline, "the fleet did not finish:\n{run}");
             std::thread::sleep(Duration::from_millis(200));
@@ -315,6 +361,26 @@ impl Fleet {
         assert_eq!(self.value(lag), "true");
     }
 
+    /// One first pass of every window, one certificate that counts for each, and the watermark
+    /// where the last one ends.
+    pub(crate) fn assert_committed_once(&self) {
+        let gaps = "SELECT count(*) FROM des_windows AS it WHERE state <> 'committed' \
+             OR certificate IS NULL OR window_start > (SELECT origin FROM des_archives) \
+             AND NOT EXISTS (SELECT FROM des_windows AS before \
+                 WHERE before.window_end = it.window_start)";
+        assert_eq!(
+            self.value(gaps),
+            "0",
+            "windows that are open, or do not begin at another's end"
+        );
+        let twice = "SELECT count(*) - count(DISTINCT window_start) FROM des_windows \
+             WHERE revision = 0";
+        assert_eq!(self.value(twice), "0", "windows that were committed twice");
+        let last = "SELECT max(window_end) = (SELECT archived_until FROM des_archive_config) \
+             FROM des_windows";
+        assert_eq!(self.value(last), "true");
+    }
+
     /// PostgreSQL's own count of writes to the table since it was loaded.
     pub(crate) fn assert_source_untouched(&self) {
         let writes = "SELECT n_tup_upd + n_tup_del + n_dead_tup FROM pg_stat_user_tables \
@@ -328,8 +394,18 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database);
-        self.sql(&self.postgres.clone(), &drop);
+        self.sql(&self.postgres, &drop);
+        self.sql(&self.postgres, &format!("DROP ROLE IF EXISTS {}", self.database));
     }
+}
+
+/// Until the coordinator has made the archive there are no stats.
+fn says_archived(stats: &Run) -> bool {
+    if stats.code != Some(0) {
+        return false;
+    }
+    let stats = stats.json();
+    ["pending_files", "open_windows", "lag_seconds"].iter().all(|it| stats[it] == 0)
 }
 
 fn row(uid: &str, created_at: &str, path: &Path, size: usize) -> String {

@@ -1,7 +1,7 @@
 //! Real `des` processes: run to their end, or signalled on the way.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -92,6 +92,10 @@ impl Running {
         Self { child, stdout, stderr, began: Instant::now(), command: shown }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
@@ -146,6 +150,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ended_already = self.child.kill();
         let _reaped_already = self.child.wait();
+        // What a failed test's processes had to say is the first thing that one wants to read.
+        if std::thread::panicking()
+            && let Some(Ok(said)) = self.stderr.take().map(JoinHandle::join)
+        {
+            let said =
+                format!("{}\n-- stderr:\n{}\n", self.command, String::from_utf8_lossy(&said));
+            let _nowhere_to_say_it = std::io::stderr().write_all(said.as_bytes());
+        }
     }
 }
 
