@@ -154,8 +154,8 @@ impl Drop for Running {
         if std::thread::panicking()
             && let Some(Ok(said)) = self.stderr.take().map(JoinHandle::join)
         {
-            let said =
-                format!("{}\n-- stderr:\n{}\n", self.command, String::from_utf8_lossy(&said));
+            let (process, said) = (self.pid(), String::from_utf8_lossy(&said));
+            let said = format!("{} (process {process})\n-- stderr:\n{said}\n", self.command);
             let _nowhere_to_say_it = std::io::stderr().write_all(said.as_bytes());
         }
     }
