@@ -12,7 +12,8 @@ use protocol::shard::{
 use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt};
 
 use crate::values::{
-    archive, at, certificate, done, header, outcome, progress, receipt, rows, task,
+    archive, at, certificate, certificate_with_parts, done, header, outcome, progress, receipt,
+    receipt_of_a_part, rows, task, task_of_a_part,
 };
 
 /// The uid of the big file, which has the largest fingerprint of all.
@@ -64,7 +65,7 @@ fn manifest() -> Vec<u8> {
     writer.finish().expect("it ends").0
 }
 
-fn written_today() -> [(&'static str, Vec<u8>); 8] {
+fn written_today() -> [(&'static str, Vec<u8>); 11] {
     [
         ("shard.des", shard()),
         ("manifest.rows", manifest()),
@@ -74,6 +75,9 @@ fn written_today() -> [(&'static str, Vec<u8>); 8] {
         ("task.json", task().encode()),
         ("outcome.json", outcome(done()).encode()),
         ("progress.json", progress().encode()),
+        ("task-of-a-part.json", task_of_a_part().encode()),
+        ("receipt-of-a-part.json", receipt_of_a_part().encode()),
+        ("certificate-with-parts.json", certificate_with_parts().encode()),
     ]
 }
 
@@ -101,6 +105,10 @@ fn the_documents_of_version_1_stay_readable() {
     assert_eq!(Task::decode(&fixture("task.json")), Ok(task()));
     assert_eq!(Outcome::decode(&fixture("outcome.json")), Ok(outcome(done())));
     assert_eq!(Progress::decode(&fixture("progress.json")), Ok(progress()));
+    assert_eq!(Task::decode(&fixture("task-of-a-part.json")), Ok(task_of_a_part()));
+    assert_eq!(Receipt::decode(&fixture("receipt-of-a-part.json")), Ok(receipt_of_a_part()));
+    let certificate = Certificate::decode(&fixture("certificate-with-parts.json"));
+    assert_eq!(certificate, Ok(certificate_with_parts()));
 }
 
 #[test]
