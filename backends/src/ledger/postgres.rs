@@ -32,8 +32,10 @@ const SESSION_SETTINGS: &str = "\
     SELECT set_config('synchronous_commit', 'on', false) \
         WHERE current_setting('synchronous_commit') = 'off'";
 
-const MIGRATIONS: &[Step] =
-    &[(1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql"))];
+const MIGRATIONS: &[Step] = &[
+    (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
+    (2, "split", include_str!("../../../migrations/postgres/0002_split.sql")),
+];
 
 /// As the migrating library makes it.
 const MIGRATIONS_TABLE: &str = "\

@@ -12,9 +12,9 @@ use sqlx::{Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use super::{
-    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, Lease, LeaseStatus, Ledger,
-    NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
-    commit, lease, operator, watermark, windows,
+    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, HeldPass, Lease, LeaseStatus,
+    Ledger, NewPart, NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord,
+    WindowState, commit, held, lease, operator, parts, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -325,6 +325,19 @@ where
         })
     }
 
+    async fn split_partition(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        into: &[NewPart; 2],
+        trouble: (&str, &str),
+    ) -> Result<bool> {
+        transaction!(self, "split a partition", |session| {
+            parts::split(session, &self.job, lease, (window, partition), into, trouble)
+        })
+    }
+
     async fn set_window_state(
         &self,
         lease: &Lease,
@@ -348,6 +361,18 @@ where
     async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord> {
         transaction!(self, "record a request to replay", |session| {
             operator::request_replay(session, &self.job, end, audit)
+        })
+    }
+
+    async fn release_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass> {
+        transaction!(self, "release a held window", |session| {
+            held::release(session, &self.job, window, audit)
+        })
+    }
+
+    async fn retry_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass> {
+        transaction!(self, "have a held window tried again", |session| {
+            held::retry(session, &self.job, window, audit)
         })
     }
 
