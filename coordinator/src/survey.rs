@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::sort::SortedRow;
 
 pub(crate) const MAX_CERTIFICATE_BYTES: u64 = 1024 * 1024 * 1024;
-const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 /// Shards whose bytes are checked at a time, each in pieces of [`PIECE_BYTES`].
 const CHECKS_IN_FLIGHT: usize = 4;
 const PIECE_BYTES: u64 = 8 * 1024 * 1024;
@@ -121,12 +121,13 @@ pub(crate) async fn survey(
         .into_iter()
         .map(|certificate| {
             let mut failed = Failed::new();
+            // Each once, however many partitions it was split into.
+            let manifests = certificate.manifests();
             for row in certificate.failures {
                 *failed.entry((row.uid, row.created_at, row.location)).or_default() += 1;
             }
-            let partitions = certificate.partitions.into_iter();
             SettledRevision {
-                manifests: partitions.map(|partition| partition.manifest).collect(),
+                manifests: manifests.into_iter().map(|manifest| manifest.key).collect(),
                 lost: certificate.shards.into_iter().filter(is_lost).collect(),
                 failed,
             }

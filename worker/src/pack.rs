@@ -53,6 +53,9 @@ pub(crate) struct Counters {
 pub(crate) struct PackInput {
     pub(crate) rows: Vec<Row>,
     pub(crate) settings: PackSettings,
+    /// Whether a file that cannot be read for the machine's reasons fails by itself, rather than
+    /// the whole partition.
+    pub(crate) last_attempt: bool,
     pub(crate) window: WindowKey,
     pub(crate) sources: Arc<Sources>,
     pub(crate) limits: PackLimits,
@@ -343,6 +346,9 @@ impl<'a> Reader<'a> {
                     Ok(item) => item,
                     Err(RowError::Source(SourceError::File(reason, detail))) => {
                         Item::Failed(reason, detail)
+                    }
+                    Err(RowError::Source(SourceError::Machine(why))) if self.input.last_attempt => {
+                        Item::Failed(FailureReason::Unreadable, why)
                     }
                     Err(RowError::Source(SourceError::Machine(why))) => {
                         let location = row.location.as_deref().unwrap_or_default();

@@ -82,6 +82,7 @@ async fn try_execute(
     let input = PackInput {
         rows: rows.0,
         settings: task.settings,
+        last_attempt: task.last_attempt,
         window: window_key(task),
         sources: Arc::clone(&context.sources),
         limits: context.limits.clone(),
@@ -101,7 +102,9 @@ async fn try_execute(
         .iter()
         .filter(|failed| matches!(failed.reason, protocol::FailureReason::Missing));
     let missing = missing.count() as u64;
-    if expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows {
+    let suspicious = expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows;
+    // At last it is believed, and left to the limits of the window, where a person sees it.
+    if suspicious && !task.last_attempt {
         let why = format!("{missing} of {} files are missing: is a mount gone?", expected.rows);
         return Err(Undone::Retry(RetryClass::Source, why));
     }
@@ -151,7 +154,7 @@ fn check_addressee(identity: &ArchiveIdentity, task: &Task) -> Result<(), Undone
     Ok(())
 }
 
-/// A receipt for this very manifest, without failures, whose shards are all there. One with
+/// A receipt for these very rows, without failures, whose shards are all there. One with
 /// failures is never taken up again: the files may be there now.
 async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u64)>, Undone> {
     let address = &task.address;
@@ -168,8 +171,9 @@ async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u
             continue;
         }
         let Ok(receipt) = Receipt::decode(&bytes) else { continue };
-        let ours =
-            receipt.archive == address.archive && receipt.manifest_hash == address.manifest_hash;
+        let ours = receipt.archive == address.archive
+            && receipt.manifest_hash == address.manifest_hash
+            && receipt.range == task.range;
         if receipt.failed.rows == 0 && ours && objects_are_there(store, &receipt).await? {
             // It may have been written by a process that died before it could sync.
             store.flush().await?;
@@ -190,10 +194,11 @@ async fn objects_are_there(store: &Store, receipt: &Receipt) -> Result<bool, Bac
         .await
 }
 
+/// The rows to execute: all of the manifest, or the range of them that the task names.
 async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), Undone> {
     let bytes = store.get(&task.manifest, MAX_MANIFEST_BYTES).await?;
     let address = task.address.clone();
-    let (settings, key) = (task.settings, task.manifest.clone());
+    let (settings, range, key) = (task.settings, task.range, task.manifest.clone());
     let read = tokio::task::spawn_blocking(move || {
         let refuse = |why: String| Undone::Refused(format!("the manifest {key}: {why}"));
         if ContentHash::of(&bytes) != address.manifest_hash {
@@ -205,13 +210,30 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), 
             && header.job == address.job
             && header.window == address.window
             && header.revision == address.revision
-            && header.partition == address.partition
+            // Of a partition that was split, the parts have other numbers and its manifest.
+            && (header.partition == address.partition || range.is_some())
             && header.settings == settings;
         if !same {
             return Err(refuse("it is about another partition than the task".to_owned()));
         }
-        let (rows, totals) = reader.read_all().map_err(|error| refuse(error.to_string()))?;
-        Ok((rows, totals.rows))
+        let mut rows = Vec::new();
+        let keep = |position, row| {
+            if range.is_none_or(|range| range.contains(position)) {
+                rows.push(row);
+            }
+        };
+        let totals = reader.visit(keep).map_err(|error| refuse(error.to_string()))?;
+        let Some(range) = range else { return Ok((rows, totals.rows)) };
+        let found = rows.len() as u64;
+        if range.rows != found {
+            return Err(refuse(format!(
+                "it holds {found} of the {} rows from {} on",
+                range.rows, range.first
+            )));
+        }
+        let mut tally = Tally::default();
+        rows.iter().for_each(|row| tally.count(&row.uid, row.created_at()));
+        Ok((rows, tally))
     });
     read.await.map_err(|panicked| Undone::Retry(RetryClass::Panic, panicked.to_string()))?
 }
@@ -287,6 +309,7 @@ fn write_up(
         revision: address.revision,
         partition: address.partition,
         manifest_hash: address.manifest_hash,
+        range: task.range,
         attempt: task.attempt,
         worker: context.worker.clone(),
         packed: packed_tally,

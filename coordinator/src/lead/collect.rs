@@ -6,15 +6,16 @@ use backends::BackendError;
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use protocol::message::{Outcome, TaskResult};
-use protocol::{PartitionId, Receipt, Window, WindowKey, names};
+use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey, names};
 use tracing::{info, warn};
 
 use super::Leader;
-use crate::certify::MAX_RECEIPT_BYTES;
-use crate::decide::{
-    Expected, accepted, check_receipt, deserves_second_look, is_timely, setback,
-    setback_for_second_look, setback_of_receipt,
+use crate::attempts::{
+    GIVE_BACK_WAIT_MICROS, deserves_second_look, is_timely, setback, setback_for_second_look,
+    setback_of_receipt,
 };
+use crate::certify::MAX_RECEIPT_BYTES;
+use crate::decide::{Expected, accepted, check_receipt};
 use crate::service::{Coordinator, Event};
 
 /// The largest part of an unreadable message that goes into its dead letter.
@@ -73,15 +74,16 @@ impl Leader<'_> {
             }
             other => setback(&partition, other, now),
         };
-        if let Some(setback) = &setback {
-            info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
-                class = setback.class, "to be tried again: {}", setback.detail);
-            self.it.ledger.set_back(&self.lease, key, address.partition, setback).await?;
-        }
+        let Some(setback) = setback else {
+            self.take_back(key, outcome, now);
+            return Ok(());
+        };
+        info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
+            class = setback.class, "to be tried again: {}", setback.detail);
+        let reason = format!("{}: {}", setback.class, setback.detail);
+        self.tell(Event::Waiting { reason });
+        self.it.ledger.set_back(&self.lease, key, address.partition, &setback).await?;
         self.publish_again(key, address.partition, setback);
-        if let Some(open) = self.flight.partition_mut(key, address.partition) {
-            open.answered_by = Some(outcome.worker.clone());
-        }
         Ok(())
     }
 
@@ -121,24 +123,37 @@ impl Leader<'_> {
         }
     }
 
+    /// Notes that a task came back undone: it is published again at once, or, where a worker was
+    /// to be avoided, when another one may be free.
+    fn take_back(&mut self, window: WindowKey, outcome: &Outcome, now: Timestamp) {
+        let partition = outcome.address.partition;
+        let Some(open) = self.flight.partition_mut(window, partition) else { return };
+        open.last_sign = None;
+        open.given_back_by = Some(outcome.worker.clone());
+        if open.record.first_look.is_some() {
+            open.given_back = open.given_back.saturating_add(1);
+            open.record.not_before = Some(now.saturating_add_micros(GIVE_BACK_WAIT_MICROS));
+        }
+    }
+
     /// Notes that a partition is to be published again, after what its setback says.
     pub(super) fn publish_again(
         &mut self,
         window: WindowKey,
         partition: PartitionId,
-        setback: Option<Setback>,
+        setback: Setback,
     ) {
         let Some(open) = self.flight.partition_mut(window, partition) else { return };
         open.last_sign = None;
-        if let Some(setback) = setback {
-            open.record.attempts = setback.attempts;
-            open.record.interruptions = setback.interruptions;
-            open.record.not_before = setback.not_before;
-            open.record.trouble = Some((setback.class, setback.detail));
-        }
+        open.record.setbacks = setback.setbacks;
+        open.record.attempts = setback.attempts;
+        open.record.interruptions = setback.interruptions;
+        open.record.not_before = setback.not_before;
+        open.record.trouble = Some((setback.class, setback.detail));
+        open.record.first_look = setback.first_look;
     }
 
-    async fn accept(
+    pub(super) async fn accept(
         &mut self,
         window: WindowKey,
         partition: PartitionId,

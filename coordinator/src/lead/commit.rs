@@ -6,8 +6,8 @@ use protocol::{PartitionId, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
+use crate::attempts::setback_of_lost_object;
 use crate::certify::{Certified, Certifier};
-use crate::decide::setback_of_receipt;
 use crate::service::Event;
 
 impl Leader<'_> {
@@ -15,8 +15,7 @@ impl Leader<'_> {
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
         while let Some(key) = self.next_complete() {
             let Some(window) = self.flight.windows.get(&key) else { break };
-            let rows = window.record.rows.rows;
-            if !self.it.settings.failures.allow(rows, window.files_failed()) {
+            if !self.it.settings.failures.allow(&window.record, window.files_failed()) {
                 let ledger = &self.it.ledger;
                 ledger.set_window_state(&self.lease, key, WindowState::Held).await?;
                 if let Some(window) = self.flight.windows.get_mut(&key) {
@@ -89,10 +88,10 @@ impl Leader<'_> {
         warn!(window = %window.end, partition, "to be done again: {why}");
         let now = self.it.ledger.now().await?;
         let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
-        let setback = setback_of_receipt(&open.record, why, now);
+        let setback = setback_of_lost_object(&open.record, why, now);
         open.record.accepted = None;
         self.it.ledger.reopen(&self.lease, window, partition, &setback).await?;
-        self.publish_again(window, partition, Some(setback));
+        self.publish_again(window, partition, setback);
         Ok(())
     }
 

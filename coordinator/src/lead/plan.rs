@@ -164,6 +164,7 @@ impl Leader<'_> {
             replaces: new.replaces,
             totals: WindowTotals::default(),
             certificate: None,
+            released: None,
         };
         let settings = self.it.settings.pack;
         self.flight.windows.insert(key, OpenWindow::new(record, settings, records));
