@@ -4,9 +4,11 @@
 //! Trouble counts against a partition's rows only where they may be its cause. What is wrong with
 //! a store, a broker, a mount or one worker says nothing about them: it is waited out for ever.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use backends::ledger::{PartitionRecord, Setback};
 use protocol::message::{RetryClass, TaskResult};
-use protocol::{Receipt, Timestamp, WorkerId};
+use protocol::{PartitionId, Receipt, Timestamp, WindowKey, WorkerId};
 
 use crate::decide::FailureLimits;
 
@@ -27,8 +29,8 @@ const LEAST_PATIENCE_BEFORE_GIVING_UP: u32 = 3;
 const SPLITS_PER_ROW: u64 = 17;
 /// How often a task that avoids a worker may be given back before any worker will do.
 const GIVE_BACKS: u32 = 10;
-/// How long such a task waits for another worker each time.
-pub(crate) const GIVE_BACK_WAIT_MICROS: i64 = 1_000_000;
+/// The least that such a task waits for another worker each time, and the most is four times it.
+const GIVE_BACK_WAIT_MICROS: i64 = 500_000;
 
 /// How much a partition may suffer before it is split, or its single row is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +187,15 @@ pub fn worker_to_avoid(
 ) -> Option<WorkerId> {
     let first = partition.first_look.as_ref()?;
     (workers > 1 && given_back < GIVE_BACKS).then(|| first.clone())
+}
+
+/// How long a task that was given back waits for another worker. Brokers deal tasks out in turn:
+/// two that wait equally long would come to the same two workers each time.
+pub(crate) fn give_back_wait(window: WindowKey, partition: PartitionId, given_back: u32) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    (window, partition, given_back).hash(&mut hasher);
+    let [byte, ..] = hasher.finish().to_le_bytes();
+    (1 + i64::from(byte % 4)) * GIVE_BACK_WAIT_MICROS
 }
 
 fn after_trouble(

@@ -158,6 +158,20 @@ fn the_second_look_goes_to_another_worker_while_there_is_one() {
     assert_eq!(interrupted.first_look, looked.first_look, "it is not forgotten over trouble");
 }
 
+#[test]
+fn tasks_that_were_given_back_together_do_not_stay_in_step() {
+    let end = now();
+    let waits = |revision, partition| -> Vec<i64> {
+        let wait = |round| give_back_wait(WindowKey { end, revision }, partition, round);
+        (0..GIVE_BACKS).map(wait).collect()
+    };
+    for partition in 0..100 {
+        assert_ne!(waits(0, partition), waits(0, partition + 1));
+        assert_ne!(waits(0, partition), waits(1, partition));
+        assert!(waits(0, partition).iter().all(|wait| (500_000..=2_000_000).contains(wait)));
+    }
+}
+
 /// What became of a window whose workers die over some of its rows.
 #[derive(Debug, Default)]
 struct Course {

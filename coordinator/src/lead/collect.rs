@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::Leader;
 use crate::attempts::{
-    GIVE_BACK_WAIT_MICROS, deserves_second_look, is_timely, setback, setback_for_second_look,
+    deserves_second_look, give_back_wait, is_timely, setback, setback_for_second_look,
     setback_of_receipt,
 };
 use crate::certify::MAX_RECEIPT_BYTES;
@@ -132,7 +132,8 @@ impl Leader<'_> {
         open.given_back_by = Some(outcome.worker.clone());
         if open.record.first_look.is_some() {
             open.given_back = open.given_back.saturating_add(1);
-            open.record.not_before = Some(now.saturating_add_micros(GIVE_BACK_WAIT_MICROS));
+            let wait = give_back_wait(window, partition, open.given_back);
+            open.record.not_before = Some(now.saturating_add_micros(wait));
         }
     }
 
