@@ -323,3 +323,76 @@ fn write_up(
     receipt.failed = receipt.tally_of_failures();
     receipt
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::manifest::{ManifestHeader, ManifestWriter, RowRange};
+    use protocol::message::PartitionAddress;
+    use protocol::{PackSettings, Window};
+
+    /// A store with the manifest of partition 3, of ten rows, and the task for all of it.
+    async fn ten_rows() -> (Store, Task) {
+        let at = |text: &str| text.parse().expect("a date");
+        let header = ManifestHeader {
+            archive: "a-1".parse().expect("an id"),
+            job: "files".parse().expect("a job"),
+            window: Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            revision: 0,
+            partition: 3,
+            settings: PackSettings::default(),
+        };
+        let mut manifest = ManifestWriter::new(&header).expect("a writer");
+        for number in 0..10 {
+            let row = Row::new(format!("uid-{number}"), at("2024-12-02"), None, None);
+            manifest.push(&row).expect("it is taken");
+        }
+        let (bytes, totals) = manifest.finish().expect("it ends");
+        let (window, hash) = (WindowKey::new(header.window, 0), ContentHash::of(&bytes));
+        let key = names::manifest(window, 3, hash);
+        let store = Store::memory();
+        store.put(&key, bytes.into()).await.expect("it is written");
+        let task = Task {
+            version: Task::VERSION,
+            address: PartitionAddress {
+                archive: header.archive,
+                job: header.job,
+                window: header.window,
+                revision: 0,
+                partition: 3,
+                manifest_hash: hash,
+            },
+            attempt: 1,
+            manifest: key,
+            rows: totals.rows.rows,
+            range: None,
+            settings: header.settings,
+            last_attempt: false,
+            avoid: None,
+        };
+        (store, task)
+    }
+
+    #[tokio::test]
+    async fn a_part_is_its_range_of_the_manifest_and_nothing_else() {
+        let (store, mut task) = ten_rows().await;
+        let read = read_manifest(&store, &task).await.unwrap_or_else(|_| panic!("it reads"));
+        assert_eq!((read.0.len(), read.1.rows), (10, 10));
+
+        task.address.partition = 17;
+        let refused = read_manifest(&store, &task).await;
+        assert!(matches!(refused, Err(Undone::Refused(why)) if why.contains("another partition")));
+        task.range = Some(RowRange { first: 6, rows: 3 });
+        let (rows, tally) =
+            read_manifest(&store, &task).await.unwrap_or_else(|_| panic!("it reads"));
+        let uids: Vec<_> = rows.iter().map(|row| row.uid.as_str()).collect();
+        assert_eq!(uids, ["uid-6", "uid-7", "uid-8"]);
+        let mut expected = Tally::default();
+        rows.iter().for_each(|row| expected.count(&row.uid, row.created_at()));
+        assert_eq!(tally, expected);
+
+        task.range = Some(RowRange { first: 8, rows: 3 });
+        let refused = read_manifest(&store, &task).await;
+        assert!(matches!(refused, Err(Undone::Refused(why)) if why.contains("2 of the 3 rows")));
+    }
+}
