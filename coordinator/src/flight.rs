@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
-use protocol::{PackSettings, PartitionId, Timestamp, WindowKey, WorkerId};
+use protocol::message::{Outcome, PartitionAddress, Task};
+use protocol::{ArchiveIdentity, PackSettings, PartitionId, Timestamp, WindowKey, WorkerId, names};
 
-use crate::attempts::{AttemptLimits, Verdict, is_timely, may_split, splits, verdict};
+use crate::attempts::{
+    AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, splits, verdict,
+};
 use crate::decide::FailureLimits;
 
 /// An uncommitted window whose manifests are durable.
@@ -85,6 +88,36 @@ impl OpenWindow {
         self.is_complete() && self.record.state == WindowState::Held
     }
 
+    /// The task of one of its partitions.
+    pub(crate) fn task(
+        &self,
+        identity: &ArchiveIdentity,
+        partition: PartitionId,
+        limits: AttemptLimits,
+        failures: FailureLimits,
+    ) -> Option<Task> {
+        let mut records = self.partitions.iter().map(|open| &open.record);
+        let record = records.find(|record| record.partition == partition)?;
+        Some(Task {
+            version: Task::VERSION,
+            address: PartitionAddress {
+                archive: identity.archive.clone(),
+                job: identity.job.clone(),
+                window: self.record.window,
+                revision: self.record.revision,
+                partition,
+                manifest_hash: names::content_hash(&record.manifest)?,
+            },
+            attempt: attempt_number(record),
+            manifest: record.manifest.clone(),
+            rows: record.rows.rows,
+            range: record.range(),
+            settings: self.settings,
+            last_attempt: is_last_attempt(record, limits, self.may_split(failures)),
+            avoid: None,
+        })
+    }
+
     /// Whether another of its partitions may be split.
     pub(crate) fn may_split(&self, failures: FailureLimits) -> bool {
         let splits = splits(self.partitions.iter().map(|open| &open.record));
@@ -119,6 +152,34 @@ impl Flight {
     ) -> Option<&mut OpenPartition> {
         let partitions = &mut self.windows.get_mut(&window)?.partitions;
         partitions.iter_mut().find(|open| open.record.partition == partition)
+    }
+
+    /// The partition that an outcome answers, as long as an answer is awaited: late ones, of
+    /// windows and manifests that are settled or superseded, change nothing.
+    pub(crate) fn awaited(&self, outcome: &Outcome) -> Option<&PartitionRecord> {
+        let address = &outcome.address;
+        let window = self.windows.get(&WindowKey::new(address.window, address.revision))?;
+        let mut partitions = window.partitions.iter().map(|open| &open.record);
+        let partition = partitions.find(|record| record.partition == address.partition)?;
+        let same_manifest = names::content_hash(&partition.manifest) == Some(address.manifest_hash);
+        (partition.accepted.is_none() && same_manifest).then_some(partition)
+    }
+
+    /// A window that may commit now: complete, not held, and the next after the watermark, or at
+    /// or below it.
+    pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
+        let mut frontier = true;
+        for (key, window) in &self.windows {
+            let moves_watermark = key.end > watermark;
+            let may = !moves_watermark || frontier;
+            if may && window.is_complete() && window.record.state == WindowState::Open {
+                return Some(*key);
+            }
+            if moves_watermark {
+                frontier = false;
+            }
+        }
+        None
     }
 
     /// Partitions whose task is to be published now.

@@ -13,6 +13,7 @@ pub mod init;
 pub mod operate;
 pub mod partitions;
 
+mod answer;
 mod certify;
 mod flight;
 mod lead;
@@ -20,5 +21,8 @@ mod service;
 mod sort;
 mod split;
 mod survey;
+
+#[cfg(test)]
+mod model;
 
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -6,16 +6,14 @@ use backends::BackendError;
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use protocol::message::{Outcome, TaskResult};
-use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey, names};
+use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
-use crate::attempts::{
-    deserves_second_look, give_back_wait, is_timely, setback, setback_for_second_look,
-    setback_of_receipt,
-};
+use crate::answer::{Meaning, meaning};
+use crate::attempts::give_back_wait;
 use crate::certify::MAX_RECEIPT_BYTES;
-use crate::decide::{Expected, accepted, check_receipt};
+use crate::decide::{Expected, check_receipt};
 use crate::service::{Coordinator, Event};
 
 /// The largest part of an unreadable message that goes into its dead letter.
@@ -50,33 +48,22 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
-        let Some(partition) = self.awaited(outcome) else { return Ok(()) };
-        let timely = is_timely(&partition, outcome.attempt);
-        if !timely && !matches!(outcome.result, TaskResult::Done { .. }) {
-            return Ok(());
-        }
-        let now = self.it.ledger.now().await?;
-        let setback = match &outcome.result {
+        let Some(partition) = self.flight.awaited(outcome).cloned() else { return Ok(()) };
+        let receipt = match &outcome.result {
             TaskResult::Done { receipt: name, .. } => {
-                match self.read_receipt(name, address.window, &partition, outcome).await? {
-                    Ok((receipt, _)) if !timely && receipt.failed.rows > 0 => return Ok(()),
-                    Ok((receipt, _)) if deserves_second_look(&partition, &receipt) => {
-                        Some(setback_for_second_look(&partition, &receipt, now))
-                    }
-                    Ok((receipt, size)) => {
-                        let accepted = accepted(name, size, &receipt);
-                        return self.accept(key, address.partition, accepted).await;
-                    }
-                    Err(why) => {
-                        Some(setback_of_receipt(&partition, &format!("{name}: {why}"), now))
-                    }
-                }
+                Some(self.read_receipt(name, address.window, &partition, outcome).await?)
             }
-            other => setback(&partition, other, now),
+            _ => None,
         };
-        let Some(setback) = setback else {
-            self.take_back(key, outcome, now);
-            return Ok(());
+        let now = self.it.ledger.now().await?;
+        let setback = match meaning(&partition, outcome, receipt, now) {
+            Meaning::Nothing => return Ok(()),
+            Meaning::TakeBack => {
+                self.take_back(key, outcome, now);
+                return Ok(());
+            }
+            Meaning::Accept(receipt) => return self.accept(key, address.partition, receipt).await,
+            Meaning::TryAgain(setback) => setback,
         };
         info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
             class = setback.class, "to be tried again: {}", setback.detail);
@@ -85,17 +72,6 @@ impl Leader<'_> {
         self.it.ledger.set_back(&self.lease, key, address.partition, &setback).await?;
         self.publish_again(key, address.partition, setback);
         Ok(())
-    }
-
-    /// The partition that an outcome answers, as long as an answer is awaited: late ones, of
-    /// windows and manifests that are settled or superseded, change nothing.
-    fn awaited(&self, outcome: &Outcome) -> Option<PartitionRecord> {
-        let address = &outcome.address;
-        let window = self.flight.windows.get(&WindowKey::new(address.window, address.revision))?;
-        let mut partitions = window.partitions.iter().map(|open| &open.record);
-        let partition = partitions.find(|record| record.partition == address.partition)?;
-        let same_manifest = names::content_hash(&partition.manifest) == Some(address.manifest_hash);
-        (partition.accepted.is_none() && same_manifest).then(|| partition.clone())
     }
 
     /// Reads the receipt that an outcome names from our own store, and compares it with the

@@ -13,7 +13,7 @@ use crate::service::Event;
 impl Leader<'_> {
     /// Commits windows in order, as long as the first is complete; replays in any order.
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
-        while let Some(key) = self.next_complete() {
+        while let Some(key) = self.flight.next_complete(self.watermark) {
             let Some(window) = self.flight.windows.get(&key) else { break };
             if !self.it.settings.failures.allow(&window.record, window.files_failed()) {
                 let ledger = &self.it.ledger;
@@ -37,23 +37,6 @@ impl Leader<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A window that may commit now: complete, not held, and the next after the watermark, or
-    /// at or below it.
-    fn next_complete(&self) -> Option<WindowKey> {
-        let mut frontier = true;
-        for (key, window) in &self.flight.windows {
-            let moves_watermark = key.end > self.watermark;
-            let may = !moves_watermark || frontier;
-            if may && window.is_complete() && window.record.state == WindowState::Open {
-                return Some(*key);
-            }
-            if moves_watermark {
-                frontier = false;
-            }
-        }
-        None
     }
 
     async fn commit(

@@ -5,12 +5,12 @@ use std::time::Instant;
 use backends::BackendError;
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use futures::{StreamExt, stream};
-use protocol::message::{PartitionAddress, Progress, Task};
-use protocol::{PartitionId, Timestamp, WindowKey, names};
+use protocol::message::{Progress, Task};
+use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::{Leader, TICK};
-use crate::attempts::{attempt_number, is_last_attempt, worker_to_avoid};
+use crate::attempts::worker_to_avoid;
 use crate::service::Event;
 
 /// Tasks published at a time.
@@ -61,29 +61,9 @@ impl Leader<'_> {
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
-        let open = self.flight.windows.get(&window)?;
-        let found = open.partitions.iter().find(|open| open.record.partition == partition)?;
-        let record = &found.record;
         let settings = &self.it.settings;
-        let may_split = open.may_split(settings.failures);
-        Some(Task {
-            version: Task::VERSION,
-            address: PartitionAddress {
-                archive: self.it.identity.archive.clone(),
-                job: self.it.identity.job.clone(),
-                window: open.record.window,
-                revision: open.record.revision,
-                partition,
-                manifest_hash: names::content_hash(&record.manifest)?,
-            },
-            attempt: attempt_number(record),
-            manifest: record.manifest.clone(),
-            rows: record.rows.rows,
-            range: record.range(),
-            settings: open.settings,
-            last_attempt: is_last_attempt(record, settings.attempts, may_split),
-            avoid: None,
-        })
+        let open = self.flight.windows.get(&window)?;
+        open.task(&self.it.identity, partition, settings.attempts, settings.failures)
     }
 
     /// Says in the tasks of partitions that are looked at a second time whose look was the first,
