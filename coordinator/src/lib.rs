@@ -7,6 +7,7 @@
 
 pub mod cutting;
 pub mod decide;
+pub mod gc;
 pub mod init;
 pub mod operate;
 pub mod partitions;
@@ -14,6 +15,7 @@ pub mod partitions;
 mod certify;
 mod flight;
 mod lead;
+mod passes;
 mod service;
 mod sort;
 mod split;

@@ -70,6 +70,9 @@ des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
 des replay --config des.yaml --from 2024-12-01 --to 2024-12-09"
     )]
     Replay(ReplayArgs),
+    /// Remove objects that nothing will ever name: leftovers of settled windows.
+    #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
+    Gc(GcArgs),
     /// Read one file from the archive.
     #[command(after_help = "Example: des get invoice-17 --created-at 2024-12-01T08:30:00Z \
 --config des.yaml > invoice-17.json")]
@@ -223,6 +226,18 @@ pub(crate) struct ReplayArgs {
     /// Local workers; default: the number of cores, or 0 with a broker.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) workers: Option<u16>,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Count what would be removed, remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Why, for the audit log.
     #[arg(long)]
     pub(crate) reason: Option<String>,

@@ -2,6 +2,7 @@
 
 mod adjust;
 mod check;
+mod gc;
 mod init;
 mod migrate;
 mod read;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
+        Command::Gc(args) => gc::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,
         Command::Verify(args) => read::verify(args, *output).await,

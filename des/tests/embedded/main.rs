@@ -6,6 +6,7 @@ mod support;
 mod adjust;
 mod crash;
 mod failures;
+mod gc;
 mod refusals;
 mod repair;
 mod results;
