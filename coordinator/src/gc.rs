@@ -16,7 +16,7 @@ use std::time::Duration;
 use backends::store::{ListedObject, staged_name};
 use backends::{BackendError, Ledger, Store};
 use futures::{StreamExt, TryStreamExt, stream};
-use protocol::names::{CertificateName, ObjectName, parse_certificate};
+use protocol::names::{CertificateName, ObjectName};
 use protocol::{ArchiveIdentity, Certificate, Timestamp, WindowKey, names};
 use serde::Serialize;
 use tracing::debug;
@@ -24,19 +24,15 @@ use tracing::debug;
 use self::named::{Cut, Names, Stretch, for_each_name};
 use self::settled::{Settled, Standing, Verdict, judge};
 use crate::init::{InitError, read_identity};
-use crate::passes::{Pass, committed_passes};
-use crate::survey::MAX_CERTIFICATE_BYTES;
+use crate::passes::{
+    CERTIFICATES_IN_FLIGHT, Pass, committed_passes, listed_certificates, read_pass, shortened,
+};
 
-/// Certificates read at a time.
-const CERTIFICATES_IN_FLIGHT: usize = 4;
 /// Objects removed at a time.
 const REMOVALS_IN_FLIGHT: usize = 32;
 /// Names that are remembered at a time, eight bytes each. An archive with more is gone through in
 /// stretches, each with a listing of its own.
 const NAMES_IN_MEMORY: usize = 8 * 1024 * 1024;
-/// Certificates that a refusal names.
-const NAMED_PROBLEMS: usize = 10;
-
 /// How to collect.
 #[derive(Clone, Copy, Debug)]
 pub struct GcOptions {
@@ -130,11 +126,7 @@ pub async fn collect(
     let identity = same_archive(store, ledger).await?;
     // In this order: a window that is being committed meanwhile is among the open ones or among the
     // committed ones, whatever happens between the three.
-    let listed: Vec<CertificateName> = store
-        .list(names::CERTIFICATES)
-        .try_filter_map(|object| async move { Ok(parse_certificate(&object.key)) })
-        .try_collect()
-        .await?;
+    let listed = listed_certificates(store).await?;
     let open: HashSet<WindowKey> =
         ledger.open_windows().await?.iter().map(|record| record.key()).collect();
     let passes = committed_passes(ledger).await?;
@@ -204,10 +196,7 @@ fn refusal(problems: &[String], why: impl FnOnce() -> String) -> Result<(), GcEr
     if problems.is_empty() {
         return Ok(());
     }
-    let shown = problems.iter().take(NAMED_PROBLEMS).cloned().collect::<Vec<_>>().join("\n  ");
-    let more = problems.len().saturating_sub(NAMED_PROBLEMS);
-    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-    Err(GcError::Refused(format!("{}:\n  {shown}{more}", why())))
+    Err(GcError::Refused(format!("{}:\n  {}", why(), shortened(problems))))
 }
 
 struct Sweep<'a> {
@@ -229,7 +218,7 @@ impl Sweep<'_> {
         let (mut cut, mut strayed) = (Cut::new(NAMES_IN_MEMORY), Names::default());
         let mut problems = Vec::new();
         let mut reading = stream::iter(passes)
-            .map(|pass| read_certificate(self.store, self.identity, pass))
+            .map(|pass| read_pass(self.store, self.identity, pass))
             .buffered(CERTIFICATES_IN_FLIGHT);
         while let Some(read) = reading.next().await {
             match read? {
@@ -288,7 +277,7 @@ impl Sweep<'_> {
         let mut named = Names::default();
         let mut reading = stream::iter(passes)
             .filter(|pass| std::future::ready(ends.contains(&pass.window.end())))
-            .map(|pass| read_certificate(self.store, self.identity, pass))
+            .map(|pass| read_pass(self.store, self.identity, pass))
             .buffered(CERTIFICATES_IN_FLIGHT);
         while let Some(read) = reading.next().await {
             let certificate = read?.map_err(GcError::Refused)?;
@@ -361,31 +350,4 @@ impl Sweep<'_> {
         }
         Ok(())
     }
-}
-
-/// Reads a certificate; the inner error says what is wrong with it.
-async fn read_certificate(
-    store: &Store,
-    identity: &ArchiveIdentity,
-    pass: &Pass,
-) -> Result<Result<Certificate, String>, BackendError> {
-    let Pass { window, certificate: name } = pass;
-    let key = names::certificate(name.window, name.epoch);
-    let bytes = match store.get(&key, MAX_CERTIFICATE_BYTES).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_not_found() => return Ok(Err(format!("{key}: it is not there"))),
-        Err(error) => return Err(error),
-    };
-    Ok(match Certificate::decode(&bytes) {
-        Err(error) => Err(format!("{key}: {error}")),
-        Ok(certificate)
-            if certificate.archive != identity.archive
-                || certificate.window != *window
-                || certificate.key() != name.window
-                || certificate.epoch != name.epoch =>
-        {
-            Err(format!("{key}: it is about another window or archive"))
-        }
-        Ok(certificate) => Ok(certificate),
-    })
 }

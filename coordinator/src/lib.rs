@@ -11,6 +11,7 @@ pub mod gc;
 pub mod init;
 pub mod operate;
 pub mod partitions;
+pub mod rebuild;
 
 mod certify;
 mod flight;

@@ -70,6 +70,13 @@ des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
 des replay --config des.yaml --from 2024-12-01 --to 2024-12-09"
     )]
     Replay(ReplayArgs),
+    /// Record again what the store proves, when the ledger was lost or restored to an older point.
+    #[command(after_help = "Example: des rebuild-ledger --config des.yaml --dry-run\n\
+Stop every coordinator first. docs/restore-drill.md goes through it.")]
+    RebuildLedger(RebuildArgs),
+    /// What operators did: who, when, from, to, why.
+    #[command(after_help = "Example: des audit --config des.yaml --limit 20")]
+    Audit(AuditArgs),
     /// Remove objects that nothing will ever name: leftovers of settled windows.
     #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
     Gc(GcArgs),
@@ -177,9 +184,33 @@ pub(crate) struct InitArgs {
     /// Print the SQL of des's tables and do nothing.
     #[arg(long)]
     pub(crate) print: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
     /// Accept that so many files lie at or below an existing watermark and stay unarchived.
     #[arg(long, default_value_t = 0, value_name = "FILES")]
     pub(crate) accept_below: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Say what would be recorded, change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How many entries, the newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Args)]

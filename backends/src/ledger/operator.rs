@@ -7,7 +7,8 @@ use protocol::{Job, Timestamp, Window, WindowKey};
 use super::record::{Record, nonsense};
 use super::session::{Param, Session};
 use super::{
-    Adjustment, AuditEntry, ErrorRow, Lease, WindowRecord, WindowState, lease, watermark, windows,
+    Adjustment, AuditEntry, AuditRecord, ErrorRow, Lease, WindowRecord, WindowState, lease,
+    watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -121,6 +122,18 @@ pub(super) async fn append_audit<S: Session>(
     ];
     session.execute(insert, &params).await?;
     Ok(())
+}
+
+/// The newest entries of the audit log, newest first.
+pub(super) async fn audit_log<S: Session>(
+    session: &mut S,
+    job: &Job,
+    limit: u32,
+) -> Result<Vec<AuditRecord>> {
+    let select = "SELECT at, actor, action, from_value, to_value, reason FROM des_audit_log \
+                  WHERE job = $1 ORDER BY id DESC LIMIT $2";
+    let params = [Param::Text(job.as_str()), Param::Int(limit.into())];
+    session.fetch(select, &params).await?.iter().map(Record::audit).collect()
 }
 
 /// Number of unresolved error rows.

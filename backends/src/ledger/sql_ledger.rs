@@ -12,9 +12,10 @@ use sqlx::{Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use super::{
-    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, Lease, LeaseStatus, Ledger,
-    NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
-    commit, lease, operator, watermark, windows,
+    AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
+    AuditRecord, ErrorRow, Lease, LeaseStatus, Ledger, NewWindow, PartitionRecord, Setback,
+    WatermarkRow, WindowCommit, WindowRecord, WindowState, adopt, commit, lease, operator,
+    watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -356,6 +357,26 @@ where
         transaction!(self, "move the watermark", |session| {
             operator::adjust(session, place, lease, adjustment)
         })
+    }
+
+    async fn adopt_windows(&self, lease: &Lease, adopted: &[AdoptedWindow]) -> Result<()> {
+        let failures: usize = adopted.iter().map(|pass| pass.failures.len()).sum();
+        let extra = u32::try_from(failures / FAILURES_PER_SECOND).unwrap_or(u32::MAX);
+        let limit = ACTION_LIMIT + Duration::from_secs(extra.into());
+        transaction!(self, "record certified windows", limit, |session| {
+            adopt::adopt_windows(session, &self.job, lease, adopted)
+        })
+    }
+
+    async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()> {
+        let place = (&self.job, self.config_id);
+        transaction!(self, "record the archive again", |session| {
+            adopt::adopt_archive(session, place, lease, adopted)
+        })
+    }
+
+    async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>> {
+        query!(self, "read the audit log", |session| operator::audit_log(session, &self.job, limit))
     }
 
     async fn record_audit(&self, entry: &AuditEntry) -> Result<()> {

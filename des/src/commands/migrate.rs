@@ -87,7 +87,8 @@ impl MigrateResult {
 pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let workers = workers(&config, args.workers)?;
-    let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
+    let permissions =
+        Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     let options = |goal| RunOptions { goal, workers, bar: "archiving" };

@@ -1,11 +1,13 @@
 //! What each command does.
 
 mod adjust;
+mod audit;
 mod check;
 mod gc;
 mod init;
 mod migrate;
 mod read;
+mod rebuild;
 mod replay;
 mod services;
 mod stats;
@@ -35,6 +37,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
+        Command::RebuildLedger(args) => rebuild::run(args, *output).await,
+        Command::Audit(args) => audit::run(args, *output).await,
         Command::Gc(args) => gc::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,

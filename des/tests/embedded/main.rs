@@ -7,6 +7,7 @@ mod adjust;
 mod crash;
 mod failures;
 mod gc;
+mod rebuild;
 mod refusals;
 mod repair;
 mod results;
