@@ -7,6 +7,7 @@
 
 pub mod cutting;
 pub mod decide;
+pub mod explain;
 pub mod gc;
 pub mod init;
 pub mod operate;

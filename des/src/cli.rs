@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Where the watermark stands and what is pending.
     #[command(after_help = "Example: des stats --config des.yaml --output json")]
     Stats(ConfigArgs),
+    /// Why the watermark is, or is not, moving.
+    #[command(after_help = "Example: des explain --config des.yaml")]
+    Explain(ConfigArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]

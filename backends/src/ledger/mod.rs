@@ -457,6 +457,9 @@ pub trait Ledger: Send + Sync {
     /// Number of unresolved error rows.
     async fn count_errors(&self) -> Result<u64>;
 
+    /// Number of unresolved error rows by reason, the most frequent first.
+    async fn errors_by_reason(&self) -> Result<Vec<(String, u64)>>;
+
     /// Unresolved error rows in the order they were recorded, at most `limit`.
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>>;
 }

@@ -146,6 +146,18 @@ pub(super) async fn count_errors<S: Session>(session: &mut S, job: &Job) -> Resu
     }
 }
 
+/// Number of unresolved error rows by reason, the most frequent first.
+pub(super) async fn errors_by_reason<S: Session>(
+    session: &mut S,
+    job: &Job,
+) -> Result<Vec<(String, u64)>> {
+    let select = "SELECT reason, count(*) AS files FROM des_migration_errors \
+                  WHERE job = $1 AND resolved_at IS NULL \
+                  GROUP BY reason ORDER BY count(*) DESC, reason";
+    let rows = session.fetch(select, &[Param::Text(job.as_str())]).await?;
+    rows.iter().map(|row| Ok((row.text("reason")?, row.number("files")?))).collect()
+}
+
 /// Unresolved error rows in the order they were recorded.
 pub(super) async fn errors<S: Session>(
     session: &mut S,

@@ -389,6 +389,12 @@ where
         query!(self, "count error rows", |session| operator::count_errors(session, &self.job))
     }
 
+    async fn errors_by_reason(&self) -> Result<Vec<(String, u64)>> {
+        query!(self, "count error rows by reason", |session| {
+            operator::errors_by_reason(session, &self.job)
+        })
+    }
+
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>> {
         query!(self, "list error rows", |session| operator::errors(session, &self.job, limit))
     }

@@ -3,6 +3,7 @@
 mod adjust;
 mod audit;
 mod check;
+mod explain;
 mod gc;
 mod init;
 mod migrate;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Worker(args) => services::worker(args).await,
         Command::Init(args) => init::run(args, *output).await,
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
+        Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,

@@ -5,6 +5,7 @@ mod support;
 
 mod adjust;
 mod crash;
+mod explain;
 mod failures;
 mod gc;
 mod rebuild;
