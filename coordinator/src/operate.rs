@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backends::ledger::{Adjustment, AuditEntry, Lease, WindowRecord};
+use backends::ledger::{Adjustment, AuditEntry, Lease, WindowRecord, WindowState};
 use backends::{BackendError, Catalog, Ledger, Store};
 use protocol::certificate::CertificateKind;
 use protocol::{
@@ -43,6 +43,8 @@ pub struct Stats {
     pub out_of_range_created_at: u64,
     /// Windows that are not committed.
     pub open_windows: u64,
+    /// Those of them that wait for an operator, since too many of their files failed.
+    pub held_windows: u64,
     /// Where des left the watermark, when somebody moved it since.
     pub moved_by_hand_from: Option<Timestamp>,
 }
@@ -69,6 +71,8 @@ pub async fn stats(
         }
     };
     let unplaceable = catalog.unplaceable().await?;
+    let open = ledger.open_windows().await?;
+    let held = open.iter().filter(|record| record.state == WindowState::Held);
     Ok(Stats {
         archived_until: from,
         origin: archive.origin,
@@ -82,7 +86,8 @@ pub async fn stats(
         null_uid: unplaceable.null_uid,
         null_created_at: unplaceable.null_created_at,
         out_of_range_created_at: unplaceable.out_of_range,
-        open_windows: ledger.open_windows().await?.len() as u64,
+        open_windows: open.len() as u64,
+        held_windows: held.count() as u64,
         moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
     })
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -136,9 +137,9 @@ pub(crate) struct MigrateArgs {
     /// Once, or again and again.
     #[arg(long, value_enum, default_value_t = Mode::Single)]
     pub(crate) mode: Mode,
-    /// Seconds between two cycles of continuous mode.
-    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) interval: u64,
+    /// Time between two cycles of continuous mode: seconds, or 15m, 1h.
+    #[arg(long, default_value = "1h", value_parser = interval, value_name = "TIME")]
+    pub(crate) interval: Duration,
     /// Local workers; default: the number of cores, or 0 with a broker.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) workers: Option<u16>,
@@ -296,8 +297,11 @@ pub(crate) struct LsArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// List files rather than windows.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "failed")]
     pub(crate) files: bool,
+    /// List the files that could not be archived, with the reason.
+    #[arg(long)]
+    pub(crate) failed: bool,
     /// Windows that end at or after this time.
     #[arg(long, value_name = "DATE")]
     pub(crate) from: Option<protocol::Timestamp>,
@@ -321,6 +325,20 @@ pub(crate) struct VerifyArgs {
     pub(crate) to: Option<protocol::Timestamp>,
 }
 
+/// Seconds, or a number with a unit.
+fn interval(text: &str) -> Result<Duration, String> {
+    let length = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_no_number) => humantime::parse_duration(text).map_err(|error| {
+            format!("{error}: use seconds, or a number with a unit, such as 90s, 15m or 1h")
+        })?,
+    };
+    match length.is_zero() {
+        true => Err("it must be more than zero".to_owned()),
+        false => Ok(length),
+    }
+}
+
 impl Command {
     /// Whether the command is a service, whose log is what people read.
     pub(crate) const fn is_service(&self) -> bool {
@@ -330,5 +348,20 @@ impl Command {
                 | Self::Worker(_)
                 | Self::Migrate(MigrateArgs { mode: Mode::Continuous, .. })
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_seconds_or_has_a_unit() {
+        assert_eq!(interval("3600"), Ok(Duration::from_secs(3_600)));
+        assert_eq!(interval("1h"), interval("3600"));
+        assert_eq!(interval("1m 30s"), Ok(Duration::from_secs(90)));
+        for bad in ["0", "0s", "soon", "-1", ""] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
     }
 }

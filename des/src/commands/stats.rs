@@ -40,6 +40,12 @@ fn human(it: &Stats) -> String {
             it.out_of_range_created_at
         ));
     }
+    if it.held_windows > 0 {
+        text.push_str(&format!(
+            "{} windows are held, and nothing after them commits: `des explain` says why.\n",
+            grouped(it.held_windows)
+        ));
+    }
     if let Some(left) = it.moved_by_hand_from {
         text.push_str(&format!(
             "Somebody moved the watermark by hand: des left it at {left}. Nothing proceeds until it \
