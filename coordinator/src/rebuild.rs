@@ -30,6 +30,9 @@ const LEASE_TTL: Duration = Duration::from_secs(60);
 /// Passes, and their error rows, that are recorded in one transaction.
 const BATCH_PASSES: usize = 100;
 const BATCH_FAILURES: usize = 20_000;
+/// Epochs that are passed over. Leaders that certified nothing have used some above the highest
+/// certificate's, and one of them may still be about to write a certificate.
+const EPOCH_MARGIN: u64 = 1_000;
 
 /// What a ledger lacks, and what it will hold. Nothing is changed yet.
 #[derive(Clone, Debug)]
@@ -59,7 +62,7 @@ pub struct RebuildReport {
     pub windows_recorded: u64,
     /// Error rows of these, those that later passes resolved included.
     pub error_rows: u64,
-    /// The highest epoch of any certificate. The next leader's is higher.
+    /// The highest epoch of any certificate. The next leader's is far above it.
     pub highest_epoch: u64,
     /// Where the first gap ends, when there are certified windows after one.
     pub gap_until: Option<Timestamp>,
@@ -215,7 +218,7 @@ async fn rebuild_under(
         },
         watermark_before: *watermark_before,
         lag_days: seed.lag_days,
-        epoch: *highest_epoch,
+        epoch: highest_epoch.saturating_add(EPOCH_MARGIN),
         audit: AuditEntry {
             actor: seed.actor.clone(),
             action: "rebuild-ledger".to_owned(),

@@ -40,7 +40,7 @@ pub struct AdoptedArchive {
     pub watermark_before: Option<Timestamp>,
     /// The lag of a watermark row that has to be made.
     pub lag_days: u32,
-    /// The highest epoch that any certificate carries: every later lease is above it.
+    /// At least the highest epoch that was ever used: every later lease is above it.
     pub epoch: u64,
     /// The audit row.
     pub audit: AuditEntry,
