@@ -15,14 +15,17 @@ use object_store::path::Path;
 use object_store::{
     Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
+use protocol::Timestamp;
 
 use self::fault::{io_error, may_be_range, store_error};
 pub use self::s3::{S3Credentials, S3Settings};
+pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
 
 mod fault;
 mod s3;
+mod staging;
 mod upload;
 
 /// Time that any single request may take, besides the time for its bytes.
@@ -64,6 +67,16 @@ pub struct ListedObject {
     pub key: String,
     /// Size in bytes.
     pub size: u64,
+    /// When it was last written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+impl ListedObject {
+    fn new(key: String, size: u64, modified: chrono::DateTime<chrono::Utc>) -> Self {
+        // A time that nobody can mean says nothing about age: the object counts as new.
+        let modified = Timestamp::from_chrono(modified).unwrap_or(Timestamp::MAX);
+        Self { key, size, modified }
+    }
 }
 
 impl fmt::Debug for Store {
@@ -367,7 +380,8 @@ fn listed(
         match bounded(&what, limit, objects.next()).await {
             Ok(None) => None,
             Ok(Some(Ok(meta))) => {
-                let object = ListedObject { key: meta.location.to_string(), size: meta.size };
+                let key = meta.location.to_string();
+                let object = ListedObject::new(key, meta.size, meta.last_modified);
                 Some((Ok(object), Some((objects, what))))
             }
             Ok(Some(Err(error))) => Some((Err(store_error(what, error)), None)),

@@ -87,4 +87,9 @@ conformance! {
         an_adjustment_from_elsewhere_changes_nothing,
         an_adjustment_needs_its_lease,
         the_audit_log_only_grows;
+    adopt_suite:
+        an_empty_ledger_takes_up_what_is_certified,
+        an_older_ledger_is_completed,
+        adopting_needs_its_lease,
+        adopting_contradicts_nothing;
 }

@@ -56,6 +56,7 @@ everywhere! { every_store runs conformance:
     what_is_missing_is_not_found
     a_folder_lists_what_lies_below_it
     a_listing_starts_after_a_name
+    a_listing_says_when_an_object_was_written
     what_is_deleted_is_gone_and_may_be_deleted_again
     many_write_at_once_and_a_listing_has_them_all
     a_store_that_works_passes_its_check

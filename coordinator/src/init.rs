@@ -25,6 +25,8 @@ pub struct ArchiveSeed {
     pub accept_below: u64,
     /// Who does this, for the audit log.
     pub actor: String,
+    /// Why, in the operator's words, for the audit log.
+    pub reason: Option<String>,
     /// Windows end on multiples of this, in microseconds.
     pub window_span_micros: i64,
 }
@@ -114,12 +116,7 @@ pub async fn examine(
             {
                 return there(store, identity, ledger, &record, seed).await;
             }
-            Err(refused(format!(
-                "{store} holds archive {} with committed windows, and the ledger knows nothing of \
-                 it: check `watermark.config_db_url`; a lost ledger is to be restored from its \
-                 backup",
-                identity.archive
-            )))
+            Err(refused(unknown_archive(store, &identity)))
         }
         (found, None) => {
             let found = found.map(|(_, identity)| identity);
@@ -149,14 +146,8 @@ async fn there(
             record.settled_until
         ))
     })?;
-    let highest = highest_epoch(store).await?;
-    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch);
-    if highest > epoch {
-        return Err(refused(format!(
-            "{store} holds certificates up to epoch {highest}, and the ledger has only come to \
-             {epoch}: it is older than the archive, restored from a backup perhaps. Restore a \
-             newer one; nothing was changed"
-        )));
+    if let Some(why) = ledger_behind(store, ledger).await? {
+        return Err(refused(why));
     }
     if watermark.lag_days != seed.lag_days {
         warn!(
@@ -183,7 +174,7 @@ pub(crate) async fn read_identity(store: &Store) -> Result<Option<ArchiveIdentit
     }
 }
 
-fn check_seed(
+pub(crate) fn check_seed(
     identity: &ArchiveIdentity,
     store: &Store,
     seed: &ArchiveSeed,
@@ -202,6 +193,42 @@ fn check_seed(
         )));
     }
     Ok(())
+}
+
+/// Whether the store has certificates of an archive that the ledger does not have, or of later
+/// epochs than it: what to do then.
+///
+/// # Errors
+/// When something does not answer, or the identity cannot be read.
+pub async fn behind(store: &Store, ledger: &dyn Ledger) -> Result<Option<String>, InitError> {
+    let Some(identity) = read_identity(store).await? else { return Ok(None) };
+    match ledger.archive().await? {
+        Some(_) => ledger_behind(store, ledger).await,
+        None if has_certificates(store).await? => Ok(Some(unknown_archive(store, &identity))),
+        None => Ok(None),
+    }
+}
+
+fn unknown_archive(store: &Store, identity: &ArchiveIdentity) -> String {
+    format!(
+        "{store} holds archive {} with committed windows, and the ledger knows nothing of it: \
+         check `watermark.config_db_url`; a lost ledger is restored from its backup or rebuilt \
+         from the store with `des rebuild-ledger`",
+        identity.archive
+    )
+}
+
+async fn ledger_behind(store: &Store, ledger: &dyn Ledger) -> Result<Option<String>, InitError> {
+    let highest = highest_epoch(store).await?;
+    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch);
+    Ok((highest > epoch).then(|| {
+        format!(
+            "{store} holds certificates up to epoch {highest}, and the ledger has only come to \
+             {epoch}: it is older than the archive, restored from a backup perhaps. Restore a \
+             newer one, or complete it from the store with `des rebuild-ledger`; nothing was \
+             changed"
+        )
+    }))
 }
 
 /// The highest epoch that any certificate was written under; 0 where there is none.
@@ -294,7 +321,10 @@ pub async fn make(
         action: "init".to_owned(),
         from: None,
         to: Some(watermark.archived_until.to_string()),
-        reason: uncovered.clone(),
+        reason: match (&seed.reason, &uncovered) {
+            (Some(reason), Some(uncovered)) => Some(format!("{reason} ({uncovered})")),
+            (reason, uncovered) => reason.clone().or_else(|| uncovered.clone()),
+        },
     };
     ledger.register(&record, watermark, &audit).await?;
     info!(archive = %identity.archive, origin = %record.origin, "archive made");

@@ -8,15 +8,19 @@
 pub mod attempts;
 pub mod cutting;
 pub mod decide;
+pub mod explain;
+pub mod gc;
 pub mod held;
 pub mod init;
 pub mod operate;
 pub mod partitions;
+pub mod rebuild;
 
 mod answer;
 mod certify;
 mod flight;
 mod lead;
+mod passes;
 mod service;
 mod sort;
 mod split;

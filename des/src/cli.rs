@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// Where the watermark stands and what is pending.
     #[command(after_help = "Example: des stats --config des.yaml --output json")]
     Stats(ConfigArgs),
+    /// Why the watermark is, or is not, moving.
+    #[command(after_help = "Example: des explain --config des.yaml")]
+    Explain(ConfigArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
@@ -77,6 +81,16 @@ des replay --config des.yaml --from 2024-12-01 --to 2024-12-09"
     /// Read the failed files of a held window again.
     #[command(after_help = "Example: des retry --config des.yaml --window 2024-12-02")]
     Retry(RetryArgs),
+    /// Record again what the store proves, when the ledger was lost or restored to an older point.
+    #[command(after_help = "Example: des rebuild-ledger --config des.yaml --dry-run\n\
+Stop every coordinator first. docs/restore-drill.md goes through it.")]
+    RebuildLedger(RebuildArgs),
+    /// What operators did: who, when, from, to, why.
+    #[command(after_help = "Example: des audit --config des.yaml --limit 20")]
+    Audit(AuditArgs),
+    /// Remove objects that nothing will ever name: leftovers of settled windows.
+    #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
+    Gc(GcArgs),
     /// Read one file from the archive.
     #[command(after_help = "Example: des get invoice-17 --created-at 2024-12-01T08:30:00Z \
 --config des.yaml > invoice-17.json")]
@@ -130,9 +144,9 @@ pub(crate) struct MigrateArgs {
     /// Once, or again and again.
     #[arg(long, value_enum, default_value_t = Mode::Single)]
     pub(crate) mode: Mode,
-    /// Seconds between two cycles of continuous mode.
-    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) interval: u64,
+    /// Time between two cycles of continuous mode: seconds, or 15m, 1h.
+    #[arg(long, default_value = "1h", value_parser = interval, value_name = "TIME")]
+    pub(crate) interval: Duration,
     /// Local workers; default: the number of cores, or 0 with a broker.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) workers: Option<u16>,
@@ -181,9 +195,33 @@ pub(crate) struct InitArgs {
     /// Print the SQL of des's tables and do nothing.
     #[arg(long)]
     pub(crate) print: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
     /// Accept that so many files lie at or below an existing watermark and stay unarchived.
     #[arg(long, default_value_t = 0, value_name = "FILES")]
     pub(crate) accept_below: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Say what would be recorded, change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How many entries, the newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +298,18 @@ pub(crate) struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Count what would be removed, remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// The file's key.
     pub(crate) uid: String,
@@ -278,8 +328,11 @@ pub(crate) struct LsArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// List files rather than windows.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "failed")]
     pub(crate) files: bool,
+    /// List the files that could not be archived, with the reason.
+    #[arg(long)]
+    pub(crate) failed: bool,
     /// Windows that end at or after this time.
     #[arg(long, value_name = "DATE")]
     pub(crate) from: Option<protocol::Timestamp>,
@@ -303,6 +356,20 @@ pub(crate) struct VerifyArgs {
     pub(crate) to: Option<protocol::Timestamp>,
 }
 
+/// Seconds, or a number with a unit.
+fn interval(text: &str) -> Result<Duration, String> {
+    let length = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_no_number) => humantime::parse_duration(text).map_err(|error| {
+            format!("{error}: use seconds, or a number with a unit, such as 90s, 15m or 1h")
+        })?,
+    };
+    match length.is_zero() {
+        true => Err("it must be more than zero".to_owned()),
+        false => Ok(length),
+    }
+}
+
 impl Command {
     /// Whether the command is a service, whose log is what people read.
     pub(crate) const fn is_service(&self) -> bool {
@@ -312,5 +379,20 @@ impl Command {
                 | Self::Worker(_)
                 | Self::Migrate(MigrateArgs { mode: Mode::Continuous, .. })
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_seconds_or_has_a_unit() {
+        assert_eq!(interval("3600"), Ok(Duration::from_secs(3_600)));
+        assert_eq!(interval("1h"), interval("3600"));
+        assert_eq!(interval("1m 30s"), Ok(Duration::from_secs(90)));
+        for bad in ["0", "0s", "soon", "-1", ""] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -126,12 +126,14 @@ pub(crate) struct Fleet {
 }
 
 /// How far [`connect`] may go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Permissions {
     /// Create or upgrade des's tables.
     pub(crate) migrate: bool,
     /// Rows that may stay uncovered below an adopted watermark.
     pub(crate) accept_below: u64,
+    /// Why, for the audit log, should the archive be made.
+    pub(crate) reason: Option<String>,
 }
 
 /// Connects to everything and finds or makes the archive. Whatever there is to refuse is refused
@@ -154,7 +156,7 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     }
     let existing_store =
         if store_exists(config) { Some(store(config, false).await?) } else { None };
-    let seed = seed(config, permissions.accept_below);
+    let seed = seed(config, permissions.accept_below, permissions.reason);
     let examined =
         init::examine(existing_ledger.as_deref(), &*catalog, existing_store.as_ref(), &seed)
             .await?;
@@ -207,7 +209,7 @@ pub(crate) async fn check_writable(config: &Config, store: Option<&Store>) -> Re
     Ok(())
 }
 
-fn ledger_exists(config: &Config) -> Result<bool, Failure> {
+pub(crate) fn ledger_exists(config: &Config) -> Result<bool, Failure> {
     Ok(match config.ledger()? {
         DatabaseUrl::Postgres(_) => true,
         DatabaseUrl::Sqlite(path) => path.exists() || config.ledger()? == config.database()?,
@@ -221,7 +223,8 @@ fn store_exists(config: &Config) -> bool {
     }
 }
 
-fn seed(config: &Config, accept_below: u64) -> ArchiveSeed {
+/// What the configuration says about the archive.
+pub(crate) fn seed(config: &Config, accept_below: u64, reason: Option<String>) -> ArchiveSeed {
     ArchiveSeed {
         job: config.job.clone(),
         n_bits: config.pack.n_bits,
@@ -229,6 +232,7 @@ fn seed(config: &Config, accept_below: u64) -> ArchiveSeed {
         lag_days: config.lag_days,
         accept_below,
         actor: actor(),
+        reason,
         window_span_micros: config.coordinator.window_span_micros,
     }
 }

@@ -135,6 +135,96 @@ pub fn effective_certificates(
     sorted
 }
 
+/// What an object of ours is, as its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectName {
+    /// The archive's identity.
+    Identity,
+    /// A certificate.
+    Certificate(CertificateName),
+    /// A manifest of this window and revision.
+    Manifest(WindowKey),
+    /// A receipt of this window and revision.
+    Receipt(WindowKey),
+    /// A shard that was made for this window and revision.
+    Shard(WindowKey),
+    /// A big file, which any number of windows may share.
+    BigFile,
+}
+
+impl ObjectName {
+    /// The window and revision that the object was made for; `None` for what belongs to no single
+    /// one.
+    pub const fn window(self) -> Option<WindowKey> {
+        match self {
+            Self::Certificate(CertificateName { window, .. })
+            | Self::Manifest(window)
+            | Self::Receipt(window)
+            | Self::Shard(window) => Some(window),
+            Self::Identity | Self::BigFile => None,
+        }
+    }
+}
+
+/// Reads any name that the functions above print for an archive of `n_bits`; `None` for any other,
+/// such as the shards of other packers.
+pub fn parse(key: &str, n_bits: NBits) -> Option<ObjectName> {
+    if key == ARCHIVE {
+        return Some(ObjectName::Identity);
+    }
+    if let Some(name) = parse_certificate(key) {
+        return Some(ObjectName::Certificate(name));
+    }
+    if let Some(hash) = below(key, BIG_FILES) {
+        let is_hash =
+            hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        return is_hash.then_some(ObjectName::BigFile);
+    }
+    if let Some(rest) = below(key, MANIFESTS) {
+        return parse_manifest(rest).filter(|it| it.0 == key).map(|it| ObjectName::Manifest(it.1));
+    }
+    if let Some(rest) = below(key, RECEIPTS) {
+        return parse_receipt(rest).filter(|it| it.0 == key).map(|it| ObjectName::Receipt(it.1));
+    }
+    parse_shard(key, n_bits).filter(|it| it.0 == key).map(|it| ObjectName::Shard(it.1))
+}
+
+fn below<'a>(key: &'a str, folder: &str) -> Option<&'a str> {
+    key.strip_prefix(folder)?.strip_prefix('/')
+}
+
+/// What the name would be, were it one of ours: whoever asks compares.
+type Reprinted = (String, WindowKey);
+
+fn parse_manifest(rest: &str) -> Option<Reprinted> {
+    let (window, file) = rest.split_once('/')?;
+    let (partition, hash) = file.strip_prefix('p')?.strip_suffix(".rows")?.split_once('-')?;
+    let window = window.parse().ok()?;
+    Some((manifest(window, partition.parse().ok()?, hash.parse().ok()?), window))
+}
+
+fn parse_receipt(rest: &str) -> Option<Reprinted> {
+    let (window, file) = rest.split_once('/')?;
+    let mut parts = file.strip_prefix('p')?.strip_suffix(".json")?.splitn(3, '-');
+    let partition = parts.next()?.parse().ok()?;
+    let (of, hash) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let window = window.parse().ok()?;
+    Some((receipt(window, partition, of, hash), window))
+}
+
+fn parse_shard(key: &str, n_bits: NBits) -> Option<Reprinted> {
+    let mut parts = key.strip_suffix(".des")?.splitn(5, '_');
+    let midnight = Timestamp::from_compact(&format!("{}T000000Z", parts.next()?))?;
+    let index = u16::from_str_radix(parts.next()?, 16).ok()?;
+    let end = Timestamp::from_compact(parts.next()?)?;
+    let revision = parts.next()?.strip_prefix('r')?.parse().ok()?;
+    let (part, hash) = parts.next()?.split_once('-')?;
+    let window = WindowKey { end, revision };
+    let part = part.parse().ok().filter(|&part| part <= MAX_PART)?;
+    let place = ShardPlace { day: midnight.day(), index: ShardIndex(index), window, part };
+    Some((shard(n_bits, &place, hash.parse().ok()?), window))
+}
+
 /// The name of revision `revision` of the window that ends at `end`.
 pub const fn window_key(end: Timestamp, revision: Revision) -> WindowKey {
     WindowKey { end, revision }
@@ -205,5 +295,44 @@ mod tests {
         assert!(certificates_from(at("2024-12-02")) < key);
         assert!(certificates_from(at("2024-12-01T23:59:59.5Z")) < key);
         assert!(certificates_from(at("2024-12-02T00:00:01Z")) > key);
+    }
+
+    #[test]
+    fn every_name_of_ours_and_no_other_is_told_apart() {
+        let n_bits = NBits::new(8).expect("8 bits");
+        let window = window_key(at("2024-12-02"), 3);
+        let hash = ContentHash::of(b"x");
+        let place =
+            ShardPlace { day: at("2024-12-01").day(), index: ShardIndex(0x7F), window, part: 1 };
+        let ours = [
+            (ARCHIVE.to_owned(), ObjectName::Identity),
+            (certificate(window, 9), ObjectName::Certificate(CertificateName { window, epoch: 9 })),
+            (manifest(window, 7, hash), ObjectName::Manifest(window)),
+            (receipt(window, 7, hash, hash), ObjectName::Receipt(window)),
+            (shard(n_bits, &place, hash), ObjectName::Shard(window)),
+            (big_file(&"0a".repeat(32)), ObjectName::BigFile),
+        ];
+        for (key, expected) in ours {
+            assert_eq!(parse(&key, n_bits), Some(expected), "{key}");
+            for other in
+                [format!("x/{key}"), format!("{key}x"), format!("{key}#1"), key.to_uppercase()]
+            {
+                assert_eq!(parse(&other, n_bits), None, "{other}");
+            }
+        }
+        for stranger in [
+            "20241201_7F_0001.des",
+            "20241201_7F_20241202T000000Z_r0003_0001.des",
+            "20241201_7_20241202T000000Z_r0003_0001-af1349b9f5f9a1a6.des",
+            "20241301_7F_20241202T000000Z_r0003_0001-af1349b9f5f9a1a6.des",
+            "20241201_7F_20241202T000000Z_r3_0001-af1349b9f5f9a1a6.des",
+            "_des/manifests/20241202T000000Z-r0003/p7-af1349b9f5f9a1a6.rows",
+            "_des/receipts/20241202T000000Z-r0003/notes.json",
+            "_bigFiles/notes",
+            "_des/other",
+            "",
+        ] {
+            assert_eq!(parse(stranger, n_bits), None, "{stranger}");
+        }
     }
 }

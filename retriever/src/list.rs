@@ -1,7 +1,7 @@
 //! Lists windows and files.
 
 use protocol::certificate::CertificateKind;
-use protocol::{Certificate, Timestamp, names};
+use protocol::{Certificate, FailedRow, Timestamp, names};
 use serde::Serialize;
 
 use crate::archive::{Archive, ReadError};
@@ -75,6 +75,31 @@ impl Archive {
             });
         }
         Ok(windows)
+    }
+
+    /// Visits every row of the windows that [`Archive::windows`] gives that could not be archived:
+    /// of each window those of its last pass, which takes up what earlier ones failed on.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub async fn failed(
+        &self,
+        from: Option<Timestamp>,
+        until: Option<Timestamp>,
+        visit: &mut (dyn FnMut(FailedRow) + Send),
+    ) -> Result<(), ReadError> {
+        let mut names = self.certificate_names(from).await?.into_iter().peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_some_and(|next| next.window.end == name.window.end) {
+                continue;
+            }
+            let certificate = self.certificate(name).await?;
+            if until.is_some_and(|until| certificate.window.start() >= until) {
+                break;
+            }
+            certificate.failures.into_iter().for_each(&mut *visit);
+        }
+        Ok(())
     }
 
     /// Visits every file of the windows that [`Archive::windows`] gives, shard by shard. Reads

@@ -54,7 +54,7 @@ pub(super) async fn commit<S: Session>(
     mark_committed(session, job, key, certificate, commit.totals).await
 }
 
-fn committed_otherwise(job: &Job, key: WindowKey) -> BackendError {
+pub(super) fn committed_otherwise(job: &Job, key: WindowKey) -> BackendError {
     BackendError::Conflict {
         what: format!(
             "window {key} of job `{job}` is committed already, with another certificate; nothing \
@@ -98,7 +98,7 @@ async fn advance<S: Session>(
     }
 }
 
-async fn mark_committed<S: Session>(
+pub(super) async fn mark_committed<S: Session>(
     session: &mut S,
     job: &Job,
     key: WindowKey,
@@ -130,7 +130,7 @@ async fn mark_committed<S: Session>(
 /// Adds the failed rows of this pass and settles those of earlier passes over the same window: a
 /// pass takes up every row that is not in the archive, so what it did not fail on again is
 /// resolved, and what it did is replaced by its newer record.
-async fn record_failures<S: Session>(
+pub(super) async fn record_failures<S: Session>(
     session: &mut S,
     job: &Job,
     key: WindowKey,

@@ -109,6 +109,18 @@ pub(super) async fn release<S: Session>(session: &mut S, job: &Job, lease: &Leas
     Ok(())
 }
 
+/// Gives the lease back, which is ours and locked, with an epoch of at least `epoch`: the next one
+/// is above it.
+pub(super) async fn release_above<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+    epoch: u64,
+) -> Result<()> {
+    let now = session.now().await?;
+    write(session, job, None, lease.epoch.max(epoch), now).await
+}
+
 /// The lease row, unlocked; `None` while nobody ever held it.
 pub(super) async fn status<S: Session>(session: &mut S, job: &Job) -> Result<Option<LeaseStatus>> {
     let select = "SELECT holder, epoch, expires_at FROM des_lease WHERE job = $1";

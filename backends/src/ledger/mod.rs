@@ -15,6 +15,7 @@ use protocol::{
 
 use crate::error::Result;
 
+mod adopt;
 mod commit;
 mod held;
 mod lease;
@@ -29,6 +30,7 @@ pub mod sqlite;
 mod watermark;
 mod windows;
 
+pub use adopt::{AdoptedArchive, AdoptedWindow};
 pub use postgres::PostgresLedger;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
@@ -298,6 +300,15 @@ pub struct AuditEntry {
     pub reason: Option<String>,
 }
 
+/// An [`AuditEntry`] that was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When, by the database's clock.
+    pub at: Timestamp,
+    /// What.
+    pub entry: AuditEntry,
+}
+
 /// How an operator moves the watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adjustment {
@@ -496,11 +507,35 @@ pub trait Ledger: Send + Sync {
     /// [`Conflict`](crate::BackendError::Conflict) when the watermark is not at `from`.
     async fn adjust(&self, lease: &Lease, adjustment: &Adjustment) -> Result<()>;
 
+    /// Records passes that certificates prove as committed, with their error rows as their commits
+    /// would have left them, when given in order of window end and revision. An uncommitted record
+    /// of the same pass is replaced; one with the same certificate stays as it is. One transaction.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when a pass is committed with another
+    /// certificate.
+    async fn adopt_windows(&self, lease: &Lease, adopted: &[AdoptedWindow]) -> Result<()>;
+
+    /// Records the archive, sets origin, watermark and `settled_until`, drops every uncommitted
+    /// window, writes the audit row, and gives the lease back with an epoch that is at least
+    /// `adopted.epoch`. One transaction, the last of a rebuilding.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when the job has another archive, or the
+    /// watermark is not where it was.
+    async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()>;
+
+    /// The newest entries of the audit log, newest first, at most `limit`.
+    async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>>;
+
     /// Appends to the audit log.
     async fn record_audit(&self, entry: &AuditEntry) -> Result<()>;
 
     /// Number of unresolved error rows.
     async fn count_errors(&self) -> Result<u64>;
+
+    /// Number of unresolved error rows by reason, the most frequent first.
+    async fn errors_by_reason(&self) -> Result<Vec<(String, u64)>>;
 
     /// Unresolved error rows in the order they were recorded, at most `limit`.
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>>;

@@ -7,7 +7,8 @@ use protocol::{Job, Timestamp, Window, WindowKey};
 use super::record::{Record, nonsense};
 use super::session::{Param, Session};
 use super::{
-    Adjustment, AuditEntry, ErrorRow, Lease, WindowRecord, WindowState, lease, watermark, windows,
+    Adjustment, AuditEntry, AuditRecord, ErrorRow, Lease, WindowRecord, WindowState, lease,
+    watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -123,6 +124,18 @@ pub(super) async fn append_audit<S: Session>(
     Ok(())
 }
 
+/// The newest entries of the audit log, newest first.
+pub(super) async fn audit_log<S: Session>(
+    session: &mut S,
+    job: &Job,
+    limit: u32,
+) -> Result<Vec<AuditRecord>> {
+    let select = "SELECT at, actor, action, from_value, to_value, reason FROM des_audit_log \
+                  WHERE job = $1 ORDER BY id DESC LIMIT $2";
+    let params = [Param::Text(job.as_str()), Param::Int(limit.into())];
+    session.fetch(select, &params).await?.iter().map(Record::audit).collect()
+}
+
 /// Number of unresolved error rows.
 pub(super) async fn count_errors<S: Session>(session: &mut S, job: &Job) -> Result<u64> {
     let select = "SELECT count(*) AS unresolved FROM des_migration_errors \
@@ -131,6 +144,18 @@ pub(super) async fn count_errors<S: Session>(session: &mut S, job: &Job) -> Resu
         Some(row) => row.number("unresolved"),
         None => Err(nonsense("counting gave no answer")),
     }
+}
+
+/// Number of unresolved error rows by reason, the most frequent first.
+pub(super) async fn errors_by_reason<S: Session>(
+    session: &mut S,
+    job: &Job,
+) -> Result<Vec<(String, u64)>> {
+    let select = "SELECT reason, count(*) AS files FROM des_migration_errors \
+                  WHERE job = $1 AND resolved_at IS NULL \
+                  GROUP BY reason ORDER BY count(*) DESC, reason";
+    let rows = session.fetch(select, &[Param::Text(job.as_str())]).await?;
+    rows.iter().map(|row| Ok((row.text("reason")?, row.number("files")?))).collect()
 }
 
 /// Unresolved error rows in the order they were recorded.

@@ -10,8 +10,8 @@ use sqlx::types::Type;
 use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
-    AcceptedReceipt, ArchiveRecord, ErrorRow, PartitionRecord, WatermarkRow, WindowRecord,
-    WindowState, WindowTotals,
+    AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, PartitionRecord,
+    WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -214,6 +214,20 @@ impl Record {
         Ok(WatermarkRow {
             archived_until: self.date("archived_until")?,
             lag_days: self.number("lag_days")?,
+        })
+    }
+
+    /// A row of `des_audit_log`.
+    pub(super) fn audit(&self) -> Result<AuditRecord> {
+        Ok(AuditRecord {
+            at: self.time("at")?,
+            entry: AuditEntry {
+                actor: self.text("actor")?,
+                action: self.text("action")?,
+                from: self.opt_text("from_value")?,
+                to: self.opt_text("to_value")?,
+                reason: self.opt_text("reason")?,
+            },
         })
     }
 

@@ -12,9 +12,10 @@ use sqlx::{Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use super::{
-    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, HeldPass, Lease, LeaseStatus,
-    Ledger, NewPart, NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord,
-    WindowState, commit, held, lease, operator, parts, watermark, windows,
+    AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
+    AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, NewPart, NewWindow,
+    PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState, adopt, commit,
+    held, lease, operator, parts, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -383,6 +384,26 @@ where
         })
     }
 
+    async fn adopt_windows(&self, lease: &Lease, adopted: &[AdoptedWindow]) -> Result<()> {
+        let failures: usize = adopted.iter().map(|pass| pass.failures.len()).sum();
+        let extra = u32::try_from(failures / FAILURES_PER_SECOND).unwrap_or(u32::MAX);
+        let limit = ACTION_LIMIT + Duration::from_secs(extra.into());
+        transaction!(self, "record certified windows", limit, |session| {
+            adopt::adopt_windows(session, &self.job, lease, adopted)
+        })
+    }
+
+    async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()> {
+        let place = (&self.job, self.config_id);
+        transaction!(self, "record the archive again", |session| {
+            adopt::adopt_archive(session, place, lease, adopted)
+        })
+    }
+
+    async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>> {
+        query!(self, "read the audit log", |session| operator::audit_log(session, &self.job, limit))
+    }
+
     async fn record_audit(&self, entry: &AuditEntry) -> Result<()> {
         transaction!(self, "append to the audit log", |session| {
             operator::append_audit(session, &self.job, entry)
@@ -391,6 +412,12 @@ where
 
     async fn count_errors(&self) -> Result<u64> {
         query!(self, "count error rows", |session| operator::count_errors(session, &self.job))
+    }
+
+    async fn errors_by_reason(&self) -> Result<Vec<(String, u64)>> {
+        query!(self, "count error rows by reason", |session| {
+            operator::errors_by_reason(session, &self.job)
+        })
     }
 
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>> {

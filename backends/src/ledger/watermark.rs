@@ -72,7 +72,7 @@ pub(super) async fn register<S: Session>(
     Ok(())
 }
 
-fn other_archive(job: &Job, other: &ArchiveRecord) -> BackendError {
+pub(super) fn other_archive(job: &Job, other: &ArchiveRecord) -> BackendError {
     BackendError::Conflict {
         what: format!(
             "job `{job}` is registered already with archive `{}` (n_bits {}, origin {}, settled \
@@ -85,7 +85,7 @@ fn other_archive(job: &Job, other: &ArchiveRecord) -> BackendError {
     }
 }
 
-async fn insert_archive<S: Session>(
+pub(super) async fn insert_archive<S: Session>(
     session: &mut S,
     (job, config_id): (&Job, i32),
     record: &ArchiveRecord,
@@ -113,7 +113,7 @@ async fn insert_archive<S: Session>(
     })
 }
 
-async fn insert_watermark<S: Session>(
+pub(super) async fn insert_watermark<S: Session>(
     session: &mut S,
     config_id: i32,
     watermark: WatermarkRow,

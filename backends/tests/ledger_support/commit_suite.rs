@@ -251,6 +251,9 @@ pub(crate) async fn error_rows_are_kept_until_a_later_pass_settles_them(bench: &
     let found: Vec<_> = errors.into_iter().map(|row| (row.failed, row.window)).collect();
     assert_eq!(found, expected);
     assert_eq!(ledger.count_errors().await.expect("a count"), 4);
+    let by_reason = ledger.errors_by_reason().await.expect("counts");
+    let by_reason: Vec<_> = by_reason.iter().map(|(reason, files)| (&**reason, *files)).collect();
+    assert_eq!(by_reason, [("size_mismatch", 2), ("missing", 1), ("no_location", 1)]);
     let resolved = "SELECT uid FROM des_migration_errors WHERE resolved_at IS NOT NULL";
     assert_eq!(bench.text(resolved).await, Some("uid-2".to_owned()));
 

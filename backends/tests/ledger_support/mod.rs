@@ -3,6 +3,7 @@
 mod bench;
 mod values;
 
+pub(crate) mod adopt_suite;
 pub(crate) mod commit_suite;
 pub(crate) mod lease_suite;
 pub(crate) mod operator_suite;

@@ -154,6 +154,17 @@ pub(crate) async fn a_folder_lists_what_lies_below_it(store: &Store) {
     }
 }
 
+pub(crate) async fn a_listing_says_when_an_object_was_written(store: &Store) {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = || i64::try_from(now().expect("after 1970").as_micros()).expect("a time");
+    // Stores keep whole seconds.
+    let before = now() - 1_000_000;
+    put(store, "_des/a", "1").await;
+    let found: Vec<ListedObject> = store.list("_des").try_collect().await.expect("it lists");
+    let written = found[0].modified.as_micros();
+    assert!((before..=now()).contains(&written), "{before} {written}");
+}
+
 pub(crate) async fn a_listing_starts_after_a_name(store: &Store) {
     for key in ["_des/c/1", "_des/c/2", "_des/c/3", "_des/d/1", "_des/b/9", "2024-01-01_00"] {
         put(store, key, "x").await;

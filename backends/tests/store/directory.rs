@@ -119,3 +119,31 @@ async fn a_directory_that_went_away_does_not_pass_its_check() {
     assert!(error.is_retryable(), "it may be mounted again: {error}");
     store.flush().await.expect_err("there is nothing to sync");
 }
+
+/// What killed writers leave is found, and nothing else can be removed by that way.
+#[tokio::test]
+async fn staging_files_are_found_and_removed() {
+    let directory = TempDir::new().expect("a directory");
+    let store = Store::directory(directory.path()).expect("a store");
+    store.put("a/shard", "whole".into()).await.expect("it is written");
+    store.put("a/odd#name", "whole".into()).await.expect("it is written");
+    for name in ["a/shard#1", "a/other#12", "top#3"] {
+        std::fs::write(directory.path().join(name), "half").expect("it is written");
+    }
+    std::os::unix::fs::symlink(directory.path(), directory.path().join("loop")).expect("a link");
+    let mut found: Vec<_> = store.staging_files().try_collect().await.expect("it lists");
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    let keys: Vec<_> = found.iter().map(|file| (file.key.as_str(), file.size)).collect();
+    assert_eq!(keys, [("a/other#12", 4), ("a/shard#1", 4), ("top#3", 4)]);
+    for file in &found {
+        store.remove_staging_file(&file.key).await.expect("it is removed");
+        store.remove_staging_file(&file.key).await.expect("it is not there any more");
+    }
+    let left: Vec<_> = store.staging_files().try_collect().await.expect("it lists");
+    assert_eq!(left, []);
+    let error = store.remove_staging_file("a/shard").await.expect_err("it is an object");
+    assert!(matches!(error, BackendError::Invalid { .. }), "{error}");
+    assert_eq!(store.get("a/shard", 9).await.expect("it is there"), "whole");
+    let memory = Store::memory().staging_files().try_collect::<Vec<_>>().await;
+    assert_eq!(memory.expect("none"), []);
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
+use coordinator::init;
 use protocol::ArchiveIdentity;
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -82,7 +83,7 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         let looked = look_at_catalog(&**catalog, &mut findings).await;
         findings.keep("catalog", looked);
     }
-    let identity = match will_be_made(config) {
+    let stored = match will_be_made(config) {
         Some(path) => {
             if findings.keep("store", wiring::check_writable(config, None).await).is_some() {
                 findings.ok("store", format!("{} is not there and will be made", path.display()));
@@ -92,7 +93,10 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         None => {
             let store = wiring::store(config, false).await;
             match findings.keep("store", store) {
-                Some(store) => look_at_store(&store, config, &mut findings).await,
+                Some(store) => {
+                    let identity = look_at_store(&store, config, &mut findings).await;
+                    identity.map(|identity| (store, identity))
+                }
                 None => None,
             }
         }
@@ -114,7 +118,7 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
     };
     if let Some(ledger) = ledger {
         let looked =
-            look_at_ledger(&*ledger, catalog.as_deref(), config, identity.as_ref(), &mut findings);
+            look_at_ledger(&*ledger, catalog.as_deref(), config, stored.as_ref(), &mut findings);
         let looked = looked.await;
         findings.keep("ledger", looked);
     }
@@ -237,7 +241,7 @@ async fn look_at_ledger(
     ledger: &dyn Ledger,
     catalog: Option<&dyn Catalog>,
     config: &Config,
-    identity: Option<&ArchiveIdentity>,
+    stored: Option<&(Store, ArchiveIdentity)>,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
     let lacks = ledger.missing_privileges().await?;
@@ -270,8 +274,8 @@ async fn look_at_ledger(
         }
     }
     let archive = ledger.archive().await?;
-    match (&archive, identity) {
-        (Some(record), Some(identity)) if record.archive != identity.archive => {
+    match (&archive, stored) {
+        (Some(record), Some((_, identity))) if record.archive != identity.archive => {
             let why = format!(
                 "the ledger belongs to archive {}, and the store to {}",
                 record.archive, identity.archive
@@ -285,7 +289,12 @@ async fn look_at_ledger(
             );
             findings.error("ledger", &Failure::usage(why));
         }
-        _ => {}
+        (_, Some((store, _))) => {
+            if let Some(why) = init::behind(store, ledger).await? {
+                findings.error("ledger", &Failure::usage(why));
+            }
+        }
+        (None, None) => {}
     }
     let origin = archive.map(|record| record.origin).or(watermark.map(|row| row.archived_until));
     if let (Some(catalog), Some(origin)) = (catalog, origin.or(config.default_archived_until)) {

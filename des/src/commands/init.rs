@@ -31,7 +31,8 @@ pub(super) async fn run(args: InitArgs, output: Output) -> Result<Exit, Failure>
         output.raw(sql.as_bytes())?;
         return Ok(Exit::Done);
     }
-    let permissions = Permissions { migrate: true, accept_below: args.accept_below };
+    let permissions =
+        Permissions { migrate: true, accept_below: args.accept_below, reason: args.reason };
     let fleet = wiring::connect(&config, permissions).await?;
     let archive = &fleet.archive;
     let origin = archive.identity.origin;

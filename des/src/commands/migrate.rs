@@ -1,7 +1,7 @@
 //! `des migrate`: coordinator and local workers in one process.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use coordinator::{Event, Goal, RunReport};
 use protocol::Timestamp;
@@ -87,7 +87,8 @@ impl MigrateResult {
 pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let workers = workers(&config, args.workers)?;
-    let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
+    let permissions =
+        Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     let options = |goal| RunOptions { goal, workers, bar: "archiving" };
@@ -98,7 +99,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         // A run that was told to stop has done what it was told.
         return Ok(if result.held.is_empty() { Exit::Done } else { Exit::Failed });
     }
-    let pause = Duration::from_secs(args.interval);
+    let pause = args.interval;
     while !shutdown.is_cancelled() {
         match run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await {
             Ok(result) => {

@@ -1,11 +1,15 @@
 //! What each command does.
 
 mod adjust;
+mod audit;
 mod check;
+mod explain;
+mod gc;
 mod held;
 mod init;
 mod migrate;
 mod read;
+mod rebuild;
 mod replay;
 mod services;
 mod stats;
@@ -33,10 +37,14 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Worker(args) => services::worker(args).await,
         Command::Init(args) => init::run(args, *output).await,
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
+        Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Release(args) => held::release(args, *output).await,
         Command::Retry(args) => held::retry(args, *output).await,
+        Command::RebuildLedger(args) => rebuild::run(args, *output).await,
+        Command::Audit(args) => audit::run(args, *output).await,
+        Command::Gc(args) => gc::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,
         Command::Verify(args) => read::verify(args, *output).await,

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context as _;
-use protocol::Timestamp;
 use protocol::row::recorded_uid;
 use protocol::shard::Content;
+use protocol::{FailedRow, Timestamp};
 use retriever::{Archive, Found, ListedFile, Lookup, Verification, VerifyOptions, When};
 use serde_json::json;
 
@@ -111,6 +111,9 @@ async fn write_out(
 pub(super) async fn ls(args: LsArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let archive = open(&config).await?;
+    if args.failed {
+        return ls_failed(&archive, &args, output).await;
+    }
     if !args.files {
         let windows = archive.windows(args.from, args.to).await?;
         output.result(&json!({ "windows": windows }), |_| {
@@ -153,6 +156,34 @@ pub(super) async fn ls(args: LsArgs, output: Output) -> Result<Exit, Failure> {
         }
     };
     archive.files(args.from, args.to, &mut print).await?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Done),
+    }
+}
+
+/// One line each; as JSON one object a line.
+async fn ls_failed(archive: &Archive, args: &LsArgs, output: Output) -> Result<Exit, Failure> {
+    let (from, to) = (args.from, args.to);
+    let mut failed = None;
+    let mut print = |row: FailedRow| {
+        let created_at = row.created_at;
+        if from.is_some_and(|from| created_at < from) || to.is_some_and(|to| created_at >= to) {
+            return;
+        }
+        let line = if output.is_human() {
+            let location = row.location.as_deref().unwrap_or_default();
+            let (uid, location) = (row.uid.escape_debug(), location.escape_debug());
+            let detail = row.detail.escape_debug();
+            format!("{created_at}\t{uid}\t{location}\t{}\t{detail}\n", row.reason)
+        } else {
+            serde_json::to_string(&row).unwrap_or_default() + "\n"
+        };
+        if failed.is_none() {
+            failed = output.raw(line.as_bytes()).err();
+        }
+    };
+    archive.failed(from, to, &mut print).await?;
     match failed {
         Some(error) => Err(error.into()),
         None => Ok(Exit::Done),

@@ -24,7 +24,7 @@ struct ReplayResult {
 pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let workers = workers(&config, args.workers)?;
-    let permissions = Permissions { migrate: false, accept_below: 0 };
+    let permissions = Permissions { migrate: false, accept_below: 0, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let (after, until) = match (args.window, args.to) {
         (Some(end), _) => (Some(end.saturating_add_micros(-1)), end),

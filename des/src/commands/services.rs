@@ -34,7 +34,8 @@ pub(super) fn require_broker(config: &Config, role: &str) -> Result<(), Failure>
 pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     require_broker(&config, "coordinator")?;
-    let permissions = Permissions { migrate: !args.no_migrate, accept_below: args.accept_below };
+    let permissions =
+        Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     // Nobody listens: the receiver goes at once, and with it every event.

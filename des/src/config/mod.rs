@@ -76,6 +76,7 @@ pub(crate) struct CoordinatorConfig {
     pub(crate) lease_ttl: Duration,
     pub(crate) failures: FailureLimits,
     pub(crate) attempts: AttemptLimits,
+    pub(crate) gc_grace: Duration,
 }
 
 impl Config {

@@ -334,5 +334,6 @@ fn coordinator_config(
         attempts: AttemptLimits {
             attempts: complain.positive("coordinator.max_attempts", attempts)?,
         },
+        gc_grace: grace,
     })
 }

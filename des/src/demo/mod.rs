@@ -65,7 +65,7 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit, Failure>
     std::fs::write(&path, configuration(&directory)).context("cannot write des.yaml")?;
 
     let config = Config::load(&path)?;
-    let permissions = Permissions { migrate: true, accept_below: 0 };
+    let permissions = Permissions { migrate: true, accept_below: 0, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let watermark_before = fleet.archive.watermark.archived_until;
     let workers = args.workers.unwrap_or_else(wiring::cores);

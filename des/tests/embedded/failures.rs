@@ -90,6 +90,18 @@ fn every_reason_is_written_down_and_told() {
     for (uid, _, reason) in &expected {
         assert_not_archived(&place, uid, &at, reason);
     }
+    let listed = place.des("ls --failed --output json").expect(0).text();
+    let listed = listed.lines().map(serde_json::from_str::<serde_json::Value>);
+    let mut listed: Vec<_> = listed
+        .map(|row| row.expect("one JSON object a line"))
+        .map(|row| (shown(row["uid"].as_str().expect("uid")), row["reason"].clone()))
+        .map(|(uid, reason)| (uid, reason.as_str().expect("a reason").to_owned()))
+        .collect();
+    listed.sort();
+    assert_eq!(listed, written);
+    let human = place.des("ls --failed").expect(0).text();
+    assert!(human.contains("gone\t") && human.contains("\tmissing\t"), "{human}");
+    assert!(place.des(&format!("ls --failed --to {}", place.midnight(8))).text().is_empty());
     let words = format!("get gone --created-at {at} --output json");
     let told = place.des(&words).expect(4).json();
     assert_eq!((&told["archived"], &told["reason"]), (&json!(false), &json!("missing")), "{told}");
@@ -180,6 +192,9 @@ fn a_window_with_too_many_failures_is_held() {
     let reason = held[0]["reason"].as_str().expect("a reason");
     assert!(reason.contains("11 of 30 files failed"), "{reason}");
     assert_eq!(place.watermark(), place.midnight(8), "the watermark stands before it");
+    assert_eq!(place.json("stats")["held"].as_array().map(Vec::len), Some(1));
+    let stats = place.des("stats").expect(0).text();
+    assert!(stats.contains("held: the window that ends at"), "{stats}");
     assert!(place.errors().is_empty(), "nothing is settled before the window is");
     let human = place.des("migrate --mode single").expect(1).text();
     let told =

@@ -5,8 +5,11 @@ mod support;
 
 mod adjust;
 mod crash;
+mod explain;
 mod failures;
+mod gc;
 mod held;
+mod rebuild;
 mod refusals;
 mod repair;
 mod results;

@@ -97,6 +97,7 @@ fn what_failed_stays_written_down_until_it_is_archived() {
     assert_eq!((&done["files_archived"], &done["files_failed"]), (&json!(1), &json!(1)), "{done}");
     place.assert_archived(&first);
     assert_eq!(place.json("stats")["failed_files"], 1, "it is still not archived");
+    assert_eq!(place.des("ls --failed").expect(0).text().lines().count(), 1, "once");
     place.get(&made[2].uid, &made[2].created_at).expect(4).says(["is not archived: missing"]);
 
     std::fs::write(&made[2].path, &made[2].bytes).expect("written");
@@ -106,6 +107,7 @@ fn what_failed_stays_written_down_until_it_is_archived() {
     assert_eq!((&done["files_archived"], &done["files_failed"]), (&json!(2), &json!(0)), "{done}");
     place.assert_archived(&made[2]);
     assert_eq!(place.json("stats")["failed_files"], 0);
+    assert_eq!(place.des("ls --failed").expect(0).text(), "");
     assert_eq!(place.verify_deep()["files"], 8);
     assert_eq!(place.listed().len(), 8, "every file once");
 }

@@ -6,6 +6,7 @@
 mod broker;
 mod failing;
 mod faults;
+mod operators;
 mod setup;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
@@ -13,6 +14,9 @@ mod s3_server;
 
 #[path = "../support/process.rs"]
 mod process;
+
+#[path = "../support/drill.rs"]
+mod drill;
 
 use std::time::Duration;
 

@@ -271,6 +271,26 @@ impl Fleet {
         Running::start(self.command(), words).end(LIMIT)
     }
 
+    /// `des WORDS`, however it ends.
+    pub(crate) fn des(&self, words: &str) -> Run {
+        self.run(words, &self.path("coordinator.yaml"))
+    }
+
+    /// SQL on the database of catalog and ledger.
+    pub(crate) fn execute(&self, sql: &str) {
+        self.sql(self.config["database"]["url"].as_str().expect("a URL"), sql);
+    }
+
+    /// An object of ten bytes in the bucket that was written `days` ago.
+    pub(crate) fn plant(&self, key: &str, days: u64) {
+        let path = self.s3.bucket_dir.join("a/prefix").join(key);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        std::fs::write(&path, b"0123456789").expect("written");
+        let file = std::fs::File::options().write(true).open(&path).expect("it opens");
+        let then = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
+        file.set_modified(then).expect("it grows old");
+    }
+
     /// What `des WORDS --output json` prints; it must succeed.
     pub(crate) fn json(&self, words: &str) -> Value {
         let config = self.path("coordinator.yaml");

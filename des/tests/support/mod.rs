@@ -2,11 +2,13 @@
 //! real `des` processes that run on it.
 
 mod catalog;
+mod drill;
 mod nobody;
 mod place;
 mod process;
 
 pub(crate) use catalog::Sql;
+pub(crate) use drill::{Step, steps};
 pub(crate) use nobody::as_nobody;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
 pub(crate) use process::{Run, Running};

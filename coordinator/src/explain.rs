@@ -1,0 +1,266 @@
+//! Why the watermark is, or is not, moving: facts from everything that can be asked, and what they
+//! come to.
+//!
+//! [`gather`] asks; whoever does not answer is a fact like the others. What is said follows from the
+//! [`Facts`] alone ([`Facts::sentence`], [`Facts::text`]). Nothing is changed.
+
+mod facts;
+mod tell;
+
+use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
+use backends::queue::Lane;
+use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
+use protocol::Timestamp;
+
+pub use self::facts::{
+    Broker, Facts, Lease, Partitions, Reason, Trouble, TroubledPartition, Watermark, WindowFacts,
+};
+use crate::cutting::cutoff;
+use crate::init::behind;
+
+/// Open windows whose partitions are looked at; the others are counted.
+const WINDOWS_LOOKED_AT: usize = 50;
+
+/// What can be asked, or why it cannot.
+pub struct Sources<'a> {
+    /// The ledger.
+    pub ledger: Result<&'a dyn Ledger, String>,
+    /// The catalog.
+    pub catalog: Result<&'a dyn Catalog, String>,
+    /// The store.
+    pub store: Result<&'a Store, String>,
+    /// The broker; `None` where everything happens in one process.
+    pub queue: Option<Result<&'a dyn TaskQueue, String>>,
+}
+
+/// What the facts are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct ExplainSettings {
+    /// Windows end on multiples of this, in microseconds.
+    pub window_span_micros: i64,
+}
+
+/// Asks everything, and writes down who does not answer.
+pub async fn gather(sources: Sources<'_>, settings: ExplainSettings) -> Facts {
+    let mut facts = Facts::default();
+    let catalog = facts.reachable("catalog", sources.catalog);
+    if let Some(ledger) = facts.reachable("ledger", sources.ledger) {
+        let asked = ask_ledger(&mut facts, ledger, catalog, settings).await;
+        facts.keep("ledger", asked);
+        if let Ok(store) = &sources.store {
+            match behind(store, ledger).await {
+                Ok(behind) => facts.behind = behind,
+                Err(error) => facts.trouble("store", error.to_string()),
+            }
+        }
+    }
+    if let Some(store) = facts.reachable("store", sources.store) {
+        let checked = store.check().await;
+        facts.keep("store", checked);
+    }
+    if let Some(queue) = sources.queue
+        && let Some(queue) = facts.reachable("broker", queue)
+    {
+        let asked = ask_broker(&mut facts, queue).await;
+        facts.keep("broker", asked);
+    }
+    facts
+}
+
+impl Facts {
+    fn trouble(&mut self, what: &str, text: String) {
+        if !self.troubles.iter().any(|known| known.what == what) {
+            self.troubles.push(Trouble { what: what.to_owned(), text });
+        }
+    }
+
+    fn reachable<T>(&mut self, what: &str, source: Result<T, String>) -> Option<T> {
+        source.map_err(|why| self.trouble(what, why)).ok()
+    }
+
+    fn keep(&mut self, what: &str, asked: Result<(), BackendError>) {
+        if let Err(error) = asked {
+            self.trouble(what, error.to_string());
+        }
+    }
+}
+
+async fn ask_ledger(
+    facts: &mut Facts,
+    ledger: &dyn Ledger,
+    catalog: Option<&dyn Catalog>,
+    settings: ExplainSettings,
+) -> Result<(), BackendError> {
+    let now = ledger.now().await?;
+    facts.now = Some(now);
+    let (Some(row), Some(archive)) = (ledger.watermark().await?, ledger.archive().await?) else {
+        return Ok(());
+    };
+    facts.lease = ledger.lease_status().await?.and_then(|status| {
+        let expires_at = status.expires_at;
+        let expired = expires_at <= now;
+        Some(Lease { holder: status.holder?.to_string(), epoch: status.epoch, expires_at, expired })
+    });
+    let mut watermark = Watermark {
+        archived_until: row.archived_until,
+        left_at: archive.settled_until,
+        origin: archive.origin,
+        lag_days: row.lag_days,
+        target: cutoff(now, now, row.lag_days, None, settings.window_span_micros),
+        pending_files: None,
+        uncovered_files: None,
+    };
+    if let Some(catalog) = catalog {
+        let asked = ask_catalog(&mut watermark, catalog, now, settings).await;
+        facts.keep("catalog", asked);
+    }
+    facts.watermark = Some(watermark);
+    facts.errors = ledger
+        .errors_by_reason()
+        .await?
+        .into_iter()
+        .map(|(reason, files)| Reason { reason, files })
+        .collect();
+    let open = ledger.open_windows().await?;
+    facts.open_windows = open.len() as u64;
+    for record in open.iter().take(WINDOWS_LOOKED_AT) {
+        let partitions = ledger.partitions(record.key()).await?;
+        facts.windows.push(window_facts(record, &partitions, now));
+    }
+    Ok(())
+}
+
+async fn ask_catalog(
+    watermark: &mut Watermark,
+    catalog: &dyn Catalog,
+    now: Timestamp,
+    settings: ExplainSettings,
+) -> Result<(), BackendError> {
+    let oldest = match watermark.lag_days {
+        0 => catalog.oldest_transaction().await?,
+        _ => None,
+    };
+    let clock = catalog.now().await?;
+    let span = settings.window_span_micros;
+    watermark.target = cutoff(clock, now, watermark.lag_days, oldest, span);
+    watermark.uncovered_files = Some(catalog.count(None, Some(watermark.origin)).await?.files);
+    let due = (watermark.archived_until, watermark.target);
+    watermark.pending_files = Some(match due.0 < due.1 {
+        true => catalog.count(Some(due.0), Some(due.1)).await?.files,
+        false => 0,
+    });
+    Ok(())
+}
+
+async fn ask_broker(facts: &mut Facts, queue: &dyn TaskQueue) -> Result<(), BackendError> {
+    let tasks = queue.depth(Lane::Tasks).await?;
+    let dead = queue.depth(Lane::Dead).await?;
+    facts.broker =
+        Some(Broker { tasks: tasks.ready, workers: tasks.consumers, dead_letters: dead.ready });
+    Ok(())
+}
+
+/// Where a window stands. Pure.
+fn window_facts(
+    record: &WindowRecord,
+    partitions: &[PartitionRecord],
+    now: Timestamp,
+) -> WindowFacts {
+    let mut counts = Partitions { all: partitions.len() as u64, ..Partitions::default() };
+    for partition in partitions {
+        *match () {
+            () if partition.accepted.is_some() => &mut counts.accepted,
+            () if partition.not_before.is_some_and(|time| time > now) => &mut counts.backing_off,
+            () => &mut counts.to_do,
+        } += 1;
+    }
+    let troubled = partitions
+        .iter()
+        .filter(|partition| partition.accepted.is_none() && partition.trouble.is_some())
+        .max_by_key(|it| it.setbacks);
+    let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
+    WindowFacts {
+        start: record.window.start(),
+        end: record.window.end(),
+        revision: record.revision,
+        requested: record.state == WindowState::Requested,
+        held: record.state == WindowState::Held,
+        files: record.rows.rows,
+        files_failed: accepted.map(|accepted| accepted.files_failed).sum(),
+        partitions: counts,
+        troubled: troubled.map(|partition| troubled_facts(partition, now)),
+    }
+}
+
+fn troubled_facts(partition: &PartitionRecord, now: Timestamp) -> TroubledPartition {
+    let (class, detail) = partition.trouble.clone().unwrap_or_default();
+    TroubledPartition {
+        partition: partition.partition,
+        setbacks: partition.setbacks,
+        attempts: partition.attempts,
+        interruptions: partition.interruptions,
+        class,
+        detail,
+        not_before: partition.not_before.filter(|time| *time > now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backends::ledger::{AcceptedReceipt, WindowTotals};
+    use protocol::{Tally, Window};
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a date")
+    }
+
+    fn partition(number: u32, attempts: u32, not_before: &str) -> PartitionRecord {
+        PartitionRecord {
+            partition: number,
+            manifest: String::new(),
+            manifest_size: 0,
+            first_row: None,
+            rows: Tally::default(),
+            setbacks: attempts,
+            attempts,
+            interruptions: 0,
+            first_look: None,
+            not_before: Some(at(not_before)),
+            trouble: (attempts > 0).then(|| ("store".to_owned(), format!("503 of {number}"))),
+            accepted: None,
+        }
+    }
+
+    #[test]
+    fn partitions_are_counted_by_what_is_to_come_of_them() {
+        let record = WindowRecord {
+            window: Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            revision: 0,
+            state: WindowState::Open,
+            rows: Tally::default(),
+            replaces: Vec::new(),
+            totals: WindowTotals::default(),
+            certificate: None,
+            released: None,
+        };
+        let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]
+            .into_iter()
+            .map(|(number, attempts)| {
+                let waits = if number % 2 == 1 { "2024-12-10T00:01" } else { "2024-12-09" };
+                partition(number, attempts, waits)
+            })
+            .collect();
+        partitions[4].accepted =
+            Some(AcceptedReceipt { receipt: String::new(), receipt_size: 0, files_failed: 7 });
+        let facts = window_facts(&record, &partitions, at("2024-12-10"));
+        let expected = Partitions { all: 5, accepted: 1, to_do: 2, backing_off: 2 };
+        assert_eq!((facts.partitions, facts.files_failed), (expected, 7));
+        assert_eq!(facts.troubled.map(|it| it.partition), Some(2), "the one with most trouble");
+        let facts = window_facts(&record, &partitions[..2], at("2024-12-10"));
+        let troubled = facts.troubled.expect("one has trouble");
+        assert_eq!(troubled.not_before, Some(at("2024-12-10T00:01")));
+        assert_eq!((troubled.class.as_str(), troubled.detail.as_str()), ("store", "503 of 1"));
+    }
+}

@@ -1,0 +1,143 @@
+//! What was found out. Stable keys in JSON.
+
+use protocol::Timestamp;
+use serde::Serialize;
+
+/// Everything that says why the watermark moves or does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// The ledger's clock.
+    pub now: Option<Timestamp>,
+    /// `None` when the archive was never made, or the ledger does not answer.
+    pub watermark: Option<Watermark>,
+    /// Who leads; `None` when nobody holds the lease.
+    pub lease: Option<Lease>,
+    /// Why the ledger must not be used with this store, if so.
+    pub behind: Option<String>,
+    /// Windows that are not committed, requested replays included.
+    pub open_windows: u64,
+    /// The first of them, by end and revision.
+    pub windows: Vec<WindowFacts>,
+    /// Unresolved error rows by reason, the most frequent first.
+    pub errors: Vec<Reason>,
+    /// `None` where there is none, or it does not answer.
+    pub broker: Option<Broker>,
+    /// What does not answer, and what it says.
+    pub troubles: Vec<Trouble>,
+}
+
+/// The watermark, and what lies around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Watermark {
+    /// Where it stands.
+    pub archived_until: Timestamp,
+    /// Where des left it: elsewhere when somebody moved it by hand.
+    pub left_at: Timestamp,
+    /// Rows at or below are not covered.
+    pub origin: Timestamp,
+    /// Days that files are left alone.
+    pub lag_days: u32,
+    /// How far windows may reach now.
+    pub target: Timestamp,
+    /// Rows between watermark and target, where the catalog answers.
+    pub pending_files: Option<u64>,
+    /// Rows at or below the origin, where the catalog answers.
+    pub uncovered_files: Option<u64>,
+}
+
+/// The lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// Who holds it.
+    pub holder: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// When it ends unless it is renewed.
+    pub expires_at: Timestamp,
+    /// Whether it has ended.
+    pub expired: bool,
+}
+
+/// A pass over a window that is not committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WindowFacts {
+    /// Exclusive lower bound of created_at.
+    pub start: Timestamp,
+    /// Inclusive upper bound of created_at.
+    pub end: Timestamp,
+    /// The pass.
+    pub revision: u16,
+    /// Whether it is a replay that was asked for and not begun.
+    pub requested: bool,
+    /// Whether more files failed than is allowed.
+    pub held: bool,
+    /// Its files.
+    pub files: u64,
+    /// Files that failed in accepted partitions.
+    pub files_failed: u64,
+    /// Its partitions by state.
+    pub partitions: Partitions,
+    /// The partition with the most trouble, when one that is not accepted has any.
+    pub troubled: Option<TroubledPartition>,
+}
+
+/// Partitions by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Partitions {
+    /// All of them.
+    pub all: u64,
+    /// Done: their receipts are accepted.
+    pub accepted: u64,
+    /// To be published, waiting in the queue, or being worked on: the ledger does not say which.
+    pub to_do: u64,
+    /// Waiting to be tried again.
+    pub backing_off: u64,
+}
+
+/// A partition with trouble.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TroubledPartition {
+    /// Its number.
+    pub partition: u32,
+    /// Answers without a receipt that was accepted, whatever the reason.
+    pub setbacks: u32,
+    /// Those of them that its files may be the cause of.
+    pub attempts: u32,
+    /// Times its worker was interrupted.
+    pub interruptions: u32,
+    /// Class of the last trouble.
+    pub class: String,
+    /// What was said.
+    pub detail: String,
+    /// When it is tried again, where that lies ahead.
+    pub not_before: Option<Timestamp>,
+}
+
+/// Error rows of one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// The reason.
+    pub reason: String,
+    /// Files.
+    pub files: u64,
+}
+
+/// What the broker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Broker {
+    /// Tasks that wait for a worker.
+    pub tasks: u64,
+    /// Workers that listen.
+    pub workers: u64,
+    /// Messages that nobody could read.
+    pub dead_letters: u64,
+}
+
+/// Something that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// `ledger`, `catalog`, `store` or `broker`.
+    pub what: String,
+    /// What it says, or what was said about it.
+    pub text: String,
+}

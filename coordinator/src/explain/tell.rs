@@ -1,0 +1,389 @@
+//! What the facts come to, in words. Pure.
+
+use super::facts::{Facts, Lease, Watermark, WindowFacts};
+
+/// Reasons of error rows that are named.
+const REASONS_NAMED: usize = 12;
+/// Windows that are named.
+const WINDOWS_NAMED: usize = 10;
+
+impl Facts {
+    /// Why the watermark moves, or does not: one sentence, the weightiest reason first.
+    pub fn sentence(&self) -> String {
+        let Some(watermark) = self.watermark else { return self.without_watermark() };
+        self.forbidden(&watermark)
+            .or_else(|| self.blocked(&watermark))
+            .or_else(|| self.unreachable(&watermark))
+            .or_else(|| self.idle(&watermark))
+            .unwrap_or_else(|| self.under_way(&watermark))
+    }
+
+    fn without_watermark(&self) -> String {
+        if let Some(why) = self.trouble_of("ledger") {
+            return format!("Nothing can move: the ledger does not answer: {why}");
+        }
+        match &self.behind {
+            Some(why) => format!("Nothing can move: {why}"),
+            None => "There is no archive yet: run `des migrate`, `des init` or `des coordinator`"
+                .to_owned(),
+        }
+    }
+
+    /// Until an operator explains it, nothing may move.
+    fn forbidden(&self, watermark: &Watermark) -> Option<String> {
+        if let Some(why) = &self.behind {
+            return Some(format!("The watermark must not move: {why}"));
+        }
+        (watermark.left_at != watermark.archived_until).then(|| {
+            format!(
+                "The watermark does not move because somebody moved it by hand: it stands at {}, \
+                 and des left it at {}. Put it back, or say with `des adjust` where it belongs",
+                watermark.archived_until, watermark.left_at
+            )
+        })
+    }
+
+    /// The first window that waits for an operator.
+    fn blocked(&self, watermark: &Watermark) -> Option<String> {
+        let window = self.windows.iter().find(|it| it.held)?;
+        let (until, end, which) = (watermark.archived_until, window.end, window.name());
+        let lead = match end > until {
+            true => format!("The watermark stands at {until} because {which} is held"),
+            false => format!("A replay is held, {which}; the watermark passed it"),
+        };
+        Some(format!(
+            "{lead}: {} of its {} files failed, more than max_failed_files and max_failed_ratio \
+             allow. Bring them back and run `des retry --window {end}`, or accept it with `des \
+             release --window {end} --reason WHY`",
+            window.files_failed, window.files
+        ))
+    }
+
+    fn unreachable(&self, watermark: &Watermark) -> Option<String> {
+        let trouble = self.troubles.first()?;
+        let until = watermark.archived_until;
+        Some(format!(
+            "The watermark cannot move from {until} while the {} does not answer: {}",
+            trouble.what, trouble.text
+        ))
+    }
+
+    /// Nothing is being done, and why.
+    fn idle(&self, watermark: &Watermark) -> Option<String> {
+        let until = watermark.archived_until;
+        if self.open_windows == 0 && watermark.target <= until {
+            return Some(format!(
+                "Nothing is due: everything until {until} is settled, and what is younger waits \
+                 until it is {} days old and its window is over",
+                watermark.lag_days
+            ));
+        }
+        let nobody = match &self.lease {
+            None => "nobody leads".to_owned(),
+            Some(lease) if lease.expired => {
+                format!(
+                    "nobody leads: the lease of {} expired at {}",
+                    lease.holder, lease.expires_at
+                )
+            }
+            Some(_) => return None,
+        };
+        let due = watermark
+            .pending_files
+            .map_or_else(String::new, |files| format!("; {files} files are due"));
+        Some(format!(
+            "The watermark stands at {until} because {nobody}{due}. Start `des coordinator`, or \
+             run `des migrate`"
+        ))
+    }
+
+    /// Somebody leads and something is to be done.
+    fn under_way(&self, watermark: &Watermark) -> String {
+        let until = watermark.archived_until;
+        let Some(window) = self.windows.iter().find(|window| !window.requested) else {
+            return match self.windows.first() {
+                Some(requested) => {
+                    format!("A replay of {} was asked for and begins", requested.name())
+                }
+                None => format!(
+                    "The watermark stands at {until}, and the next window is being read from the catalog"
+                ),
+            };
+        };
+        let (done, all) = (window.partitions.accepted, window.partitions.all);
+        let progress = format!("{} has {done} of {all} partitions done", window.name());
+        if let Some(broker) = self.broker
+            && broker.workers == 0
+            && done < all
+        {
+            return format!(
+                "The watermark stands at {until} because no worker listens: {progress}. Start \
+                 `des worker`"
+            );
+        }
+        let waiting = done < all && window.partitions.to_do == 0;
+        match &window.troubled {
+            Some(partition) if waiting => format!(
+                "The watermark waits at {until}: {progress}, and the others are tried again{}; {}: {}",
+                partition.not_before.map_or_else(String::new, |time| format!(" from {time} on")),
+                partition.class,
+                partition.detail
+            ),
+            _ => format!("The watermark is moving from {until}: {progress}"),
+        }
+    }
+
+    fn trouble_of(&self, what: &str) -> Option<&str> {
+        self.troubles
+            .iter()
+            .find(|trouble| trouble.what == what)
+            .map(|trouble| trouble.text.as_str())
+    }
+
+    /// The sentence, then the facts, for a person.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("{}.", self.sentence()), String::new()];
+        if let Some(it) = &self.watermark {
+            lines.push(format!(
+                "watermark  {} (target {}, lag {} days)",
+                it.archived_until, it.target, it.lag_days
+            ));
+            if let Some(files) = it.pending_files {
+                lines.push(format!("due        {files} files"));
+            }
+            let uncovered = it.uncovered_files.filter(|files| *files > 0);
+            if let Some(files) = uncovered {
+                lines.push(format!(
+                    "uncovered  {files} files at or below the origin, {}",
+                    it.origin
+                ));
+            }
+        }
+        if self.now.is_some() {
+            lines.push(format!(
+                "lease      {}",
+                self.lease.as_ref().map_or_else(|| "nobody".to_owned(), Lease::describe)
+            ));
+        }
+        for window in self.windows.iter().take(WINDOWS_NAMED) {
+            lines.extend(window.lines());
+        }
+        let more = self.open_windows.saturating_sub(self.windows.len().min(WINDOWS_NAMED) as u64);
+        if more > 0 {
+            lines.push(format!("           and {more} more that are not committed"));
+        }
+        if let Some(broker) = &self.broker {
+            lines.push(format!(
+                "broker     {} tasks wait, {} workers listen",
+                broker.tasks, broker.workers
+            ));
+            if broker.dead_letters > 0 {
+                lines.push(format!(
+                    "dead       {} messages that nobody could read wait in the queue of dead \
+                     letters, each with its reason",
+                    broker.dead_letters
+                ));
+            }
+        }
+        for reason in self.errors.iter().take(REASONS_NAMED) {
+            lines.push(format!("failed     {} files: {}", reason.files, reason.reason));
+        }
+        for trouble in &self.troubles {
+            lines.push(format!("trouble    {}: {}", trouble.what, trouble.text));
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+impl Lease {
+    fn describe(&self) -> String {
+        let ends = if self.expired { "expired at" } else { "until" };
+        format!("{}, epoch {}, {ends} {}", self.holder, self.epoch, self.expires_at)
+    }
+}
+
+impl WindowFacts {
+    fn name(&self) -> String {
+        match self.revision {
+            0 => format!("the window that ends at {}", self.end),
+            revision => format!("the window that ends at {}, revision {revision}", self.end),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let state = match (self.requested, self.held) {
+            (true, _) => "replay asked for",
+            (_, true) => "held",
+            (false, false) => "open",
+        };
+        let mut lines =
+            vec![format!("{:<11}{}", state.split(' ').next().unwrap_or(state), self.name())];
+        if self.requested {
+            lines[0].push_str(", asked for and not begun");
+            return lines;
+        }
+        let Self { partitions: it, files, files_failed, .. } = self;
+        lines[0].push_str(&format!(
+            ": {files} files; {} partitions: {} accepted, {} to do or being done, {} to be tried \
+             again",
+            it.all, it.accepted, it.to_do, it.backing_off
+        ));
+        if *files_failed > 0 {
+            lines.push(format!("           {files_failed} files failed in what is accepted"));
+        }
+        if let Some(it) = &self.troubled {
+            let again =
+                it.not_before.map_or_else(String::new, |time| format!(", again from {time} on"));
+            lines.push(format!(
+                "           partition {}: came back {} times, {} attempts and {} interruptions \
+                 counted{again}; {}: {}",
+                it.partition, it.setbacks, it.attempts, it.interruptions, it.class, it.detail
+            ));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Timestamp;
+
+    use super::super::facts::{Broker, Partitions, Reason, Trouble, TroubledPartition};
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a date")
+    }
+
+    /// Somebody leads, ten files are due, and nothing is begun.
+    fn facts() -> Facts {
+        Facts {
+            now: Some(at("2024-12-20T10:00")),
+            watermark: Some(Watermark {
+                archived_until: at("2024-12-10"),
+                left_at: at("2024-12-10"),
+                origin: at("2024-12-01"),
+                lag_days: 7,
+                target: at("2024-12-13"),
+                pending_files: Some(10),
+                uncovered_files: Some(0),
+            }),
+            lease: Some(Lease {
+                holder: "coordinator-a-1".to_owned(),
+                epoch: 3,
+                expires_at: at("2024-12-20T10:00:12"),
+                expired: false,
+            }),
+            broker: Some(Broker { tasks: 0, workers: 2, dead_letters: 0 }),
+            ..Facts::default()
+        }
+    }
+
+    fn window(partitions: Partitions) -> WindowFacts {
+        WindowFacts {
+            start: at("2024-12-10"),
+            end: at("2024-12-11"),
+            revision: 0,
+            requested: false,
+            held: false,
+            files: 1_000,
+            files_failed: 0,
+            partitions,
+            troubled: None,
+        }
+    }
+
+    fn with_window(window: WindowFacts) -> Facts {
+        Facts { open_windows: 1, windows: vec![window], ..facts() }
+    }
+
+    fn trouble(attempts: u32, again: Option<&str>) -> TroubledPartition {
+        TroubledPartition {
+            partition: 4,
+            setbacks: attempts + 1,
+            attempts,
+            interruptions: 1,
+            class: "store".to_owned(),
+            detail: "503 Slow Down".to_owned(),
+            not_before: again.map(at),
+        }
+    }
+
+    macro_rules! snapshot {
+        ($name:ident, $facts:expr) => {
+            #[test]
+            fn $name() {
+                insta::assert_snapshot!($facts.text());
+            }
+        };
+    }
+
+    snapshot!(a_window_is_being_read, facts());
+    snapshot!(it_is_moving, {
+        let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
+        Facts {
+            broker: Some(Broker { tasks: 5, workers: 2, dead_letters: 3 }),
+            ..with_window(window(partitions))
+        }
+    });
+    snapshot!(nothing_is_due, {
+        let mut facts = facts();
+        facts.watermark = facts.watermark.map(|it| Watermark {
+            target: it.archived_until,
+            pending_files: Some(0),
+            uncovered_files: Some(12),
+            ..it
+        });
+        facts.errors = vec![
+            Reason { reason: "missing".to_owned(), files: 20 },
+            Reason { reason: "no_permission".to_owned(), files: 1 },
+        ];
+        facts
+    });
+    snapshot!(nobody_leads, Facts { lease: None, broker: None, ..facts() });
+    snapshot!(the_leader_is_gone, {
+        let lease = facts().lease.map(|lease| Lease { expired: true, ..lease });
+        Facts { lease, ..facts() }
+    });
+    snapshot!(somebody_moved_the_watermark, {
+        let mut facts = facts();
+        facts.watermark = facts.watermark.map(|it| Watermark { left_at: at("2024-12-09"), ..it });
+        facts
+    });
+    snapshot!(too_many_files_failed, {
+        let partitions = Partitions { all: 16, accepted: 16, ..Partitions::default() };
+        with_window(WindowFacts { held: true, files_failed: 40, ..window(partitions) })
+    });
+    snapshot!(everything_is_tried_again_later, {
+        let partitions =
+            Partitions { all: 16, accepted: 14, backing_off: 2, ..Partitions::default() };
+        let troubled = Some(trouble(2, Some("2024-12-20T10:00:08")));
+        with_window(WindowFacts { troubled, ..window(partitions) })
+    });
+    snapshot!(no_worker_listens, {
+        let partitions = Partitions { all: 16, to_do: 16, ..Partitions::default() };
+        Facts {
+            broker: Some(Broker { tasks: 16, workers: 0, dead_letters: 0 }),
+            ..with_window(window(partitions))
+        }
+    });
+    snapshot!(the_broker_is_away, {
+        let troubles =
+            vec![Trouble { what: "broker".to_owned(), text: "connection refused".to_owned() }];
+        Facts { troubles, broker: None, ..facts() }
+    });
+    snapshot!(the_ledger_is_away, {
+        let troubles =
+            vec![Trouble { what: "ledger".to_owned(), text: "connection refused".to_owned() }];
+        Facts { troubles, ..Facts::default() }
+    });
+    snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
+    snapshot!(a_replay_was_asked_for, {
+        let requested =
+            WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };
+        with_window(requested)
+    });
+    snapshot!(the_ledger_is_older_than_the_store, {
+        Facts { behind: Some("it is older than the archive".to_owned()), ..facts() }
+    });
+}
