@@ -1,5 +1,7 @@
 //! The certificate of a window whose partitions are all accepted, and the checks before it.
 
+use std::collections::HashSet;
+
 use backends::ledger::{WindowCommit, WindowTotals};
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -95,11 +97,7 @@ impl Certifier<'_> {
                 ),
             });
         }
-        // A damaged shard is given up only for shards that hold all of it. Else it stays certified:
-        // damaged, which `verify` goes on saying, and readable where it is whole.
-        if !certificate.failures.is_empty() {
-            certificate.replaces.clear();
-        }
+        give_up_only_what_is_held_again(&mut certificate);
         let key = self.write(&certificate).await?;
         Ok(Certified::Durable(Box::new(commit_of(certificate, key))))
     }
@@ -139,6 +137,7 @@ impl Certifier<'_> {
             shards: Vec::new(),
             big_files: Vec::new(),
             replaces: window.record.replaces.clone(),
+            unrepaired: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -149,6 +148,21 @@ impl Certifier<'_> {
         self.store.flush().await?;
         Ok(key)
     }
+}
+
+/// A damaged shard is given up only for shards that hold all of it. Else it stays certified:
+/// damaged, which `verify` goes on saying, and readable where it is whole. Which shard a failed row
+/// was in is told by day and shard index, which keeps rather too many than too few.
+fn give_up_only_what_is_held_again(certificate: &mut Certificate) {
+    let n_bits = certificate.settings.n_bits;
+    let failed: HashSet<String> = certificate
+        .failures
+        .iter()
+        .map(|row| names::shard_prefix(n_bits, row.created_at.day(), n_bits.shard_index(&row.uid)))
+        .collect();
+    let begins = |shard: &String| failed.iter().any(|prefix| shard.starts_with(prefix));
+    let replaces = std::mem::take(&mut certificate.replaces);
+    (certificate.unrepaired, certificate.replaces) = replaces.into_iter().partition(begins);
 }
 
 fn commit_of(certificate: Certificate, key: String) -> WindowCommit {

@@ -13,7 +13,11 @@ pub mod partitions;
 
 mod certify;
 mod flight;
+mod judge;
+mod known;
 mod lead;
+mod places;
+mod remaining;
 mod service;
 mod sort;
 mod split;

@@ -336,6 +336,7 @@ async fn write_skip_certificate(
         shards: Vec::new(),
         big_files: Vec::new(),
         replaces: Vec::new(),
+        unrepaired: Vec::new(),
         failures: Vec::new(),
     };
     let key = names::certificate(certificate.key(), epoch);

@@ -1,17 +1,18 @@
 //! What a window that was committed before really holds: its certificates, whether the objects
 //! that they name are there and whole, and which rows are settled by them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use backends::ledger::WindowRecord;
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
+use protocol::certificate::CertificateKind;
 use protocol::manifest::ManifestReader;
 use protocol::receipt::ShardRef;
-use protocol::{Certificate, ContentHash, NBits, PackSettings, Row, Timestamp, names};
+use protocol::{Certificate, NBits, PackSettings};
 use tracing::warn;
 
-use crate::sort::SortedRow;
+use crate::known::{Fate, KnownRevision, KnownRows, failed_rows};
 
 pub(crate) const MAX_CERTIFICATE_BYTES: u64 = 1024 * 1024 * 1024;
 const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
@@ -20,56 +21,23 @@ const CHECKS_IN_FLIGHT: usize = 4;
 const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What earlier revisions of a window account for.
-pub(crate) struct Settled {
-    revisions: Vec<SettledRevision>,
+#[derive(Clone)]
+pub(crate) struct Survey {
+    revisions: Vec<KnownRevision>,
+    /// Shards that are gone or damaged.
+    damaged: Vec<ShardRef>,
+}
+
+impl Survey {
     /// Names of the shards that are gone or damaged.
-    damaged: Vec<String>,
-}
-
-/// What one of them does.
-struct SettledRevision {
-    /// Object names of the manifests, in row order.
-    manifests: Vec<String>,
-    /// Shards that are gone or damaged, or were replaced by a later revision for that: their rows
-    /// are not settled by this one.
-    lost: Vec<ShardRef>,
-    /// Rows that are not in the archive, though the manifests hold them, and how many of each.
-    failed: Failed,
-}
-
-type Failed = HashMap<(String, Timestamp, Option<String>), usize>;
-
-impl Settled {
-    /// Names of the shards that are gone or damaged.
-    pub(crate) fn damaged(&self) -> Vec<String> {
-        self.damaged.clone()
+    pub(crate) fn damaged(&self) -> impl Iterator<Item = &str> {
+        self.damaged.iter().map(|shard| shard.key.as_str())
     }
 
-    /// Whether the row is known as one that could not be archived.
-    pub(crate) fn has_failed(&self, row: &Row) -> bool {
-        let key = failed_key(row);
-        self.revisions.iter().any(|revision| revision.failed.contains_key(&key))
+    /// The rows of all revisions in row order. To be read on a thread that may block.
+    pub(crate) fn rows(&self, store: &Store, n_bits: NBits) -> KnownRows {
+        KnownRows::new(store.clone(), n_bits, self.revisions.clone())
     }
-
-    /// The settled rows in row order. To be read on a thread that may block.
-    pub(crate) fn rows(&self, store: &Store, n_bits: NBits) -> SettledRows {
-        let revision = |of: &SettledRevision| RevisionRows {
-            manifests: of.manifests.iter().cloned().collect(),
-            rows: VecDeque::new(),
-            lost: of.lost.clone(),
-            failed: of.failed.clone(),
-        };
-        SettledRows {
-            store: store.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            n_bits,
-            revisions: self.revisions.iter().map(revision).collect(),
-        }
-    }
-}
-
-fn failed_key(row: &Row) -> (String, Timestamp, Option<String>) {
-    (row.uid.clone(), row.created_at(), row.location.clone())
 }
 
 /// Reads the certificates of `committed`, all of one window, and checks every byte of the shards
@@ -80,15 +48,8 @@ fn failed_key(row: &Row) -> (String, Timestamp, Option<String>) {
 pub(crate) async fn survey(
     store: &Store,
     committed: &[WindowRecord],
-) -> Result<Settled, BackendError> {
-    let mut certificates = Vec::new();
-    for key in committed.iter().filter_map(|record| record.certificate.as_ref()) {
-        let bytes = store.get(key, MAX_CERTIFICATE_BYTES).await?;
-        let certificate = Certificate::decode(&bytes).map_err(|error| BackendError::Invalid {
-            what: format!("{key} in {store}: {error}"),
-        })?;
-        certificates.push(certificate);
-    }
+) -> Result<Survey, BackendError> {
+    let certificates = read_certificates(store, committed).await?;
     for big in certificates.iter().flat_map(|certificate| &certificate.big_files) {
         if store.size(&big.key).await? != Some(big.size) {
             return Err(BackendError::Invalid {
@@ -100,39 +61,62 @@ pub(crate) async fn survey(
             });
         }
     }
+    let damaged = damaged_shards(store, certified_shards(&certificates)).await?;
+    Ok(account(certificates, damaged))
+}
+
+async fn read_certificates(
+    store: &Store,
+    committed: &[WindowRecord],
+) -> Result<Vec<Certificate>, BackendError> {
+    let mut certificates = Vec::new();
+    for key in committed.iter().filter_map(|record| record.certificate.as_ref()) {
+        let bytes = store.get(key, MAX_CERTIFICATE_BYTES).await?;
+        let certificate = Certificate::decode(&bytes).map_err(|error| BackendError::Invalid {
+            what: format!("{key} in {store}: {error}"),
+        })?;
+        certificates.push(certificate);
+    }
+    Ok(certificates)
+}
+
+/// The shards that hold the window, without those that were replaced.
+fn certified_shards(certificates: &[Certificate]) -> Vec<ShardRef> {
+    let replaced: HashSet<&String> = certificates.iter().flat_map(|it| &it.replaces).collect();
+    let shards = certificates.iter().flat_map(|certificate| &certificate.shards);
+    shards.filter(|shard| !replaced.contains(&shard.key)).cloned().collect()
+}
+
+/// What the revisions account for, when these shards are gone or damaged. Pure.
+fn account(certificates: Vec<Certificate>, damaged: Vec<ShardRef>) -> Survey {
+    let lost: HashMap<String, usize> =
+        damaged.iter().enumerate().map(|(number, shard)| (shard.key.clone(), number)).collect();
     let replaced: HashSet<String> =
-        certificates.iter().flat_map(|certificate| certificate.replaces.clone()).collect();
-    let shards: Vec<ShardRef> = certificates
-        .iter()
-        .flat_map(|certificate| certificate.shards.clone())
-        .filter(|shard| !replaced.contains(&shard.key))
-        .collect();
-    let damaged: Vec<String> = stream::iter(shards)
-        .map(|shard| async move {
-            let sound = is_sound(store, &shard).await?;
-            Ok::<_, BackendError>((!sound).then_some(shard.key))
-        })
-        .buffered(CHECKS_IN_FLIGHT)
-        .try_filter_map(|damaged| async move { Ok(damaged) })
-        .try_collect()
-        .await?;
-    let is_lost = |shard: &ShardRef| replaced.contains(&shard.key) || damaged.contains(&shard.key);
-    let revisions = certificates
-        .into_iter()
-        .map(|certificate| {
-            let mut failed = Failed::new();
-            for row in certificate.failures {
-                *failed.entry((row.uid, row.created_at, row.location)).or_default() += 1;
-            }
-            let partitions = certificate.partitions.into_iter();
-            SettledRevision {
-                manifests: partitions.map(|partition| partition.manifest).collect(),
-                lost: certificate.shards.into_iter().filter(is_lost).collect(),
-                failed,
-            }
-        })
-        .collect();
-    Ok(Settled { revisions, damaged })
+        certificates.iter().flat_map(|it| it.replaces.iter().cloned()).collect();
+    let taken_up: HashSet<String> =
+        certificates.iter().flat_map(|it| it.unrepaired.iter().cloned()).collect();
+    let fate = |shard: &ShardRef| match lost.get(&shard.key) {
+        _ if replaced.contains(&shard.key) => Some(Fate::Replaced),
+        Some(&number) if taken_up.contains(&shard.key) => Some(Fate::TakenUp(number)),
+        // It was made whole again later: the revision that took its rows up answers for them.
+        None if taken_up.contains(&shard.key) => Some(Fate::Replaced),
+        Some(_) => Some(Fate::Lost),
+        None => None,
+    };
+    let tries_again = |certificate: &Certificate| certificate.kind == CertificateKind::Packed;
+    let last_try = certificates.iter().rposition(tries_again).unwrap_or(0);
+    let revisions = certificates.into_iter().enumerate().map(|(number, certificate)| {
+        let fates = certificate.shards.iter();
+        let fates = fates.filter_map(|shard| Some((shard.key.clone(), fate(shard)?))).collect();
+        KnownRevision {
+            fates,
+            partitions: certificate.partitions.into(),
+            shards: certificate.shards,
+            failed: failed_rows(certificate.failures),
+            failed_count: number >= last_try,
+        }
+    });
+    Survey { revisions: revisions.collect(), damaged }
 }
 
 /// What the manifest was written for.
@@ -148,6 +132,22 @@ pub(crate) async fn settings_of(
         what: format!("{manifest} in {store}: {error}"),
     })?;
     Ok(reader.header().settings)
+}
+
+/// Of these shards those that are gone, or whose bytes are not what their certificate states.
+async fn damaged_shards(
+    store: &Store,
+    shards: Vec<ShardRef>,
+) -> Result<Vec<ShardRef>, BackendError> {
+    stream::iter(shards)
+        .map(|shard| async move {
+            let sound = is_sound(store, &shard).await?;
+            Ok::<_, BackendError>((!sound).then_some(shard))
+        })
+        .buffered(CHECKS_IN_FLIGHT)
+        .try_filter_map(|damaged| async move { Ok(damaged) })
+        .try_collect()
+        .await
 }
 
 /// Whether the shard is there with the size and checksum that its certificate states.
@@ -167,77 +167,4 @@ async fn is_sound(store: &Store, shard: &ShardRef) -> Result<bool, BackendError>
         warn!(shard = shard.key, "the shard is damaged: its checksum is wrong");
     }
     Ok(crc32c == shard.crc32c)
-}
-
-/// The rows of several revisions' manifests, merged in row order.
-pub(crate) struct SettledRows {
-    store: Store,
-    runtime: tokio::runtime::Handle,
-    n_bits: NBits,
-    revisions: Vec<RevisionRows>,
-}
-
-struct RevisionRows {
-    manifests: VecDeque<String>,
-    rows: VecDeque<SortedRow>,
-    lost: Vec<ShardRef>,
-    failed: Failed,
-}
-
-impl SettledRows {
-    pub(crate) fn next_row(&mut self) -> Result<Option<SortedRow>, BackendError> {
-        loop {
-            for at in 0..self.revisions.len() {
-                while self.revisions[at].rows.is_empty() {
-                    let Some(key) = self.revisions[at].manifests.pop_front() else { break };
-                    let rows = self.read_manifest(&key)?;
-                    self.revisions[at].rows = rows;
-                }
-            }
-            let first = self
-                .revisions
-                .iter()
-                .enumerate()
-                .filter_map(|(at, revision)| Some((revision.rows.front()?, at)))
-                .min()
-                .map(|(_, at)| at);
-            let Some(at) = first else { return Ok(None) };
-            let Some(row) = self.revisions[at].rows.pop_front() else { return Ok(None) };
-            if self.revisions[at].settles(&row, self.n_bits) {
-                return Ok(Some(row));
-            }
-        }
-    }
-
-    fn read_manifest(&self, key: &str) -> Result<VecDeque<SortedRow>, BackendError> {
-        let bytes = self.runtime.block_on(self.store.get(key, MAX_MANIFEST_BYTES))?;
-        let invalid =
-            |why: String| BackendError::Invalid { what: format!("{key} in {}: {why}", self.store) };
-        if names::content_hash(key) != Some(ContentHash::of(&bytes)) {
-            return Err(invalid("its bytes are not those that its name stands for".to_owned()));
-        }
-        let rows = ManifestReader::new(&bytes)
-            .and_then(ManifestReader::read_all)
-            .map_err(|error| invalid(error.to_string()))?;
-        Ok(rows.0.into_iter().map(|row| SortedRow::new(row, self.n_bits)).collect())
-    }
-}
-
-impl RevisionRows {
-    /// Whether the row of this revision's manifests is in the archive.
-    fn settles(&mut self, row: &SortedRow, n_bits: NBits) -> bool {
-        if !self.failed.is_empty()
-            && let Some(left) = self.failed.get_mut(&failed_key(&row.row))
-            && *left > 0
-        {
-            *left -= 1;
-            return false;
-        }
-        let prefix = || names::shard_prefix(n_bits, row.row.created_at().day(), row.index);
-        !self.lost.iter().any(|shard| {
-            shard.first_fingerprint <= row.fingerprint
-                && row.fingerprint <= shard.last_fingerprint
-                && shard.key.starts_with(&prefix())
-        })
-    }
 }

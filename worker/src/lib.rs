@@ -6,7 +6,6 @@
 //! of their own (see [`pack`]), so that heartbeats are never late.
 
 mod assemble;
-mod layout;
 mod pack;
 mod payload;
 mod service;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use backends::store::UploadCheck;
 use backends::{BackendError, Store};
 use protocol::codec::{CompressionCodec, Encoder, is_compressed_name};
+use protocol::layout::{Layout, Run, lay_out};
 use protocol::message::RetryClass;
 use protocol::names;
 use protocol::receipt::BigFileRef;
@@ -19,7 +20,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
-use crate::layout::{Layout, Run, lay_out};
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
 use crate::source::{OpenFile, SourceError, SourceReader, Sources};
 

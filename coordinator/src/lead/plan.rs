@@ -14,7 +14,9 @@ use tracing::{debug, info, warn};
 use super::Leader;
 use crate::cutting::{Ahead, Next, next_window};
 use crate::flight::OpenWindow;
+use crate::remaining::Findings;
 use crate::service::{Event, Goal};
+use crate::split::Split;
 use crate::survey::survey;
 
 /// How long to wait before looking again, when nothing is due.
@@ -111,7 +113,7 @@ impl Leader<'_> {
         let splitter = self.it.splitter();
         let (ledger, store) = (Arc::clone(&self.it.ledger), self.it.store.clone());
         let planning = tokio::spawn(async move {
-            let settled = if again {
+            let survey = if again {
                 let just_before = window.end().saturating_add_micros(-1);
                 let revisions = ledger
                     .committed_windows(Some(just_before), Some(window.end()), u32::MAX)
@@ -120,8 +122,12 @@ impl Leader<'_> {
             } else {
                 None
             };
-            let replaces = settled.as_ref().map(|settled| settled.damaged()).unwrap_or_default();
-            let partitions = splitter.split(window, revision, settled).await?;
+            let damaged: Vec<String> = match &survey {
+                Some(survey) => survey.damaged().map(str::to_owned).collect(),
+                None => Vec::new(),
+            };
+            let Split { partitions, findings } = splitter.split(window, revision, survey).await?;
+            let replaces = given_up(damaged, partitions.is_empty(), &findings);
             Ok(Plan { window, revision, replaces, partitions })
         });
         debug!(window = %window, revision, "planning");
@@ -211,4 +217,12 @@ impl Leader<'_> {
         self.tell(Event::Verified { window });
         Ok(())
     }
+}
+
+/// The damaged shards that the pass takes up: all of them, or, where nothing is packed, those all
+/// files of which are elsewhere in the archive.
+fn given_up(damaged: Vec<String>, packs_nothing: bool, findings: &Findings) -> Vec<String> {
+    let numbered = damaged.into_iter().enumerate();
+    let given_up = |number: &usize| !packs_nothing || !findings.needed.contains(number);
+    numbered.filter(|(number, _)| given_up(number)).map(|(_, shard)| shard).collect()
 }

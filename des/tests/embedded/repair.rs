@@ -218,6 +218,86 @@ fn what_was_repaired_may_be_damaged_again() {
     }
 }
 
+/// A day of 40 files, some of which share a shard with `made[0]`: those, and that shard.
+fn of_one_shard() -> (Place, Vec<Made>, Vec<Made>, PathBuf) {
+    let mut place = Place::new();
+    let made = place.fill(9..10, 40);
+    place.load();
+    place.migrate();
+    let (shard, path) = shard_of(&place, &made[0].uid);
+    let shards = shards(&place);
+    let mut inside = made.clone();
+    inside.retain(|file| shards[&file.uid] == shard);
+    assert!(inside.len() > 2, "the shard holds several files");
+    (place, made, inside, path)
+}
+
+/// Users delete rows of files that they know to be in the archive.
+#[test]
+fn what_the_catalog_has_no_more_is_repaired_too() {
+    let (place, made, inside, path) = of_one_shard();
+    std::fs::remove_file(&path).expect("removed");
+    // One source is another now, so that the shard cannot be the same again.
+    std::fs::write(&inside[0].path, text("changed", 300)).expect("written");
+    place.sql().execute("DELETE FROM files");
+    let replay = format!("replay --window {}", place.cutoff());
+    let done = place.json(&replay);
+    assert_eq!(
+        (&done["files_archived"], &done["files_failed"]),
+        (&json!(inside.len()), &json!(0)),
+        "{done}"
+    );
+    for file in made.iter().filter(|file| file.uid != inside[0].uid) {
+        place.assert_archived(file);
+    }
+    let got = place.get(&inside[0].uid, &inside[0].created_at).expect(0);
+    assert_eq!(got.stdout, text("changed", 300));
+    assert_eq!(place.verify_deep()["files"], 40);
+    assert_eq!(place.listed().len(), 40, "every file once");
+    assert_eq!(place.errors(), []);
+    let before = place.objects();
+    assert_eq!(place.json(&replay)["windows"], 0);
+    assert_eq!(place.objects(), before);
+}
+
+/// Neither row nor source: such a file is named, for ever, until its source is there again.
+#[test]
+fn what_is_beyond_help_is_named_and_nothing_else_is_lost_with_it() {
+    let (mut place, made, inside, path) = of_one_shard();
+    let gone = &inside[1];
+    let shard = path.file_name().expect("a name").to_string_lossy().into_owned();
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::remove_file(&gone.path).expect("removed");
+    place.sql().execute("DELETE FROM files");
+    let replay = format!("replay --window {}", place.cutoff());
+    place.des(&replay);
+    assert_eq!(place.errors(), [(gone.uid.clone(), "missing".to_owned())]);
+    let others = || made.iter().filter(|file| file.uid != gone.uid);
+    others().for_each(|file| place.assert_archived(file));
+    assert_found(&place, "verify", &shard, "missing");
+
+    // Again, and with a late row: nothing is packed twice, and the file stays written down.
+    let before = place.objects();
+    place.des(&replay);
+    assert_eq!(place.objects(), before);
+    let late = place.file("late", 9);
+    place.load();
+    place.des(&replay);
+    place.assert_archived(&late);
+    assert_eq!(place.json("stats")["failed_files"], 1);
+    place.get(&gone.uid, &gone.created_at).expect(1).says([shard.as_str()]);
+
+    // Its source comes back: the shard is given up for those that hold all of it.
+    std::fs::write(&gone.path, &gone.bytes).expect("written");
+    place.file("later", 9);
+    place.load();
+    place.json(&replay);
+    made.iter().for_each(|file| place.assert_archived(file));
+    assert_eq!(place.json("stats")["failed_files"], 0);
+    place.json(&replay);
+    place.verify_deep();
+}
+
 /// A customer may have deleted the sources: what the damaged shard still holds is all there is.
 #[test]
 fn without_sources_a_damaged_shard_still_gives_what_is_whole() {

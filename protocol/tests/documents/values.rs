@@ -138,6 +138,7 @@ pub(crate) fn certificate() -> Certificate {
         shards: receipt.shards,
         big_files: receipt.big_files,
         replaces: vec!["20241201_3B1_20241202T000000Z_r0000_0001-0011223344556677.des".to_owned()],
+        unrepaired: Vec::new(),
         failures: receipt.failures,
     }
 }
