@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backends::ledger::{WindowCommit, WindowTotals};
+use backends::ledger::{WindowCommit, WindowRecord, WindowTotals};
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::certificate::{CertificateKind, PartitionRef};
@@ -11,6 +11,7 @@ use protocol::{
 };
 
 use crate::decide::{Expected, check_receipt};
+use crate::findings::{Finding, Findings, Named};
 use crate::flight::OpenWindow;
 
 /// Objects that are looked at, or receipts that are read, at a time.
@@ -99,7 +100,8 @@ impl Certifier<'_> {
         }
         give_up_only_what_is_held_again(&mut certificate);
         let key = self.write(&certificate).await?;
-        Ok(Certified::Durable(Box::new(commit_of(certificate, key))))
+        let findings = findings_of(&certificate, &window.record);
+        Ok(Certified::Durable(Box::new(commit_of(certificate, key, findings))))
     }
 
     async fn first_missing(
@@ -165,11 +167,36 @@ fn give_up_only_what_is_held_again(certificate: &mut Certificate) {
     (certificate.unrepaired, certificate.replaces) = replaces.into_iter().partition(begins);
 }
 
-fn commit_of(certificate: Certificate, key: String) -> WindowCommit {
+/// What the plan of a later pass found, with what came of it.
+fn findings_of(certificate: &Certificate, record: &WindowRecord) -> Option<String> {
+    if record.revision == 0 {
+        return None;
+    }
+    let mut findings = Findings::decode(record.findings.as_deref());
+    findings.shards_repaired = certificate.replaces.len() as u64;
+    let n_bits = certificate.settings.n_bits;
+    for row in &certificate.failures {
+        let (day, index) = (row.created_at.day(), n_bits.shard_index(&row.uid));
+        let prefix = names::shard_prefix(n_bits, day, index);
+        if certificate.unrepaired.iter().any(|shard| shard.starts_with(&prefix)) {
+            findings.beyond_help(Named {
+                finding: Finding::BeyondHelp,
+                uid: row.uid.clone(),
+                created_at: Some(row.created_at),
+                location: row.location.clone(),
+            });
+        }
+    }
+    findings.encode()
+}
+
+fn commit_of(certificate: Certificate, key: String, findings: Option<String>) -> WindowCommit {
     WindowCommit {
         window: certificate.window,
         revision: certificate.revision,
         certificate: Some(key),
+        scanned: None,
+        findings,
         totals: WindowTotals {
             files_archived: certificate.packed.rows,
             files_failed: certificate.failed.rows,

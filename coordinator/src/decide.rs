@@ -45,7 +45,9 @@ pub fn setback(
     now: Timestamp,
 ) -> Option<Setback> {
     let (attempts, interruptions, class, detail) = match result {
-        TaskResult::Done { .. } | TaskResult::Returned => return None,
+        TaskResult::Done { .. } | TaskResult::Restored { .. } | TaskResult::Returned => {
+            return None;
+        }
         // What is wrong with one worker says nothing about the partition.
         TaskResult::Retry { class: class @ RetryClass::Mount, detail } => {
             (0, 0, class.as_str(), detail.as_str())

@@ -45,10 +45,11 @@ pub(crate) struct KnownRevision {
 /// Failed rows and how many there are of each.
 pub(crate) type Failed = HashMap<(String, Timestamp, Option<String>), usize>;
 
-pub(crate) fn failed_rows(failures: Vec<FailedRow>) -> Failed {
+pub(crate) fn failed_rows(failures: &[FailedRow]) -> Failed {
     let mut failed = Failed::new();
     for row in failures {
-        *failed.entry((row.uid, row.created_at, row.location)).or_default() += 1;
+        let key = (row.uid.clone(), row.created_at, row.location.clone());
+        *failed.entry(key).or_default() += 1;
     }
     failed
 }

@@ -10,17 +10,21 @@ pub mod decide;
 pub mod init;
 pub mod operate;
 pub mod partitions;
+pub mod recheck;
 
 mod certify;
+mod findings;
 mod flight;
 mod judge;
 mod known;
 mod lead;
 mod places;
 mod remaining;
+mod restore;
 mod service;
 mod sort;
 mod split;
 mod survey;
 
+pub use findings::{Finding, Findings, Named};
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

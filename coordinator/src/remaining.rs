@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use backends::BackendError;
-use protocol::{Fingerprint, ShardIndex};
+use protocol::{Fingerprint, ShardIndex, Tally};
 
+use crate::findings::{Finding, Named, name};
 use crate::judge::{Standing, Verdict, Why, judge};
 use crate::known::KnownRows;
 use crate::sort::{SortedIter, SortedRow};
@@ -19,7 +20,9 @@ fn key(row: &SortedRow) -> Key {
 
 /// What the comparison found, besides the rows themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Findings {
+pub(crate) struct Difference {
+    /// Every row that the scan saw.
+    pub(crate) scanned: Tally,
     /// Rows that no revision knew.
     pub(crate) late: u64,
     /// Rows of shards that are gone or damaged.
@@ -28,9 +31,17 @@ pub(crate) struct Findings {
     pub(crate) failed: u64,
     /// Numbers of damaged shards that cannot be given up: some file of theirs is nowhere else.
     pub(crate) needed: BTreeSet<usize>,
+    /// Rows that are accounted for and are gone from the catalog.
+    pub(crate) vanished: u64,
+    /// Rows of files in the archive that lie elsewhere now, as the catalog says.
+    pub(crate) moved: u64,
+    /// The first of what vanished, moved, or is in such shards alone.
+    pub(crate) named: Vec<Named>,
+    /// Files that are in such shards alone.
+    pub(crate) beyond_help: u64,
 }
 
-impl Findings {
+impl Difference {
     fn note(&mut self, verdict: &Verdict) {
         for (_, why) in &verdict.remaining {
             match why {
@@ -39,7 +50,21 @@ impl Findings {
                 Why::Failed => self.failed += 1,
             }
         }
-        self.needed.extend(&verdict.needed);
+        self.vanished += verdict.vanished.len() as u64;
+        self.moved += verdict.moved.len() as u64;
+        for row in &verdict.vanished {
+            name(&mut self.named, Finding::Vanished, &row.row);
+        }
+        for row in &verdict.moved {
+            name(&mut self.named, Finding::Moved, &row.row);
+        }
+        if !verdict.needed.is_empty() {
+            self.needed.extend(&verdict.needed);
+            for (row, _) in verdict.remaining.iter().filter(|(_, why)| *why == Why::Failed) {
+                self.beyond_help += 1;
+                name(&mut self.named, Finding::BeyondHelp, &row.row);
+            }
+        }
     }
 }
 
@@ -50,7 +75,7 @@ pub(crate) struct Remaining<'a> {
     known: KnownRows,
     next_known: Option<(SortedRow, Standing)>,
     ready: VecDeque<(SortedRow, Why)>,
-    findings: Findings,
+    difference: Difference,
     /// Makes an error of the spool one that says where the spool is.
     spool_error: &'a dyn Fn(std::io::Error) -> BackendError,
 }
@@ -67,7 +92,7 @@ impl<'a> Remaining<'a> {
             known,
             next_known: None,
             ready: VecDeque::new(),
-            findings: Findings::default(),
+            difference: Difference::default(),
             spool_error,
         };
         remaining.advance_scanned()?;
@@ -76,8 +101,8 @@ impl<'a> Remaining<'a> {
     }
 
     /// What was found, once [`Remaining::next_row`] has come to the end.
-    pub(crate) fn into_findings(self) -> Findings {
-        self.findings
+    pub(crate) fn into_difference(self) -> Difference {
+        self.difference
     }
 
     pub(crate) fn next_row(&mut self) -> Result<Option<(SortedRow, Why)>, BackendError> {
@@ -87,6 +112,7 @@ impl<'a> Remaining<'a> {
             let Some(first) = scanned.into_iter().chain(known).min() else { return Ok(None) };
             let (mut of_catalog, mut of_archive) = (Vec::new(), Vec::new());
             while let Some(row) = self.next_scanned.take_if(|row| key(row) == first) {
+                self.difference.scanned.count(&row.row.uid, row.row.created_at());
                 of_catalog.push(row);
                 self.advance_scanned()?;
             }
@@ -95,7 +121,7 @@ impl<'a> Remaining<'a> {
                 self.advance_known()?;
             }
             let verdict = judge(of_catalog, of_archive);
-            self.findings.note(&verdict);
+            self.difference.note(&verdict);
             self.ready = verdict.remaining.into();
         }
         Ok(self.ready.pop_front())

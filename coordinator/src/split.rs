@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
-use crate::remaining::{Findings, Remaining};
+use crate::remaining::{Difference, Remaining};
 use crate::sort::{Sorted, SortedIter, SortedRow, Sorter};
 use crate::survey::Survey;
 
@@ -46,13 +46,13 @@ struct FinishedManifest {
 pub(crate) struct Split {
     pub(crate) partitions: Vec<NewPartition>,
     /// What was found of a window that was settled before.
-    pub(crate) findings: Findings,
+    pub(crate) difference: Difference,
 }
 
 impl Splitter {
     /// Reads the window's rows once and writes the manifests of its partitions, durably. Of a
     /// window that has been settled before, only the rows that are not in the archive; where these
-    /// are known failures and nothing else, none, since trying again is not asked for.
+    /// are known failures and nothing else, none, unless the pass is there to try them again.
     pub(crate) async fn split(
         &self,
         window: Window,
@@ -77,14 +77,14 @@ impl Splitter {
         .try_collect::<Vec<_>>();
         let (partitions, written) = tokio::join!(uploads, writing);
         let partitions = partitions?;
-        let findings = written.map_err(|panicked| BackendError::Failed {
+        let difference = written.map_err(|panicked| BackendError::Failed {
             what: format!("writing the manifests of the window that ends at {}", window.end()),
             cause: panicked.into(),
         })??;
         if !partitions.is_empty() {
             self.store.flush().await?;
         }
-        Ok(Split { partitions, findings })
+        Ok(Split { partitions, difference })
     }
 
     async fn upload(
@@ -127,11 +127,11 @@ impl Splitter {
         sorted: &Sorted,
         survey: Option<&Survey>,
         finished: &mpsc::Sender<FinishedManifest>,
-    ) -> Result<Findings, BackendError> {
+    ) -> Result<Difference, BackendError> {
         let spool_error = |error| self.spool_error(error);
-        let (loads, findings) = match survey {
+        let (loads, difference) = match survey {
             Some(survey) => self.compare(sorted, survey, &spool_error)?,
-            None => (sorted.loads().to_vec(), Findings::default()),
+            None => (sorted.loads().to_vec(), Difference::default()),
         };
         let scanned = sorted.iter().map_err(spool_error)?;
         let mut rows = match survey {
@@ -162,7 +162,7 @@ impl Splitter {
                 break;
             }
         }
-        Ok(findings)
+        Ok(difference)
     }
 
     /// What remains of a window that was settled before: the load of every shard index, which is
@@ -172,7 +172,7 @@ impl Splitter {
         sorted: &Sorted,
         survey: &Survey,
         spool_error: &dyn Fn(std::io::Error) -> BackendError,
-    ) -> Result<(Vec<IndexLoad>, Findings), BackendError> {
+    ) -> Result<(Vec<IndexLoad>, Difference), BackendError> {
         let mut loads = vec![IndexLoad::default(); self.settings.n_bits.shard_count() as usize];
         let scanned = sorted.iter().map_err(spool_error)?;
         let known = survey.rows(&self.store, self.settings.n_bits);
@@ -182,11 +182,12 @@ impl Splitter {
             load.rows += 1;
             load.row_bytes += row.row.heap_bytes() as u64;
         }
-        let findings = rows.into_findings();
-        if findings.late + findings.lost == 0 {
+        let difference = rows.into_difference();
+        let retried = if survey.retries { difference.failed } else { 0 };
+        if difference.late + difference.lost + retried == 0 {
             loads.fill(IndexLoad::default());
         }
-        Ok((loads, findings))
+        Ok((loads, difference))
     }
 
     fn spool_error(&self, error: std::io::Error) -> BackendError {

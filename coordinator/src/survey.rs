@@ -1,15 +1,16 @@
 //! What a window that was committed before really holds: its certificates, whether the objects
 //! that they name are there and whole, and which rows are settled by them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use backends::ledger::WindowRecord;
+use backends::ledger::{Purpose, WindowRecord};
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::certificate::CertificateKind;
 use protocol::manifest::ManifestReader;
-use protocol::receipt::ShardRef;
-use protocol::{Certificate, NBits, PackSettings};
+use protocol::receipt::{BigFileRef, ShardRef};
+use protocol::{Certificate, NBits, PackSettings, names};
+use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use crate::known::{Fate, KnownRevision, KnownRows, failed_rows};
@@ -23,9 +24,15 @@ const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 /// What earlier revisions of a window account for.
 #[derive(Clone)]
 pub(crate) struct Survey {
-    revisions: Vec<KnownRevision>,
+    pub(crate) certificates: Vec<Certificate>,
     /// Shards that are gone or damaged.
-    damaged: Vec<ShardRef>,
+    pub(crate) damaged: Vec<ShardRef>,
+    /// Big files that are gone or damaged.
+    pub(crate) lost_big_files: Vec<BigFileRef>,
+    /// Shards that were looked at, byte for byte.
+    pub(crate) shards_checked: u64,
+    /// Whether rows that failed are reason enough for another revision.
+    pub(crate) retries: bool,
 }
 
 impl Survey {
@@ -36,33 +43,44 @@ impl Survey {
 
     /// The rows of all revisions in row order. To be read on a thread that may block.
     pub(crate) fn rows(&self, store: &Store, n_bits: NBits) -> KnownRows {
-        KnownRows::new(store.clone(), n_bits, self.revisions.clone())
+        KnownRows::new(store.clone(), n_bits, account(&self.certificates, &self.damaged))
+    }
+
+    /// Looks again at what was gone or damaged.
+    pub(crate) async fn look_again(&mut self, store: &Store) -> Result<(), BackendError> {
+        self.damaged = damaged_shards(store, std::mem::take(&mut self.damaged)).await?;
+        self.lost_big_files =
+            lost_big_files(store, std::mem::take(&mut self.lost_big_files)).await?;
+        Ok(())
     }
 }
 
-/// Reads the certificates of `committed`, all of one window, and checks every byte of the shards
-/// they name.
+/// Reads the certificates of `committed`, all of one window, and for a replay every byte of the
+/// objects that they name.
 ///
 /// # Errors
 /// When the store does not answer, or a certificate itself cannot be read.
 pub(crate) async fn survey(
     store: &Store,
     committed: &[WindowRecord],
+    purpose: Purpose,
 ) -> Result<Survey, BackendError> {
-    let certificates = read_certificates(store, committed).await?;
-    for big in certificates.iter().flat_map(|certificate| &certificate.big_files) {
-        if store.size(&big.key).await? != Some(big.size) {
-            return Err(BackendError::Invalid {
-                what: format!(
-                    "{} in {store} is gone, or has another size: put the file with this SHA-256 \
-                     back, des cannot make it again yet",
-                    big.key
-                ),
-            });
-        }
+    let mut survey = Survey {
+        certificates: read_certificates(store, committed).await?,
+        damaged: Vec::new(),
+        lost_big_files: Vec::new(),
+        shards_checked: 0,
+        retries: purpose == Purpose::Retry,
+    };
+    if purpose == Purpose::Replay {
+        survey.damaged = certified_shards(&survey.certificates);
+        survey.shards_checked = survey.damaged.len() as u64;
+        let big_files: BTreeSet<BigFileRef> =
+            survey.certificates.iter().flat_map(|it| it.big_files.iter().cloned()).collect();
+        survey.lost_big_files = big_files.into_iter().collect();
+        survey.look_again(store).await?;
     }
-    let damaged = damaged_shards(store, certified_shards(&certificates)).await?;
-    Ok(account(certificates, damaged))
+    Ok(survey)
 }
 
 async fn read_certificates(
@@ -88,7 +106,7 @@ fn certified_shards(certificates: &[Certificate]) -> Vec<ShardRef> {
 }
 
 /// What the revisions account for, when these shards are gone or damaged. Pure.
-fn account(certificates: Vec<Certificate>, damaged: Vec<ShardRef>) -> Survey {
+fn account(certificates: &[Certificate], damaged: &[ShardRef]) -> Vec<KnownRevision> {
     let lost: HashMap<String, usize> =
         damaged.iter().enumerate().map(|(number, shard)| (shard.key.clone(), number)).collect();
     let replaced: HashSet<String> =
@@ -105,18 +123,18 @@ fn account(certificates: Vec<Certificate>, damaged: Vec<ShardRef>) -> Survey {
     };
     let tries_again = |certificate: &Certificate| certificate.kind == CertificateKind::Packed;
     let last_try = certificates.iter().rposition(tries_again).unwrap_or(0);
-    let revisions = certificates.into_iter().enumerate().map(|(number, certificate)| {
+    let revisions = certificates.iter().enumerate().map(|(number, certificate)| {
         let fates = certificate.shards.iter();
         let fates = fates.filter_map(|shard| Some((shard.key.clone(), fate(shard)?))).collect();
         KnownRevision {
             fates,
-            partitions: certificate.partitions.into(),
-            shards: certificate.shards,
-            failed: failed_rows(certificate.failures),
+            partitions: certificate.partitions.iter().cloned().collect(),
+            shards: certificate.shards.clone(),
+            failed: failed_rows(&certificate.failures),
             failed_count: number >= last_try,
         }
     });
-    Survey { revisions: revisions.collect(), damaged }
+    revisions.collect()
 }
 
 /// What the manifest was written for.
@@ -148,6 +166,42 @@ async fn damaged_shards(
         .try_filter_map(|damaged| async move { Ok(damaged) })
         .try_collect()
         .await
+}
+
+/// Of these big files those that are gone, or whose bytes are not what their name stands for.
+async fn lost_big_files(
+    store: &Store,
+    big_files: Vec<BigFileRef>,
+) -> Result<Vec<BigFileRef>, BackendError> {
+    let mut lost = Vec::new();
+    for big in big_files {
+        if !is_sound_big_file(store, &big).await? {
+            warn!(object = big.key, "the big file is gone or damaged");
+            lost.push(big);
+        }
+    }
+    Ok(lost)
+}
+
+async fn is_sound_big_file(store: &Store, big: &BigFileRef) -> Result<bool, BackendError> {
+    if store.size(&big.key).await? != Some(big.size) {
+        return Ok(false);
+    }
+    let mut hasher = Sha256::new();
+    let mut at = 0;
+    while at < big.size {
+        let end = (at + PIECE_BYTES).min(big.size);
+        let piece = store.get_range(&big.key, at..end).await?;
+        // Hashing takes long enough for a heartbeat to come late.
+        let hashing = tokio::task::spawn_blocking(move || hasher.chain_update(&piece));
+        hasher = hashing.await.map_err(|panicked| BackendError::Failed {
+            what: format!("hashing {}", big.key),
+            cause: panicked.into(),
+        })?;
+        at = end;
+    }
+    let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(big.key == names::big_file(&hash))
 }
 
 /// Whether the shard is there with the size and checksum that its certificate states.

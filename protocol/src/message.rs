@@ -40,6 +40,19 @@ pub struct Task {
     pub rows: u64,
     /// What to pack with.
     pub settings: PackSettings,
+    /// Where the partition was certified before: which of its objects are to be made again, and
+    /// nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+}
+
+/// Objects of a certified partition that are gone or damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// Object name of the receipt that was certified.
+    pub receipt: String,
+    /// Names of the shards and big files that are wanted.
+    pub objects: Vec<String>,
 }
 
 /// Worker to coordinator: what became of a task.
@@ -67,6 +80,11 @@ pub enum TaskResult {
         receipt: String,
         /// Size of the receipt in bytes.
         receipt_size: u64,
+    },
+    /// These of the wanted objects are durable again, with the bytes that they had.
+    Restored {
+        /// Their names.
+        objects: Vec<String>,
     },
     /// Something failed that may work later, here or elsewhere.
     Retry {

@@ -8,6 +8,7 @@
 mod assemble;
 mod pack;
 mod payload;
+mod restore;
 mod service;
 mod source;
 mod task;

@@ -32,8 +32,10 @@ const SESSION_SETTINGS: &str = "\
     SELECT set_config('synchronous_commit', 'on', false) \
         WHERE current_setting('synchronous_commit') = 'off'";
 
-const MIGRATIONS: &[Step] =
-    &[(1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql"))];
+const MIGRATIONS: &[Step] = &[
+    (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
+    (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
+];
 
 /// As the migrating library makes it.
 const MIGRATIONS_TABLE: &str = "\
@@ -124,6 +126,8 @@ const LACKS: &str = "\
         ('des_lease', '{SELECT,INSERT,UPDATE}'), \
         ('des_windows', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_partitions', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_passes', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_looks', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_audit_log', '{SELECT,INSERT}')), \
     there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \

@@ -28,8 +28,10 @@ const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// Pause before the file is opened once more, while another process changes its journal mode.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
-const MIGRATIONS: &[Step] =
-    &[(1, "ledger", include_str!("../../../migrations/sqlite/0001_ledger.sql"))];
+const MIGRATIONS: &[Step] = &[
+    (1, "ledger", include_str!("../../../migrations/sqlite/0001_ledger.sql")),
+    (3, "revisions", include_str!("../../../migrations/sqlite/0003_revisions.sql")),
+];
 
 /// As the migrating library makes it.
 const MIGRATIONS_TABLE: &str = "\

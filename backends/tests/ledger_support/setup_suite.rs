@@ -9,7 +9,10 @@ use super::*;
 
 pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     let ledger = bench.ledger().await;
-    assert_eq!(ledger.pending_migrations().await.expect("an answer"), ["0001 ledger"]);
+    assert_eq!(
+        ledger.pending_migrations().await.expect("an answer"),
+        ["0001 ledger", "0003 revisions"]
+    );
     assert_eq!(ledger.watermark().await.expect("an answer"), None);
     assert_eq!(ledger.archive().await.expect("an answer"), None);
     ledger.now().await.expect("the time needs no table");
@@ -26,7 +29,7 @@ pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     let before = Snapshot::of(&*ledger).await;
     ledger.migrate().await.expect("again");
     assert_eq!(Snapshot::of(&*ledger).await, before);
-    let other = "SELECT CAST(count(*) AS text) FROM _des_migrations";
+    let other = "SELECT CAST(count(*) AS text) FROM _des_migrations WHERE version = 1";
     assert_eq!(bench.text(other).await, Some("1".to_owned()));
 }
 
@@ -55,7 +58,7 @@ pub(crate) async fn tables_of_another_release_are_refused(bench: &dyn Bench) {
         .sql(
             "INSERT INTO _des_migrations (version, description, success, checksum, \
                execution_time) SELECT 9999, 'from the future', success, checksum, 0 \
-               FROM _des_migrations",
+               FROM _des_migrations WHERE version = 1",
         )
         .await;
     for outcome in [ledger.migrate().await, ledger.pending_migrations().await.map(drop)] {

@@ -49,7 +49,10 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
-        let Some(partition) = self.awaited(outcome) else { return Ok(()) };
+        let Some(partition) = self.awaited(outcome) else {
+            self.offer(address, Some(outcome.result.clone()));
+            return Ok(());
+        };
         let timely = is_timely(&partition, outcome.attempt);
         if !timely && !matches!(outcome.result, TaskResult::Done { .. }) {
             return Ok(());

@@ -76,6 +76,7 @@ impl Leader<'_> {
             manifest: found.record.manifest.clone(),
             rows: found.record.rows.rows,
             settings: open.settings,
+            restore: None,
         })
     }
 
@@ -113,6 +114,8 @@ impl Leader<'_> {
                 let bytes = progress.bytes.saturating_sub(open.reported.1);
                 open.reported = (progress.rows, progress.bytes);
                 read = Some(Event::Read { rows, bytes });
+            } else {
+                self.offer(&progress.address, None);
             }
             if let Some(read) = read {
                 self.tell(read);

@@ -4,8 +4,11 @@ mod adjust;
 mod check;
 mod init;
 mod migrate;
+mod passes;
 mod read;
+mod reconcile;
 mod replay;
+mod retry_failed;
 mod services;
 mod stats;
 
@@ -34,6 +37,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
+        Command::Reconcile(args) => reconcile::run(args, *output).await,
+        Command::RetryFailed(args) => retry_failed::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,
         Command::Verify(args) => read::verify(args, *output).await,

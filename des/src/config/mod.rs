@@ -75,6 +75,8 @@ pub(crate) struct CoordinatorConfig {
     pub(crate) lease_ttl: Duration,
     pub(crate) failures: FailureLimits,
     pub(crate) attempts: AttemptLimits,
+    /// `None`: committed windows are not looked at again.
+    pub(crate) recheck_after: Option<Duration>,
 }
 
 impl Config {

@@ -9,4 +9,5 @@ mod failures;
 mod refusals;
 mod repair;
 mod results;
+mod revisions;
 mod seed;

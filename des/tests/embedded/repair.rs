@@ -185,8 +185,13 @@ fn a_shard_that_was_cut_off_is_found_and_repaired() {
 /// `replay` makes the damage of day 7 good from the sources.
 #[track_caller]
 fn assert_repaired(place: &mut Place, files: usize) {
+    let before = place.objects();
     let done = place.json(&format!("replay --window {}", place.midnight(8)));
-    assert_eq!(done["files_failed"], 0, "{done}");
+    // The sources are what they were: the shard is whole again under its own name.
+    assert_eq!((&done["windows"], &done["found"]["objects_restored"]), (&json!(0), &json!(1)));
+    let mut names: Vec<_> = before.into_keys().collect();
+    names.retain(|name| !place.objects().contains_key(name));
+    assert_eq!(names, Vec::<String>::new());
     let sound = place.verify_deep();
     assert_eq!(sound["files"], files, "{sound}");
     assert_eq!(place.listed().len(), files, "every file once");
@@ -270,7 +275,11 @@ fn what_is_beyond_help_is_named_and_nothing_else_is_lost_with_it() {
     std::fs::remove_file(&gone.path).expect("removed");
     place.sql().execute("DELETE FROM files");
     let replay = format!("replay --window {}", place.cutoff());
-    place.des(&replay);
+    let done = place.des(&format!("{replay} --output json")).expect(1).json();
+    let found = &done["found"];
+    assert_eq!((&found["files_beyond_help"], &found["shards_repaired"]), (&json!(1), &json!(0)));
+    assert_eq!(found["named"][0]["finding"], "beyond_help", "{done}");
+    assert_eq!(found["named"][0]["uid"], gone.uid, "{done}");
     assert_eq!(place.errors(), [(gone.uid.clone(), "missing".to_owned())]);
     let others = || made.iter().filter(|file| file.uid != gone.uid);
     others().for_each(|file| place.assert_archived(file));
@@ -278,21 +287,27 @@ fn what_is_beyond_help_is_named_and_nothing_else_is_lost_with_it() {
 
     // Again, and with a late row: nothing is packed twice, and the file stays written down.
     let before = place.objects();
-    place.des(&replay);
+    let human = place.des(&replay).expect(1).text();
+    assert!(human.contains(&format!("beyond help: {}", gone.created_at.replace(".000000", ""))));
+    assert!(human.contains(&gone.path.display().to_string()), "{human}");
     assert_eq!(place.objects(), before);
     let late = place.file("late", 9);
     place.load();
-    place.des(&replay);
+    place.des(&replay).expect(1);
     place.assert_archived(&late);
     assert_eq!(place.json("stats")["failed_files"], 1);
     place.get(&gone.uid, &gone.created_at).expect(1).says([shard.as_str()]);
 
-    // Its source comes back: the shard is given up for those that hold all of it.
+    // Its source comes back, changed, so that the shard cannot be the same again: it is given up for
+    // those that hold all of it.
     std::fs::write(&gone.path, &gone.bytes).expect("written");
-    place.file("later", 9);
-    place.load();
-    place.json(&replay);
+    std::fs::write(&inside[0].path, text("changed", 300)).expect("written");
+    let retried = place.json("retry-failed --all");
+    assert_eq!((&retried["files_archived"], &retried["still_failed"]), (&json!(1), &json!(0)));
+    let done = place.json(&replay);
+    assert_eq!(done["found"]["shards_repaired"], 1, "{done}");
     made.iter().for_each(|file| place.assert_archived(file));
+    assert_eq!(place.listed().len(), 41, "every file once");
     assert_eq!(place.json("stats")["failed_files"], 0);
     place.json(&replay);
     place.verify_deep();

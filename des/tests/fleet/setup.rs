@@ -48,6 +48,11 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(files: usize) -> Self {
+        Self::rechecking(files, "1h")
+    }
+
+    /// A fleet that compares windows with the catalog again so long after their commit.
+    pub(crate) fn rechecking(files: usize, after: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let postgres = server("DES_TEST_POSTGRES_URL");
@@ -68,7 +73,9 @@ impl Fleet {
             "store": { "url": format!("s3://{}/a/prefix", s3.bucket), "endpoint": s3.endpoint },
             "source": { "roots": [dir.path().join("files")] },
             "worker": { "spool_dir": dir.path(), "drain_timeout": "60s" },
-            "coordinator": { "spool_dir": dir.path(), "lease_ttl": "2s" },
+            "coordinator": {
+                "spool_dir": dir.path(), "lease_ttl": "2s", "recheck_after": after,
+            },
         });
         let midnight = chrono::Utc::now().date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
         let first_day = midnight - chrono::Days::new((LAG_DAYS + DAYS).unsigned_abs());
@@ -291,6 +298,21 @@ impl Fleet {
             }
         }
         found
+    }
+
+    /// Takes the objects away, or changes a byte of them, by turns.
+    pub(crate) fn damage(&self, names: &[&String]) {
+        for (number, name) in names.iter().enumerate() {
+            let path = self.s3.bucket_dir.join(name);
+            if number % 2 == 0 {
+                std::fs::remove_file(path).expect("removed");
+            } else {
+                let mut bytes = std::fs::read(&path).expect("an object");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&path, bytes).expect("written");
+            }
+        }
     }
 
     pub(crate) fn shards(&self) -> usize {

@@ -12,7 +12,8 @@ use protocol::shard::{
 use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt};
 
 use crate::values::{
-    archive, at, certificate, done, header, outcome, progress, receipt, rows, task,
+    archive, at, certificate, certificate_of_repair, done, header, outcome, progress, receipt,
+    restored, rows, task, task_to_restore,
 };
 
 /// The uid of the big file, which has the largest fingerprint of all.
@@ -64,7 +65,7 @@ fn manifest() -> Vec<u8> {
     writer.finish().expect("it ends").0
 }
 
-fn written_today() -> [(&'static str, Vec<u8>); 8] {
+fn written_today() -> [(&'static str, Vec<u8>); 11] {
     [
         ("shard.des", shard()),
         ("manifest.rows", manifest()),
@@ -74,6 +75,9 @@ fn written_today() -> [(&'static str, Vec<u8>); 8] {
         ("task.json", task().encode()),
         ("outcome.json", outcome(done()).encode()),
         ("progress.json", progress().encode()),
+        ("certificate-repair.json", certificate_of_repair().encode()),
+        ("task-restore.json", task_to_restore().encode()),
+        ("outcome-restored.json", outcome(restored()).encode()),
     ]
 }
 
@@ -100,6 +104,10 @@ fn the_documents_of_version_1_stay_readable() {
     assert_eq!(ArchiveIdentity::decode(&fixture("archive.json")), Ok(archive()));
     assert_eq!(Task::decode(&fixture("task.json")), Ok(task()));
     assert_eq!(Outcome::decode(&fixture("outcome.json")), Ok(outcome(done())));
+    let repair = Certificate::decode(&fixture("certificate-repair.json"));
+    assert_eq!(repair, Ok(certificate_of_repair()));
+    assert_eq!(Task::decode(&fixture("task-restore.json")), Ok(task_to_restore()));
+    assert_eq!(Outcome::decode(&fixture("outcome-restored.json")), Ok(outcome(restored())));
     assert_eq!(Progress::decode(&fixture("progress.json")), Ok(progress()));
 }
 

@@ -3,7 +3,7 @@
 use protocol::certificate::{CertificateKind, PartitionRef};
 use protocol::codec::CompressionCodec;
 use protocol::manifest::ManifestHeader;
-use protocol::message::{Outcome, PartitionAddress, Progress, Task, TaskResult};
+use protocol::message::{Outcome, PartitionAddress, Progress, Restore, Task, TaskResult};
 use protocol::receipt::{BigFileRef, ShardRef};
 use protocol::row::RowDefect;
 use protocol::{
@@ -169,7 +169,23 @@ pub(crate) fn task() -> Task {
         manifest: "_des/manifests/20241202T000000Z-r0003/p000017-0123456789abcdef.rows".to_owned(),
         rows: 50_000,
         settings: settings(),
+        restore: None,
     }
+}
+
+pub(crate) fn task_to_restore() -> Task {
+    let objects = vec![shard().key, big_file().key];
+    let receipt = certificate().partitions.remove(0).receipt;
+    Task { restore: Some(Restore { receipt, objects }), ..task() }
+}
+
+pub(crate) fn restored() -> TaskResult {
+    TaskResult::Restored { objects: vec![shard().key] }
+}
+
+pub(crate) fn certificate_of_repair() -> Certificate {
+    let unrepaired = "20241201_3B2_20241202T000000Z_r0000_0000-7766554433221100.des".to_owned();
+    Certificate { unrepaired: vec![unrepaired], ..certificate() }
 }
 
 pub(crate) fn outcome(result: TaskResult) -> Outcome {
