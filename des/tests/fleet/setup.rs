@@ -48,11 +48,6 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(files: usize) -> Self {
-        Self::rechecking(files, "1h")
-    }
-
-    /// A fleet that compares windows with the catalog again so long after their commit.
-    pub(crate) fn rechecking(files: usize, after: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let postgres = server("DES_TEST_POSTGRES_URL");
@@ -73,9 +68,7 @@ impl Fleet {
             "store": { "url": format!("s3://{}/a/prefix", s3.bucket), "endpoint": s3.endpoint },
             "source": { "roots": [dir.path().join("files")] },
             "worker": { "spool_dir": dir.path(), "drain_timeout": "60s" },
-            "coordinator": {
-                "spool_dir": dir.path(), "lease_ttl": "2s", "recheck_after": after,
-            },
+            "coordinator": { "spool_dir": dir.path(), "lease_ttl": "2s" },
         });
         let midnight = chrono::Utc::now().date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
         let first_day = midnight - chrono::Days::new((LAG_DAYS + DAYS).unsigned_abs());
