@@ -222,3 +222,79 @@ async fn is_sound(store: &Store, shard: &ShardRef) -> Result<bool, BackendError>
     }
     Ok(crc32c == shard.crc32c)
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::{Fingerprint, Tally, Window};
+
+    use super::*;
+
+    fn shard(name: &str) -> ShardRef {
+        ShardRef {
+            key: name.to_owned(),
+            size: 1,
+            crc32c: 0,
+            entries: 1,
+            bytes_raw: 1,
+            first_fingerprint: Fingerprint::default(),
+            last_fingerprint: Fingerprint::default(),
+            tail_bytes: 1,
+        }
+    }
+
+    fn certificate(
+        revision: u16,
+        shards: &[&str],
+        replaces: &[&str],
+        unrepaired: &[&str],
+    ) -> Certificate {
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let at = |text: &str| text.parse().expect("a date");
+        Certificate {
+            version: Certificate::VERSION,
+            archive: "a-1".parse().expect("an id"),
+            job: "files".parse().expect("a job"),
+            window: Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            revision,
+            epoch: 1,
+            writer: "w".parse().expect("a writer"),
+            written_at: at("2024-12-03"),
+            kind: CertificateKind::Packed,
+            settings: PackSettings::default(),
+            packed: Tally::default(),
+            failed: Tally::default(),
+            bytes_raw: 0,
+            bytes_stored: 0,
+            partitions: Vec::new(),
+            shards: shards.iter().map(|name| shard(name)).collect(),
+            big_files: Vec::new(),
+            replaces: texts(replaces),
+            unrepaired: texts(unrepaired),
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_shard_is_answered_for_by_the_last_revision_that_took_its_rows_up() {
+        let certificates = [
+            certificate(0, &["sound", "lost", "replaced", "taken", "healed"], &[], &[]),
+            certificate(1, &["new"], &["replaced"], &["taken", "healed"]),
+        ];
+        let certified = certified_shards(&certificates);
+        let names: Vec<_> = certified.iter().map(|shard| shard.key.as_str()).collect();
+        assert_eq!(names, ["sound", "lost", "taken", "healed", "new"]);
+
+        let damaged = [shard("lost"), shard("taken"), shard("new")];
+        let revisions = account(&certificates, &damaged);
+        let fate = |revision: usize, name: &str| revisions[revision].fates.get(name).copied();
+        assert_eq!(fate(0, "sound"), None);
+        assert_eq!(fate(0, "lost"), Some(Fate::Lost));
+        assert_eq!(fate(0, "replaced"), Some(Fate::Replaced));
+        assert_eq!(fate(0, "taken"), Some(Fate::TakenUp(1)));
+        assert_eq!(fate(0, "healed"), Some(Fate::Replaced));
+        assert_eq!(fate(1, "new"), Some(Fate::Lost));
+        // The later pass tried again whatever had failed before.
+        let counted: Vec<_> = revisions.iter().map(|revision| revision.failed_count).collect();
+        assert_eq!(counted, [false, true]);
+    }
+}

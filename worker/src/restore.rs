@@ -110,3 +110,88 @@ impl Wanted {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::receipt::BigFileRef;
+    use protocol::{FailedRow, FailureReason, Fingerprint, ShardIndex, Timestamp};
+
+    use super::*;
+
+    fn at() -> Timestamp {
+        "2024-12-01T10:00".parse().expect("a date")
+    }
+
+    fn row(uid: &str) -> Row {
+        Row::new(uid.to_owned(), at(), Some(format!("/{uid}")), None)
+    }
+
+    fn shard(index: u16) -> ShardRef {
+        let prefix = names::shard_prefix(NBits::DEFAULT, at().day(), ShardIndex(index));
+        ShardRef {
+            key: format!("{prefix}20241202T000000Z_r0000_0000-0011223344556677.des"),
+            size: 100,
+            crc32c: 7,
+            entries: 1,
+            bytes_raw: 50,
+            first_fingerprint: Fingerprint::default(),
+            last_fingerprint: Fingerprint::default(),
+            tail_bytes: 10,
+        }
+    }
+
+    fn wanted(objects: &[&str]) -> Wanted {
+        let failed = FailedRow {
+            uid: "twice".to_owned(),
+            created_at: at(),
+            location: Some("/twice".to_owned()),
+            reason: FailureReason::Missing,
+            detail: String::new(),
+        };
+        let index = NBits::DEFAULT.shard_index("twice").0;
+        let receipt = Receipt {
+            version: Receipt::VERSION,
+            archive: "a-1".parse().expect("an id"),
+            job: "files".parse().expect("a job"),
+            window: protocol::Window::new("2024-12-01".parse().expect("a date"), at())
+                .expect("a window"),
+            revision: 0,
+            partition: 0,
+            manifest_hash: ContentHash::of(b""),
+            attempt: 1,
+            worker: "w".parse().expect("a worker"),
+            packed: Tally::default(),
+            failed: Tally::default(),
+            bytes_raw: 0,
+            bytes_stored: 0,
+            shards: vec![shard(index), shard(index + 1)],
+            big_files: vec![BigFileRef { key: "_bigFiles/a".to_owned(), size: 9 }],
+            failures: vec![failed],
+        };
+        let objects = objects.iter().map(|&key| key.to_owned()).collect();
+        Wanted::of(receipt, &Restore { receipt: String::new(), objects })
+    }
+
+    #[test]
+    fn only_what_equals_the_receipt_and_was_asked_for_is_wanted() {
+        let index = NBits::DEFAULT.shard_index("twice").0;
+        let wanted = wanted(&[&shard(index).key, "not certified"]);
+        let is_wanted = |shard: ShardRef| wanted.is_wanted_shard(&(shard, Tally::default()));
+        assert!(is_wanted(shard(index)));
+        assert!(!is_wanted(shard(index + 1)), "nobody asked for it");
+        assert!(!is_wanted(ShardRef { crc32c: 8, ..shard(index) }));
+        assert!(!is_wanted(ShardRef { size: 101, ..shard(index) }));
+        assert!(!wanted.is_wanted_big_file("_bigFiles/a") && !wanted.is_wanted_big_file("x"));
+    }
+
+    #[test]
+    fn what_failed_then_and_what_lies_elsewhere_is_left_out() {
+        let index = NBits::DEFAULT.shard_index("twice").0;
+        let other = (0..).map(|n| format!("uid-{n}"));
+        let other = other.filter(|uid| NBits::DEFAULT.shard_index(uid).0 != index);
+        let rows = [row("twice"), row("twice"), row(&other.take(1).collect::<String>())];
+        let left_out = |objects: &[&str]| wanted(objects).left_out(&rows, NBits::DEFAULT);
+        assert_eq!(left_out(&[&shard(index).key]), [true, false, true], "one of two failed");
+        assert_eq!(left_out(&["_bigFiles/a"]), [true, false, false], "it may be any row's");
+    }
+}

@@ -306,3 +306,16 @@ fn given_up(damaged: Vec<String>, packs_nothing: bool, difference: &Difference) 
     let given_up = |number: &usize| !packs_nothing || !difference.needed.contains(number);
     numbered.filter(|(number, _)| given_up(number)).map(|(_, shard)| shard).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_alone_holds_a_file_is_given_up_only_when_its_files_are_packed_again() {
+        let damaged = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let difference = Difference { needed: [1].into(), ..Difference::default() };
+        assert_eq!(given_up(damaged(), true, &difference), ["a", "c"]);
+        assert_eq!(given_up(damaged(), false, &difference), damaged());
+    }
+}
