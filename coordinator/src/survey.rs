@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use backends::ledger::{Purpose, WindowRecord};
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
-use protocol::certificate::CertificateKind;
 use protocol::manifest::ManifestReader;
 use protocol::receipt::{BigFileRef, ShardRef};
 use protocol::{Certificate, NBits, PackSettings, names};
@@ -121,7 +120,8 @@ fn account(certificates: &[Certificate], damaged: &[ShardRef]) -> Vec<KnownRevis
         Some(_) => Some(Fate::Lost),
         None => None,
     };
-    let tries_again = |certificate: &Certificate| certificate.kind == CertificateKind::Packed;
+    // A pass without rows has tried nothing.
+    let tries_again = |certificate: &Certificate| !certificate.partitions.is_empty();
     let last_try = certificates.iter().rposition(tries_again).unwrap_or(0);
     let revisions = certificates.iter().enumerate().map(|(number, certificate)| {
         let fates = certificate.shards.iter();
@@ -225,6 +225,7 @@ async fn is_sound(store: &Store, shard: &ShardRef) -> Result<bool, BackendError>
 
 #[cfg(test)]
 mod tests {
+    use protocol::certificate::{CertificateKind, PartitionRef};
     use protocol::{Fingerprint, Tally, Window};
 
     use super::*;
@@ -265,7 +266,14 @@ mod tests {
             failed: Tally::default(),
             bytes_raw: 0,
             bytes_stored: 0,
-            partitions: Vec::new(),
+            partitions: vec![PartitionRef {
+                partition: 0,
+                manifest: String::new(),
+                manifest_size: 0,
+                rows: Tally::default(),
+                receipt: String::new(),
+                receipt_size: 0,
+            }],
             shards: shards.iter().map(|name| shard(name)).collect(),
             big_files: Vec::new(),
             replaces: texts(replaces),
@@ -296,5 +304,9 @@ mod tests {
         // The later pass tried again whatever had failed before.
         let counted: Vec<_> = revisions.iter().map(|revision| revision.failed_count).collect();
         assert_eq!(counted, [false, true]);
+        let [first, mut second] = certificates;
+        second.partitions.clear();
+        let counted = account(&[first, second], &damaged)[0].failed_count;
+        assert!(counted, "a pass without rows has tried nothing");
     }
 }

@@ -300,8 +300,12 @@ async fn plan_again(
 }
 
 /// The damaged shards that the pass takes up: all of them, or, where nothing is packed, those all
-/// files of which are elsewhere in the archive.
+/// files of which are elsewhere in the archive. A pass that packs nothing while some row is known as
+/// failed takes up none: a revision answers for every failed row of its window, and would lose it.
 fn given_up(damaged: Vec<String>, packs_nothing: bool, difference: &Difference) -> Vec<String> {
+    if packs_nothing && difference.failed > 0 {
+        return Vec::new();
+    }
     let numbered = damaged.into_iter().enumerate();
     let given_up = |number: &usize| !packs_nothing || !difference.needed.contains(number);
     numbered.filter(|(number, _)| given_up(number)).map(|(_, shard)| shard).collect()
@@ -317,5 +321,8 @@ mod tests {
         let difference = Difference { needed: [1].into(), ..Difference::default() };
         assert_eq!(given_up(damaged(), true, &difference), ["a", "c"]);
         assert_eq!(given_up(damaged(), false, &difference), damaged());
+        let failed = Difference { failed: 1, ..Difference::default() };
+        assert_eq!(given_up(damaged(), true, &failed), Vec::<String>::new());
+        assert_eq!(given_up(damaged(), false, &failed), damaged());
     }
 }
