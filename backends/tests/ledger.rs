@@ -57,6 +57,13 @@ conformance! {
         a_window_is_held_and_let_go,
         a_window_may_have_very_many_partitions,
         jobs_do_not_see_each_other;
+    rework_suite:
+        a_partition_is_superseded_by_its_parts,
+        what_is_not_exactly_the_partition_does_not_supersede_it,
+        numbers_are_never_used_twice,
+        a_held_window_is_released_with_what_failed,
+        a_held_window_is_tried_again,
+        only_a_held_window_is_released_or_tried_again;
     commit_suite:
         a_commit_makes_everything_true_at_once,
         committing_again_changes_nothing,

@@ -82,6 +82,7 @@ impl Certifier<'_> {
                 partition: partition.partition,
                 manifest: partition.manifest.clone(),
                 manifest_size: partition.manifest_size,
+                range: partition.range(),
                 rows: partition.rows,
                 receipt: key,
                 receipt_size: bytes.len() as u64,

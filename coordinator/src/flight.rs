@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
-use protocol::{PackSettings, PartitionId, Timestamp, WindowKey, WorkerId};
+use protocol::message::{Outcome, PartitionAddress, Task};
+use protocol::{ArchiveIdentity, PackSettings, PartitionId, Timestamp, WindowKey, WorkerId, names};
 
-use crate::decide::{AttemptLimits, is_stuck, is_timely};
+use crate::attempts::{
+    AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, splits, verdict,
+};
+use crate::decide::FailureLimits;
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
@@ -23,10 +27,18 @@ pub(crate) struct OpenPartition {
     /// When its task was published, or its worker last gave a sign of life; `None` when it is to
     /// be published.
     pub(crate) last_sign: Option<Instant>,
-    /// Who gave the last answer, which was not a receipt, until its task is published again.
-    pub(crate) answered_by: Option<WorkerId>,
+    /// Who gave its task back, until it is published again. Any other answer numbers a new attempt.
+    pub(crate) given_back_by: Option<WorkerId>,
     /// Rows and bytes that its worker has reported.
     pub(crate) reported: (u64, u64),
+    /// How often its task was given back since its files were to be looked at a second time.
+    pub(crate) given_back: u32,
+}
+
+impl OpenPartition {
+    const fn new(record: PartitionRecord) -> Self {
+        Self { record, last_sign: None, given_back_by: None, reported: (0, 0), given_back: 0 }
+    }
 }
 
 impl OpenPartition {
@@ -34,7 +46,7 @@ impl OpenPartition {
     /// come over different queues, and a sign that comes late must not keep a partition from being
     /// published again.
     pub(crate) fn may_be_under_way(&self, worker: &WorkerId, attempt: u32) -> bool {
-        is_timely(&self.record, attempt) && self.answered_by.as_ref() != Some(worker)
+        is_timely(&self.record, attempt) && self.given_back_by.as_ref() != Some(worker)
     }
 }
 
@@ -44,9 +56,19 @@ impl OpenWindow {
         settings: PackSettings,
         partitions: Vec<PartitionRecord>,
     ) -> Self {
-        let open =
-            |record| OpenPartition { record, last_sign: None, answered_by: None, reported: (0, 0) };
-        Self { record, settings, partitions: partitions.into_iter().map(open).collect() }
+        let partitions = partitions.into_iter().map(OpenPartition::new).collect();
+        Self { record, settings, partitions }
+    }
+
+    /// Takes over what the ledger says. Of partitions about which it says nothing new, the signs
+    /// of life are kept.
+    pub(crate) fn refresh(&mut self, records: Vec<PartitionRecord>) {
+        let mut known = std::mem::take(&mut self.partitions);
+        let refreshed = records.into_iter().map(|record| {
+            let same = known.iter().position(|open| open.record == record);
+            same.map_or_else(|| OpenPartition::new(record), |at| known.swap_remove(at))
+        });
+        self.partitions = refreshed.collect();
     }
 
     pub(crate) fn is_complete(&self) -> bool {
@@ -61,16 +83,59 @@ impl OpenWindow {
             .sum()
     }
 
-    /// The first partition that has used up its attempts, if any.
-    pub(crate) fn stuck(&self, limits: AttemptLimits) -> Option<&PartitionRecord> {
-        self.partitions.iter().map(|partition| &partition.record).find(|p| is_stuck(p, limits))
+    /// Whether nothing more will happen to the window by itself.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_complete() && self.record.state == WindowState::Held
     }
 
-    /// Whether nothing more will happen to the window by itself.
-    pub(crate) fn is_blocked(&self, limits: AttemptLimits) -> bool {
-        self.partitions.iter().all(|partition| {
-            partition.record.accepted.is_some() || is_stuck(&partition.record, limits)
-        }) && (self.record.state == WindowState::Held || self.stuck(limits).is_some())
+    /// The task of one of its partitions.
+    pub(crate) fn task(
+        &self,
+        identity: &ArchiveIdentity,
+        partition: PartitionId,
+        limits: AttemptLimits,
+        failures: FailureLimits,
+    ) -> Option<Task> {
+        let mut records = self.partitions.iter().map(|open| &open.record);
+        let record = records.find(|record| record.partition == partition)?;
+        Some(Task {
+            version: Task::VERSION,
+            address: PartitionAddress {
+                archive: identity.archive.clone(),
+                job: identity.job.clone(),
+                window: self.record.window,
+                revision: self.record.revision,
+                partition,
+                manifest_hash: names::content_hash(&record.manifest)?,
+            },
+            attempt: attempt_number(record),
+            manifest: record.manifest.clone(),
+            rows: record.rows.rows,
+            range: record.range(),
+            settings: self.settings,
+            last_attempt: is_last_attempt(record, limits, self.may_split(failures)),
+            avoid: None,
+            restore: None,
+        })
+    }
+
+    /// Whether another of its partitions may be split.
+    pub(crate) fn may_split(&self, failures: FailureLimits) -> bool {
+        let splits = splits(self.partitions.iter().map(|open| &open.record));
+        may_split(splits, self.record.rows.rows, failures)
+    }
+
+    /// The first of its partitions that is not to be tried again as it is.
+    fn used_up(
+        &self,
+        limits: AttemptLimits,
+        failures: FailureLimits,
+    ) -> Option<(&PartitionRecord, Verdict)> {
+        let may_split = self.may_split(failures);
+        let unfinished = self.partitions.iter().filter(|open| open.record.accepted.is_none());
+        unfinished
+            .map(|open| (&open.record, verdict(&open.record, limits, may_split)))
+            .find(|(_, verdict)| *verdict != Verdict::TryAgain)
     }
 }
 
@@ -90,13 +155,37 @@ impl Flight {
         partitions.iter_mut().find(|open| open.record.partition == partition)
     }
 
+    /// The partition that an outcome answers, as long as an answer is awaited: late ones, of
+    /// windows and manifests that are settled or superseded, change nothing.
+    pub(crate) fn awaited(&self, outcome: &Outcome) -> Option<&PartitionRecord> {
+        let address = &outcome.address;
+        let window = self.windows.get(&WindowKey::new(address.window, address.revision))?;
+        let mut partitions = window.partitions.iter().map(|open| &open.record);
+        let partition = partitions.find(|record| record.partition == address.partition)?;
+        let same_manifest = names::content_hash(&partition.manifest) == Some(address.manifest_hash);
+        (partition.accepted.is_none() && same_manifest).then_some(partition)
+    }
+
+    /// A window that may commit now: complete, not held, and the next after the watermark, or at
+    /// or below it.
+    pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
+        let mut frontier = true;
+        for (key, window) in &self.windows {
+            let moves_watermark = key.end > watermark;
+            let may = !moves_watermark || frontier;
+            if may && window.is_complete() && window.record.state == WindowState::Open {
+                return Some(*key);
+            }
+            if moves_watermark {
+                frontier = false;
+            }
+        }
+        None
+    }
+
     /// Partitions whose task is to be published now.
-    pub(crate) fn due(
-        &self,
-        now: Timestamp,
-        limits: AttemptLimits,
-    ) -> Vec<(WindowKey, PartitionId)> {
-        self.unfinished(limits)
+    pub(crate) fn due(&self, now: Timestamp) -> Vec<(WindowKey, PartitionId)> {
+        self.unfinished()
             .filter(|(_, partition)| {
                 partition.last_sign.is_none()
                     && partition.record.not_before.is_none_or(|not_before| not_before <= now)
@@ -106,12 +195,8 @@ impl Flight {
     }
 
     /// Partitions that were published and whose last sign of life is older than `silence`.
-    pub(crate) fn silent(
-        &self,
-        silence: Duration,
-        limits: AttemptLimits,
-    ) -> Vec<(WindowKey, PartitionId)> {
-        self.unfinished(limits)
+    pub(crate) fn silent(&self, silence: Duration) -> Vec<(WindowKey, PartitionId)> {
+        self.unfinished()
             .filter(|(_, partition)| {
                 partition.last_sign.is_some_and(|sign| sign.elapsed() > silence)
             })
@@ -119,16 +204,23 @@ impl Flight {
             .collect()
     }
 
-    fn unfinished(
+    /// A partition that used up its attempts, and what is to become of it.
+    pub(crate) fn used_up(
         &self,
         limits: AttemptLimits,
-    ) -> impl Iterator<Item = (WindowKey, &OpenPartition)> {
+        failures: FailureLimits,
+    ) -> Option<(WindowKey, PartitionRecord, Verdict)> {
+        self.windows.iter().find_map(|(key, window)| {
+            let (record, verdict) = window.used_up(limits, failures)?;
+            Some((*key, record.clone(), verdict))
+        })
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = (WindowKey, &OpenPartition)> {
         self.windows
             .iter()
             .flat_map(|(key, window)| window.partitions.iter().map(|partition| (*key, partition)))
-            .filter(move |(_, open)| {
-                open.record.accepted.is_none() && !is_stuck(&open.record, limits)
-            })
+            .filter(|(_, open)| open.record.accepted.is_none())
     }
 
     /// The end of the last window that moves the watermark, if there is one.
@@ -148,19 +240,21 @@ mod tests {
             partition: 0,
             manifest: String::new(),
             manifest_size: 0,
+            first_row: None,
             rows: Tally::default(),
-            attempts: 1,
+            setbacks: 1,
+            attempts: 0,
             interruptions: 0,
             not_before: None,
             trouble: None,
+            first_look: None,
             accepted: None,
         };
         let worker = |name: &str| name.parse::<WorkerId>().expect("a name");
-        let mut open =
-            OpenPartition { record, last_sign: None, answered_by: None, reported: (0, 0) };
+        let mut open = OpenPartition::new(record);
         assert!(!open.may_be_under_way(&worker("one"), 1), "attempt 1 was answered");
         assert!(open.may_be_under_way(&worker("one"), 2));
-        open.answered_by = Some(worker("one"));
+        open.given_back_by = Some(worker("one"));
         assert!(!open.may_be_under_way(&worker("one"), 2), "it gave the task back");
         assert!(open.may_be_under_way(&worker("two"), 2));
     }

@@ -13,8 +13,7 @@ use crate::certify::MAX_RECEIPT_BYTES;
 use crate::judge::Standing;
 use crate::places::{may_hold, place};
 use crate::sort::SortedRow;
-
-const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
+use crate::survey::MAX_MANIFEST_BYTES;
 
 /// What became of a shard that is not simply there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub(crate) enum Fate {
 /// What is known of one earlier revision.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownRevision {
-    /// Its partitions; manifests follow each other in row order.
+    /// Its partitions, in row order.
     pub(crate) partitions: VecDeque<PartitionRef>,
     pub(crate) shards: Vec<ShardRef>,
     /// Of its shards, those that something happened to.
@@ -44,6 +43,17 @@ pub(crate) struct KnownRevision {
 
 /// Failed rows and how many there are of each.
 pub(crate) type Failed = HashMap<(String, Timestamp, Option<String>), usize>;
+
+/// Partitions in row order. Planning numbers manifests in row order; the parts of a partition that
+/// was split have higher numbers and its manifest.
+pub(crate) fn in_row_order(partitions: &[PartitionRef]) -> VecDeque<PartitionRef> {
+    let mut sorted = partitions.to_vec();
+    sorted.sort_by_key(|it| {
+        let number = names::manifest_number(&it.manifest).unwrap_or(it.partition);
+        (number, it.range.map_or(0, |range| range.first))
+    });
+    sorted.into()
+}
 
 pub(crate) fn failed_rows(failures: &[FailedRow]) -> Failed {
     let mut failed = Failed::new();
@@ -116,7 +126,7 @@ async fn read_rows(
     partition: &PartitionRef,
     n_bits: NBits,
 ) -> Result<VecDeque<(SortedRow, Standing)>, BackendError> {
-    let rows = read_manifest(store, &partition.manifest).await?;
+    let rows = read_manifest(store, partition).await?;
     let failed: Vec<bool> = rows.iter().map(|row| revision.has_failed(row)).collect();
     let shards = match revision.fates.is_empty() {
         true => Vec::new(),
@@ -176,16 +186,61 @@ pub(crate) async fn read_receipt(
     Ok(receipt)
 }
 
-/// A manifest's rows.
+/// The rows of a partition: its manifest's, or a range of them.
 ///
 /// # Errors
-/// When it is gone or damaged.
-pub(crate) async fn read_manifest(store: &Store, key: &str) -> Result<Vec<Row>, BackendError> {
+/// When the manifest is gone or damaged.
+async fn read_manifest(store: &Store, partition: &PartitionRef) -> Result<Vec<Row>, BackendError> {
+    let key = &partition.manifest;
     let bytes = store.get(key, MAX_MANIFEST_BYTES).await?;
     let invalid = |why: String| BackendError::Invalid { what: format!("{key} in {store}: {why}") };
     if names::content_hash(key) != Some(ContentHash::of(&bytes)) {
         return Err(invalid("its bytes are not those that its name stands for".to_owned()));
     }
     let reader = ManifestReader::new(&bytes).map_err(|error| invalid(error.to_string()))?;
-    reader.read_all().map(|(rows, _)| rows).map_err(|error| invalid(error.to_string()))
+    let mut rows = Vec::new();
+    let keep = |position, row| {
+        if partition.range.is_none_or(|range| range.contains(position)) {
+            rows.push(row);
+        }
+    };
+    reader.visit(keep).map_err(|error| invalid(error.to_string()))?;
+    if rows.len() as u64 != partition.rows.rows {
+        return Err(invalid(format!(
+            "it holds {} of the {} rows of partition {}",
+            rows.len(),
+            partition.rows.rows,
+            partition.partition
+        )));
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Tally;
+    use protocol::manifest::RowRange;
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_partition_stand_where_their_rows_do() {
+        let partition = |number, manifest: u32, first: Option<u64>| PartitionRef {
+            partition: number,
+            manifest: format!("_des/manifests/20241202T000000Z-r0000/p{manifest:06}-0.rows"),
+            manifest_size: 1,
+            range: first.map(|first| RowRange { first, rows: 5 }),
+            rows: Tally::default(),
+            receipt: String::new(),
+            receipt_size: 1,
+        };
+        let certified = [
+            partition(0, 0, None),
+            partition(2, 2, None),
+            partition(3, 1, Some(5)),
+            partition(4, 1, Some(0)),
+        ];
+        let numbers: Vec<_> = in_row_order(&certified).iter().map(|it| it.partition).collect();
+        assert_eq!(numbers, [0, 4, 3, 2]);
+    }
 }

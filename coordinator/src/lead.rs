@@ -6,6 +6,7 @@
 mod collect;
 mod commit;
 mod dispatch;
+mod isolate;
 mod plan;
 mod recheck;
 
@@ -19,11 +20,12 @@ use protocol::message::{PartitionAddress, TaskResult};
 use protocol::{Timestamp, Window, WindowKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::plan::Planning;
 use self::recheck::Rechecking;
 use crate::flight::{Flight, OpenWindow};
+use crate::held::HeldWindow;
 use crate::restore::Answer;
 use crate::service::{Coordinator, Event, Goal, RunReport};
 use crate::survey::settings_of;
@@ -142,6 +144,7 @@ impl<'a> Leader<'a> {
         if Instant::now() >= self.next_look {
             self.look(goal).await?;
         }
+        self.settle_used_up().await?;
         self.publish_due().await?;
         self.commit_complete().await?;
         let more = self.plan_next(goal).await?;
@@ -158,36 +161,23 @@ impl<'a> Leader<'a> {
             }
         }
         self.begin_round(goal);
-        let idle = self.planning.is_none()
-            && self.rechecking.is_over_for_now()
-            && !more
-            && self.flight.windows.values().all(|window| {
-                window.is_blocked(self.it.settings.attempts)
-                    || (window.is_complete() && !blocked.is_empty())
-            });
+        let idle =
+            self.planning.is_none()
+                && self.rechecking.is_over_for_now()
+                && !more
+                && self.flight.windows.values().all(|window| {
+                    window.is_blocked() || (window.is_complete() && !blocked.is_empty())
+                });
         Ok((idle && *goal != Goal::Forever).then_some(Ended::GoalReached))
     }
 
     fn blocked(&self) -> Vec<(Window, String)> {
-        let limits = self.it.settings.attempts;
-        let reason = |window: &OpenWindow| {
-            if let Some(stuck) = window.stuck(limits) {
-                let (class, detail) = stuck.trouble.clone().unwrap_or_default();
-                let attempts = stuck.attempts.max(stuck.interruptions);
-                let at = stuck.partition;
-                return Some(format!("partition {at} failed {attempts} times; {class}: {detail}"));
-            }
-            (window.record.state == WindowState::Held).then(|| {
-                format!(
-                    "{} of {} files failed, more than max_failed_files and max_failed_ratio allow; \
-                     see des_partitions and the receipts for the reasons",
-                    window.files_failed(),
-                    window.record.rows.rows
-                )
-            })
-        };
         let windows = self.flight.windows.values();
-        windows.filter_map(|window| Some((window.record.window, reason(window)?))).collect()
+        let held = windows.filter(|window| window.is_blocked()).map(|window| {
+            let held = HeldWindow::new(&window.record, window.files_failed());
+            (window.record.window, held.reason)
+        });
+        held.collect()
     }
 
     /// Reads the ledger: windows that others asked for, and whether the watermark is where we
@@ -223,21 +213,36 @@ impl<'a> Leader<'a> {
         let being_planned = self.planning.as_ref().map(|(key, _)| *key);
         self.requested = requested;
         self.requested.retain(|record| Some(record.key()) != being_planned);
-        for mut record in open {
-            if let Some(open) = self.flight.windows.get_mut(&record.key()) {
-                open.record = record;
-                continue;
-            }
+        for record in open {
+            self.look_at(record).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what the ledger says of an uncommitted window.
+    async fn look_at(&mut self, mut record: WindowRecord) -> Result<(), BackendError> {
+        let it = self.it;
+        let key = record.key();
+        let Some(known) = self.flight.windows.get_mut(&key) else {
             // Whether it is to be held is decided anew: the limits may have changed since.
             record.state = WindowState::Open;
-            let partitions = self.it.ledger.partitions(record.key()).await?;
+            let partitions = it.ledger.partitions(key).await?;
             let settings = match partitions.first() {
-                Some(first) => settings_of(&self.it.store, &first.manifest).await?,
-                None => self.it.settings.pack,
+                Some(first) => settings_of(&it.store, &first.manifest).await?,
+                None => it.settings.pack,
             };
-            let open = OpenWindow::new(record, settings, partitions);
-            self.flight.windows.insert(open.record.key(), open);
+            self.flight.windows.insert(key, OpenWindow::new(record, settings, partitions));
+            return Ok(());
+        };
+        match (known.record.state, record.state) {
+            (WindowState::Held, WindowState::Open) => {
+                info!(window = %key.end, revision = key.revision, "let go by an operator");
+                known.refresh(it.ledger.partitions(key).await?);
+                self.held_told.remove(&WindowKey { revision: 0, ..key });
+            }
+            (state, _) => record.state = state,
         }
+        known.record = record;
         Ok(())
     }
 

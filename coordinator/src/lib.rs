@@ -1,17 +1,20 @@
 //! Decides and records: cuts windows, splits them into partitions, publishes tasks, accepts
 //! receipts, certifies and commits windows, and carries out what operators ask for.
 //!
-//! Decisions are functions from values to values ([`cutting`], [`partitions`], [`decide`]); the
-//! ledger and the bucket are the truth, and everything in this process's memory can be read from
-//! them again. It never reads a source file and never writes a shard.
+//! Decisions are functions from values to values ([`cutting`], [`partitions`], [`attempts`],
+//! [`decide`]); the ledger and the bucket are the truth, and everything in this process's memory
+//! can be read from them again. It never reads a source file and never writes a shard.
 
+pub mod attempts;
 pub mod cutting;
 pub mod decide;
+pub mod held;
 pub mod init;
 pub mod operate;
 pub mod partitions;
 pub mod recheck;
 
+mod answer;
 mod certify;
 mod findings;
 mod flight;
@@ -25,6 +28,9 @@ mod service;
 mod sort;
 mod split;
 mod survey;
+
+#[cfg(test)]
+mod model;
 
 pub use findings::{Finding, Findings, Named};
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -12,6 +12,7 @@ use protocol::{
 
 use crate::cutting::cutoff;
 use crate::findings::Findings;
+use crate::held::{HeldWindow, held_windows};
 
 /// How long an adjustment may keep others from leading; it takes far less.
 const ADJUST_TTL: Duration = Duration::from_secs(60);
@@ -45,6 +46,8 @@ pub struct Stats {
     pub out_of_range_created_at: u64,
     /// Windows that are not committed.
     pub open_windows: u64,
+    /// Those of them that wait for an operator.
+    pub held: Vec<HeldWindow>,
     /// Where des left the watermark, when somebody moved it since.
     pub moved_by_hand_from: Option<Timestamp>,
 }
@@ -85,6 +88,7 @@ pub async fn stats(
         null_created_at: unplaceable.null_created_at,
         out_of_range_created_at: unplaceable.out_of_range,
         open_windows: ledger.open_windows().await?.len() as u64,
+        held: held_windows(ledger).await?,
         moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
     })
 }

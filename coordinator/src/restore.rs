@@ -142,7 +142,10 @@ impl Restorer {
             attempt: 1,
             manifest: partition.manifest.clone(),
             rows: partition.rows.rows,
+            range: partition.range,
             settings,
+            last_attempt: false,
+            avoid: None,
             restore: Some(Restore { receipt: partition.receipt.clone(), objects }),
         }))
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::ledger::{Lease, WindowState, WindowTotals};
+use backends::ledger::{Lease, WindowTotals};
 use backends::queue::Consumer;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
@@ -12,8 +12,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::attempts::AttemptLimits;
 use crate::cutting::cutoff;
-use crate::decide::{AttemptLimits, FailureLimits, is_stuck};
+use crate::decide::FailureLimits;
+use crate::held::held_windows;
 use crate::lead::{Ended, Leader};
 use crate::partitions::PartitionLimits;
 use crate::split::Splitter;
@@ -272,21 +274,12 @@ impl Coordinator {
 
     /// Windows of the goal of which nothing more comes without an operator, whoever leads.
     async fn held_under_another(&self, goal: &Goal) -> Result<Vec<(Window, String)>, BackendError> {
-        let mut held = Vec::new();
-        for record in self.ledger.open_windows().await? {
-            if matches!(goal, Goal::Replays(keys) if !keys.contains(&record.key())) {
-                continue;
-            }
-            let partitions = self.ledger.partitions(record.key()).await?;
-            let stuck = partitions.iter().find(|it| is_stuck(it, self.settings.attempts));
-            let reason = match stuck.and_then(|partition| partition.trouble.clone()) {
-                Some((class, detail)) => format!("{class}: {detail}"),
-                None if record.state == WindowState::Held => "too many files failed".to_owned(),
-                None => continue,
-            };
-            held.push((record.window, reason));
-        }
-        Ok(held)
+        let held = held_windows(&*self.ledger).await?;
+        let of_goal = held.into_iter().filter(|held| match goal {
+            Goal::Replays(keys) => keys.contains(&held.key()),
+            Goal::Forever | Goal::UpToCutoff => true,
+        });
+        Ok(of_goal.map(|held| (held.window, held.reason)).collect())
     }
 
     /// How far windows may reach now.

@@ -12,10 +12,10 @@ use protocol::{Certificate, NBits, PackSettings, names};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use crate::known::{Fate, KnownRevision, KnownRows, failed_rows};
+use crate::known::{Fate, KnownRevision, KnownRows, failed_rows, in_row_order};
 
 pub(crate) const MAX_CERTIFICATE_BYTES: u64 = 1024 * 1024 * 1024;
-const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 /// Shards whose bytes are checked at a time, each in pieces of [`PIECE_BYTES`].
 const CHECKS_IN_FLIGHT: usize = 4;
 const PIECE_BYTES: u64 = 8 * 1024 * 1024;
@@ -128,7 +128,7 @@ fn account(certificates: &[Certificate], damaged: &[ShardRef]) -> Vec<KnownRevis
         let fates = fates.filter_map(|shard| Some((shard.key.clone(), fate(shard)?))).collect();
         KnownRevision {
             fates,
-            partitions: certificate.partitions.iter().cloned().collect(),
+            partitions: in_row_order(&certificate.partitions),
             shards: certificate.shards.clone(),
             failed: failed_rows(&certificate.failures),
             failed_count: number >= last_try,
@@ -270,6 +270,7 @@ mod tests {
                 partition: 0,
                 manifest: String::new(),
                 manifest_size: 0,
+                range: None,
                 rows: Tally::default(),
                 receipt: String::new(),
                 receipt_size: 0,

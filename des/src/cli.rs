@@ -80,6 +80,13 @@ des reconcile --config des.yaml --from 2024-12-01 --to 2024-12-09")]
 des retry-failed --config des.yaml --window 2024-12-02"
     )]
     RetryFailed(RetryFailedArgs),
+    /// Commit a held window, with its failed files as error rows.
+    #[command(after_help = "Example: des release --config des.yaml --window 2024-12-02 \
+--reason 'deleted by their owner, ticket 17'")]
+    Release(ReleaseArgs),
+    /// Read the failed files of a held window again.
+    #[command(after_help = "Example: des retry --config des.yaml --window 2024-12-02")]
+    Retry(RetryArgs),
     /// Read one file from the archive.
     #[command(after_help = "Example: des get invoice-17 --created-at 2024-12-01T08:30:00Z \
 --config des.yaml > invoice-17.json")]
@@ -277,6 +284,30 @@ pub(crate) struct RetryFailedArgs {
     pub(crate) workers: Option<u16>,
     /// Why, for the audit log.
     #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The held window that ends at this time.
+    #[arg(long, value_name = "END")]
+    pub(crate) window: protocol::Timestamp,
+    /// Why its failed files may be missing from the archive, for the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The held window that ends at this time.
+    #[arg(long, value_name = "END")]
+    pub(crate) window: protocol::Timestamp,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
 }
 

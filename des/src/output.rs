@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use coordinator::held::HeldError;
 use coordinator::init::InitError;
 use coordinator::operate::AdjustError;
 use serde::Serialize;
@@ -54,7 +55,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let error = error.into();
         let is_usage = error.is::<ConfigError>()
             || matches!(error.downcast_ref(), Some(InitError::Refused(_)))
-            || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)));
+            || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)))
+            || matches!(error.downcast_ref(), Some(HeldError::NotHeld(_)));
         if is_usage { Self::Usage(error.to_string()) } else { Self::Failed(error) }
     }
 }

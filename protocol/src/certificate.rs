@@ -1,9 +1,13 @@
 //! The certificate: proof that a window is settled, naming every object that holds it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::failure::FailedRow;
 use crate::ident::{ArchiveId, Job, PartitionId, Revision, WindowKey, WorkerId};
+use crate::manifest::RowRange;
+use crate::names;
 use crate::receipt::{BigFileRef, Receipt, ShardRef, tally};
 use crate::row::Tally;
 use crate::settings::PackSettings;
@@ -30,12 +34,27 @@ pub struct PartitionRef {
     pub manifest: String,
     /// Size of the manifest in bytes.
     pub manifest_size: u64,
-    /// Rows of the manifest and their digest.
+    /// Which rows of the manifest the partition holds; absent: all of them. Several partitions
+    /// share a manifest when one that kept failing was split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<RowRange>,
+    /// Number of the partition's rows and their digest.
     pub rows: Tally,
     /// Object name of the receipt.
     pub receipt: String,
     /// Size of the receipt in bytes.
     pub receipt_size: u64,
+}
+
+/// A manifest of the window, whatever the number of partitions that share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRef {
+    /// Object name.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Its rows and their digest: the sum over its partitions.
+    pub rows: Tally,
 }
 
 /// Proof of one settled pass over one window.
@@ -125,6 +144,20 @@ impl Certificate {
     /// Adds up the failed rows themselves, to be compared with [`Certificate::failed`].
     pub fn tally_of_failures(&self) -> Tally {
         tally(&self.failures)
+    }
+
+    /// Every manifest once, in row order. Planning numbers manifests in row order; the parts of a
+    /// partition that was split have higher numbers and its manifest.
+    pub fn manifests(&self) -> Vec<ManifestRef> {
+        let mut manifests: BTreeMap<_, ManifestRef> = BTreeMap::new();
+        for partition in &self.partitions {
+            let key = partition.manifest.clone();
+            let place = (names::manifest_number(&key).unwrap_or(partition.partition), key.clone());
+            let size = partition.manifest_size;
+            let empty = ManifestRef { key, size, rows: Tally::default() };
+            manifests.entry(place).or_insert(empty).rows += partition.rows;
+        }
+        manifests.into_values().collect()
     }
 
     /// Rows of all manifests.

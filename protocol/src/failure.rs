@@ -35,6 +35,12 @@ pub enum FailureReason {
     /// The day and shard index would need more shards than names have parts for (9,999), because of
     /// as many rows with the same uid or a very small `max_shard_size`.
     TooManyParts,
+    /// The file is there, and reading it failed in every attempt for a reason that is the
+    /// machine's (an I/O error, a stale mount).
+    Unreadable,
+    /// Its partition failed in every attempt, down to the smallest part that holds the row, and
+    /// nobody could say of which file.
+    GaveUp,
 }
 
 impl FailureReason {
@@ -53,13 +59,22 @@ impl FailureReason {
             Self::LocationTooLong => "location_too_long",
             Self::UidTooLong => "uid_too_long",
             Self::TooManyParts => "too_many_parts",
+            Self::Unreadable => "unreadable",
+            Self::GaveUp => "gave_up",
         }
     }
 
     /// Whether another look may end differently, so that one failed attempt does not settle the
     /// row: a file may be missing because a mount is, or change because it is still written.
     pub const fn deserves_second_attempt(self) -> bool {
-        matches!(self, Self::Missing | Self::NoPermission | Self::SizeMismatch | Self::Changed)
+        matches!(
+            self,
+            Self::Missing
+                | Self::NoPermission
+                | Self::SizeMismatch
+                | Self::Changed
+                | Self::Unreadable
+        )
     }
 }
 

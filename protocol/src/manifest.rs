@@ -46,6 +46,36 @@ pub struct ManifestHeader {
     pub settings: PackSettings,
 }
 
+/// Consecutive rows of a manifest, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RowRange {
+    /// The first of them.
+    pub first: u64,
+    /// How many.
+    pub rows: u64,
+}
+
+impl RowRange {
+    /// Whether the row at this position is one of them.
+    pub const fn contains(self, position: u64) -> bool {
+        position >= self.first && position - self.first < self.rows
+    }
+
+    /// The two halves, of which the first is the longer one by at most a row; a single row cannot
+    /// be halved.
+    pub const fn halves(self) -> Option<[Self; 2]> {
+        if self.rows < 2 {
+            return None;
+        }
+        let second = self.rows / 2;
+        let first = self.rows - second;
+        Some([
+            Self { first: self.first, rows: first },
+            Self { first: self.first.saturating_add(first), rows: second },
+        ])
+    }
+}
+
 /// What a finished manifest adds up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ManifestTotals {
@@ -246,12 +276,30 @@ impl<'a> ManifestReader<'a> {
     ///
     /// # Errors
     /// When the manifest is damaged or truncated.
-    pub fn read_all(mut self) -> Result<(Vec<Row>, ManifestTotals), DocumentError> {
-        let (mut all, mut frame) = (Vec::new(), Vec::new());
+    pub fn read_all(self) -> Result<(Vec<Row>, ManifestTotals), DocumentError> {
+        let mut all = Vec::new();
+        let totals = self.visit(|_position, row| all.push(row))?;
+        Ok((all, totals))
+    }
+
+    /// Reads to the end and calls `visit` with each row and its position, counted from 0. What was
+    /// visited is to be trusted once this has returned without an error. Memory: a frame.
+    ///
+    /// # Errors
+    /// When the manifest is damaged or truncated.
+    pub fn visit(
+        mut self,
+        mut visit: impl FnMut(u64, Row),
+    ) -> Result<ManifestTotals, DocumentError> {
+        let mut frame = Vec::new();
+        let mut position = 0;
         while self.next_frame(&mut frame)? {
-            all.append(&mut frame);
+            for row in frame.drain(..) {
+                visit(position, row);
+                position += 1;
+            }
         }
-        Ok((all, self.totals))
+        Ok(self.totals)
     }
 
     fn check_end(&self, end: &[u8]) -> Result<(), DocumentError> {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{ArchiveId, ContentHash, Job, PartitionId, Revision, WorkerId};
+use crate::manifest::RowRange;
 use crate::settings::PackSettings;
 use crate::time::Window;
 use crate::versioned::{self, Document, DocumentError};
@@ -36,10 +37,21 @@ pub struct Task {
     pub attempt: u32,
     /// Object name of the manifest.
     pub manifest: String,
-    /// Rows of the manifest.
+    /// Rows to execute.
     pub rows: u64,
+    /// Which rows of the manifest these are; absent: all of them. A release that does not know
+    /// this field refuses the task, since the manifest's header names another partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<RowRange>,
     /// What to pack with.
     pub settings: PackSettings,
+    /// Whether no further attempt will be made for trouble with the sources: what cannot be read
+    /// for whatever reason is written down as failed, file by file.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub last_attempt: bool,
+    /// A worker that is to give the task back, so that another one looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoid: Option<WorkerId>,
     /// Where the partition was certified before: which of its objects are to be made again, and
     /// nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +65,11 @@ pub struct Restore {
     pub receipt: String,
     /// Names of the shards and big files that are wanted.
     pub objects: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Worker to coordinator: what became of a task.
@@ -93,7 +110,8 @@ pub enum TaskResult {
         /// What the system said, for a person.
         detail: String,
     },
-    /// The worker drains and did not finish the task. Costs no attempt.
+    /// The worker drains and did not finish the task, or is the one that the task avoids. Costs no
+    /// attempt.
     Returned,
     /// The broker delivered the task a second time, so someone may have died over it: it was not
     /// executed.

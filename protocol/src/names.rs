@@ -58,6 +58,12 @@ pub fn manifest(window: WindowKey, partition: PartitionId, hash: ContentHash) ->
     format!("{MANIFESTS}/{window}/p{partition:06}-{hash}.rows")
 }
 
+/// The number that a manifest's name carries: of the partition that it was written for.
+pub fn manifest_number(key: &str) -> Option<PartitionId> {
+    let (number, _hash) = key.rsplit_once("/p")?.1.split_once('-')?;
+    number.parse().ok()
+}
+
 /// `_des/receipts/<window end>-r<rev>/p<partition>-<manifest hash>-<hash>.json`
 pub fn receipt(
     window: WindowKey,
@@ -188,6 +194,9 @@ mod tests {
         let key = certificate(expected[1].window, 10);
         assert_eq!(parse_certificate(&key), Some(expected[1]));
         assert_eq!(parse_certificate("_des/certificates/x.json"), None);
+        let key = manifest(expected[1].window, 1_234_567, ContentHash::of(b""));
+        assert_eq!(manifest_number(&key), Some(1_234_567));
+        assert_eq!(manifest_number("_des/manifests/x.rows"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::FailedRow;
 use crate::ident::{ArchiveId, ContentHash, Job, PartitionId, Revision, WorkerId};
+use crate::manifest::RowRange;
 use crate::row::{Fingerprint, Tally};
 use crate::time::Window;
 use crate::versioned::{self, Document, DocumentError};
@@ -38,7 +39,7 @@ pub struct BigFileRef {
     pub size: u64,
 }
 
-/// What a worker did with one manifest.
+/// What a worker did with one manifest, or with a range of its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Version of this document.
@@ -55,6 +56,9 @@ pub struct Receipt {
     pub partition: PartitionId,
     /// Hash of the manifest that was executed.
     pub manifest_hash: ContentHash,
+    /// Which rows of the manifest these are; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<RowRange>,
     /// The attempt in which it was executed, from 1.
     pub attempt: u32,
     /// Who executed it.

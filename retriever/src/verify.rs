@@ -147,13 +147,12 @@ impl Archive {
         deep: bool,
         result: &mut Verification,
     ) -> Result<(), BackendError> {
-        let papers = certificate.partitions.iter().flat_map(|partition| {
-            [
-                (partition.manifest.clone(), partition.manifest_size, Some(partition.rows)),
-                (partition.receipt.clone(), partition.receipt_size, None),
-            ]
-        });
-        let mut looks = stream::iter(papers.collect::<Vec<_>>())
+        // Partitions may share a manifest, which then holds the rows of all of them.
+        let manifests = certificate.manifests().into_iter();
+        let manifests = manifests.map(|it| (it.key, it.size, Some(it.rows)));
+        let receipts = certificate.partitions.iter();
+        let receipts = receipts.map(|it| (it.receipt.clone(), it.receipt_size, None));
+        let mut looks = stream::iter(manifests.chain(receipts).collect::<Vec<_>>())
             .map(|(key, size, rows)| async move {
                 let problem = match (deep, self.store.size(&key).await?) {
                     (_, None) => None,

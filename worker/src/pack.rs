@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
 use crate::restore::Wanted;
-use crate::source::{OpenFile, SourceError, SourceReader, Sources};
+use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
 
 /// Rows that are read together, in path order.
 const BATCH_ROWS: usize = 4_096;
@@ -54,6 +54,9 @@ pub(crate) struct Counters {
 pub(crate) struct PackInput {
     pub(crate) rows: Vec<Row>,
     pub(crate) settings: PackSettings,
+    /// Whether a file that cannot be read for the machine's reasons fails by itself, rather than
+    /// the whole partition.
+    pub(crate) last_attempt: bool,
     pub(crate) window: WindowKey,
     pub(crate) sources: Arc<Sources>,
     pub(crate) limits: PackLimits,
@@ -355,10 +358,14 @@ impl<'a> Reader<'a> {
                     Err(RowError::Source(SourceError::File(reason, detail))) => {
                         Item::Failed(reason, detail)
                     }
+                    Err(RowError::Source(SourceError::Machine(why))) if self.input.last_attempt => {
+                        Item::Failed(FailureReason::Unreadable, why)
+                    }
                     Err(RowError::Source(SourceError::Machine(why))) => {
-                        let location = row.location.as_deref().unwrap_or_default();
-                        let why = format!("cannot read {location}: {why}");
-                        return Err(PackError::Retry(RetryClass::Source, why));
+                        return Err(cannot_read(RetryClass::Source, row, &why));
+                    }
+                    Err(RowError::Source(SourceError::Worker(why))) => {
+                        return Err(cannot_read(RetryClass::Local, row, &why));
                     }
                     Err(RowError::Pack(error)) => return Err(error),
                 };
@@ -415,7 +422,7 @@ impl<'a> Reader<'a> {
             if self.input.cancel.load(Ordering::Relaxed) {
                 return Err(RowError::Pack(PackError::Cancelled));
             }
-            let count = open.file.read(&mut chunk).map_err(|error| RowError::machine(&error))?;
+            let count = open.file.read(&mut chunk).map_err(classify)?;
             if count == 0 {
                 break;
             }
@@ -423,7 +430,7 @@ impl<'a> Reader<'a> {
             read += count as u64;
         }
         open.check_unchanged(read)?;
-        open.file.rewind().map_err(|error| RowError::machine(&error))?;
+        open.file.rewind().map_err(classify)?;
         let sha256: [u8; 32] = hasher.finalize().into();
         let mut check = SameHash { expected: sha256, hasher: Sha256::new() };
         let key = names::big_file(&hex(&sha256));
@@ -454,16 +461,15 @@ enum RowError {
     Pack(PackError),
 }
 
-impl RowError {
-    fn machine(error: &std::io::Error) -> Self {
-        Self::Source(SourceError::Machine(error.to_string()))
-    }
-}
-
 impl From<SourceError> for RowError {
     fn from(error: SourceError) -> Self {
         Self::Source(error)
     }
+}
+
+fn cannot_read(class: RetryClass, row: &Row, why: &str) -> PackError {
+    let location = row.location.as_deref().unwrap_or_default();
+    PackError::Retry(class, format!("cannot read {location}: {why}"))
 }
 
 struct SameHash {

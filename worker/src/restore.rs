@@ -42,8 +42,9 @@ impl Wanted {
         let receipt = Receipt::decode(&bytes).map_err(|error| refuse(&error.to_string()))?;
         if receipt.archive != task.address.archive
             || receipt.manifest_hash != task.address.manifest_hash
+            || receipt.range != task.range
         {
-            return Err(refuse("it is about another manifest than the task"));
+            return Err(refuse("it is about other rows than the task"));
         }
         Ok(Self::of(receipt, restore))
     }
@@ -158,6 +159,7 @@ mod tests {
             revision: 0,
             partition: 0,
             manifest_hash: ContentHash::of(b""),
+            range: None,
             attempt: 1,
             worker: "w".parse().expect("a worker"),
             packed: Tally::default(),

@@ -150,6 +150,8 @@ async fn handle(
     };
     let result = if delivery.redelivered {
         TaskResult::Interrupted
+    } else if task.avoid.as_ref() == Some(&context.worker) {
+        TaskResult::Returned
     } else {
         let counters = Arc::new(Counters::default());
         let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters);

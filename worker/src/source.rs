@@ -85,8 +85,11 @@ impl Sources {
 pub(crate) enum SourceError {
     /// The file's own fault: the row fails, the rest of the partition goes on.
     File(FailureReason, String),
-    /// The machine's: the whole partition is to be tried again.
+    /// The machine's, or the file system's: the whole partition is to be tried again, until its
+    /// attempts are used up.
     Machine(String),
+    /// This process's: it says nothing about the file, however often it comes.
+    Worker(String),
 }
 
 /// An opened regular file.
@@ -221,13 +224,16 @@ fn check_type(metadata: &Metadata) -> Result<(), SourceError> {
 }
 
 /// Sorts errors of the operating system into the file's fault and the machine's.
-fn classify(error: std::io::Error) -> SourceError {
+pub(crate) fn classify(error: std::io::Error) -> SourceError {
     let reason = match Errno::from_io_error(&error) {
         Some(Errno::NOENT | Errno::NOTDIR) => FailureReason::Missing,
         Some(Errno::ACCESS | Errno::PERM) => FailureReason::NoPermission,
         Some(Errno::ISDIR) => FailureReason::IsDirectory,
         Some(Errno::NXIO | Errno::NODEV) => FailureReason::NotRegular,
         Some(Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL) => FailureReason::InvalidLocation,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+            return SourceError::Worker(error.to_string());
+        }
         _ => return SourceError::Machine(error.to_string()),
     };
     SourceError::File(reason, error.to_string())
@@ -242,7 +248,7 @@ mod tests {
         match SourceReader::new(sources).open(location.to_str().expect("UTF-8")) {
             Ok(_) => None,
             Err(SourceError::File(reason, _)) => Some(reason),
-            Err(SourceError::Machine(why)) => panic!("{why}"),
+            Err(SourceError::Machine(why) | SourceError::Worker(why)) => panic!("{why}"),
         }
     }
 
@@ -325,5 +331,17 @@ mod tests {
             open.read_into(&mut buffer),
             Err(SourceError::File(FailureReason::Changed, _))
         ));
+    }
+
+    #[test]
+    fn what_is_the_files_the_machines_and_the_workers_is_told_apart() {
+        let classified = |errno: Errno| classify(errno.into());
+        assert!(matches!(classified(Errno::NOENT), SourceError::File(FailureReason::Missing, _)));
+        for errno in [Errno::IO, Errno::STALE, Errno::TIMEDOUT] {
+            assert!(matches!(classified(errno), SourceError::Machine(_)), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(matches!(classified(errno), SourceError::Worker(_)), "{errno}");
+        }
     }
 }

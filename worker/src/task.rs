@@ -88,6 +88,7 @@ async fn restore(
         left_out: wanted.left_out(&rows, task.settings.n_bits),
         rows,
         settings: task.settings,
+        last_attempt: false,
         window: window_key(task),
         sources: Arc::clone(&context.sources),
         limits: context.limits.clone(),
@@ -121,6 +122,7 @@ async fn try_execute(
     let input = PackInput {
         rows: rows.0,
         settings: task.settings,
+        last_attempt: task.last_attempt,
         window: window_key(task),
         sources: Arc::clone(&context.sources),
         limits: context.limits.clone(),
@@ -144,7 +146,10 @@ async fn try_execute(
     let missing = missing.count() as u64;
     // A later pass takes up what could not be read before, or was lost: much of it may be missing.
     let first_pass = task.address.revision == 0;
-    if first_pass && expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows {
+    let suspicious =
+        first_pass && expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows;
+    // At last it is believed, and left to the limits of the window, where a person sees it.
+    if suspicious && !task.last_attempt {
         let why = format!("{missing} of {} files are missing: is a mount gone?", expected.rows);
         return Err(Undone::Retry(RetryClass::Source, why));
     }
@@ -194,7 +199,7 @@ fn check_addressee(identity: &ArchiveIdentity, task: &Task) -> Result<(), Undone
     Ok(())
 }
 
-/// A receipt for this very manifest, without failures, whose shards are all there. One with
+/// A receipt for these very rows, without failures, whose shards are all there. One with
 /// failures is never taken up again: the files may be there now.
 async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u64)>, Undone> {
     let address = &task.address;
@@ -211,8 +216,9 @@ async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u
             continue;
         }
         let Ok(receipt) = Receipt::decode(&bytes) else { continue };
-        let ours =
-            receipt.archive == address.archive && receipt.manifest_hash == address.manifest_hash;
+        let ours = receipt.archive == address.archive
+            && receipt.manifest_hash == address.manifest_hash
+            && receipt.range == task.range;
         if receipt.failed.rows == 0 && ours && objects_are_there(store, &receipt).await? {
             // It may have been written by a process that died before it could sync.
             store.flush().await?;
@@ -233,10 +239,11 @@ async fn objects_are_there(store: &Store, receipt: &Receipt) -> Result<bool, Bac
         .await
 }
 
+/// The rows to execute: all of the manifest, or the range of them that the task names.
 async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), Undone> {
     let bytes = store.get(&task.manifest, MAX_MANIFEST_BYTES).await?;
     let address = task.address.clone();
-    let (settings, key) = (task.settings, task.manifest.clone());
+    let (settings, range, key) = (task.settings, task.range, task.manifest.clone());
     let read = tokio::task::spawn_blocking(move || {
         let refuse = |why: String| Undone::Refused(format!("the manifest {key}: {why}"));
         if ContentHash::of(&bytes) != address.manifest_hash {
@@ -248,13 +255,30 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), 
             && header.job == address.job
             && header.window == address.window
             && header.revision == address.revision
-            && header.partition == address.partition
+            // Of a partition that was split, the parts have other numbers and its manifest.
+            && (header.partition == address.partition || range.is_some())
             && header.settings == settings;
         if !same {
             return Err(refuse("it is about another partition than the task".to_owned()));
         }
-        let (rows, totals) = reader.read_all().map_err(|error| refuse(error.to_string()))?;
-        Ok((rows, totals.rows))
+        let mut rows = Vec::new();
+        let keep = |position, row| {
+            if range.is_none_or(|range| range.contains(position)) {
+                rows.push(row);
+            }
+        };
+        let totals = reader.visit(keep).map_err(|error| refuse(error.to_string()))?;
+        let Some(range) = range else { return Ok((rows, totals.rows)) };
+        let found = rows.len() as u64;
+        if range.rows != found {
+            return Err(refuse(format!(
+                "it holds {found} of the {} rows from {} on",
+                range.rows, range.first
+            )));
+        }
+        let mut tally = Tally::default();
+        rows.iter().for_each(|row| tally.count(&row.uid, row.created_at()));
+        Ok((rows, tally))
     });
     read.await.map_err(|panicked| Undone::Retry(RetryClass::Panic, panicked.to_string()))?
 }
@@ -334,6 +358,7 @@ fn write_up(
         revision: address.revision,
         partition: address.partition,
         manifest_hash: address.manifest_hash,
+        range: task.range,
         attempt: task.attempt,
         worker: context.worker.clone(),
         packed: packed_tally,
@@ -346,4 +371,78 @@ fn write_up(
     };
     receipt.failed = receipt.tally_of_failures();
     receipt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::manifest::{ManifestHeader, ManifestWriter, RowRange};
+    use protocol::message::PartitionAddress;
+    use protocol::{PackSettings, Window};
+
+    /// A store with the manifest of partition 3, of ten rows, and the task for all of it.
+    async fn ten_rows() -> (Store, Task) {
+        let at = |text: &str| text.parse().expect("a date");
+        let header = ManifestHeader {
+            archive: "a-1".parse().expect("an id"),
+            job: "files".parse().expect("a job"),
+            window: Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            revision: 0,
+            partition: 3,
+            settings: PackSettings::default(),
+        };
+        let mut manifest = ManifestWriter::new(&header).expect("a writer");
+        for number in 0..10 {
+            let row = Row::new(format!("uid-{number}"), at("2024-12-02"), None, None);
+            manifest.push(&row).expect("it is taken");
+        }
+        let (bytes, totals) = manifest.finish().expect("it ends");
+        let (window, hash) = (WindowKey::new(header.window, 0), ContentHash::of(&bytes));
+        let key = names::manifest(window, 3, hash);
+        let store = Store::memory();
+        store.put(&key, bytes.into()).await.expect("it is written");
+        let task = Task {
+            version: Task::VERSION,
+            address: PartitionAddress {
+                archive: header.archive,
+                job: header.job,
+                window: header.window,
+                revision: 0,
+                partition: 3,
+                manifest_hash: hash,
+            },
+            attempt: 1,
+            manifest: key,
+            rows: totals.rows.rows,
+            range: None,
+            settings: header.settings,
+            last_attempt: false,
+            avoid: None,
+            restore: None,
+        };
+        (store, task)
+    }
+
+    #[tokio::test]
+    async fn a_part_is_its_range_of_the_manifest_and_nothing_else() {
+        let (store, mut task) = ten_rows().await;
+        let read = read_manifest(&store, &task).await.unwrap_or_else(|_| panic!("it reads"));
+        assert_eq!((read.0.len(), read.1.rows), (10, 10));
+
+        task.address.partition = 17;
+        let refused = read_manifest(&store, &task).await;
+        assert!(matches!(refused, Err(Undone::Refused(why)) if why.contains("another partition")));
+        task.range = Some(RowRange { first: 6, rows: 3 });
+        let (rows, tally) =
+            read_manifest(&store, &task).await.unwrap_or_else(|_| panic!("it reads"));
+        let uids: Vec<_> = rows.iter().map(|row| row.uid.as_str()).collect();
+        assert_eq!(uids, ["uid-6", "uid-7", "uid-8"]);
+        let mut expected = Tally::default();
+        rows.iter().for_each(|row| expected.count(&row.uid, row.created_at()));
+        assert_eq!(tally, expected);
+
+        task.range = Some(RowRange { first: 8, rows: 3 });
+        let refused = read_manifest(&store, &task).await;
+        assert!(matches!(refused, Err(Undone::Refused(why)) if why.contains("2 of the 3 rows")));
+    }
 }

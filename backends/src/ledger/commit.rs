@@ -84,7 +84,8 @@ async fn require_all_accepted<S: Session>(
                   AND revision = $3 AND receipt IS NULL ORDER BY partition LIMIT 1";
     match session.fetch_optional(select, &key_params(job, key)).await? {
         None => Ok(()),
-        Some(row) => Err(BackendError::Invalid {
+        // An operator may have had the window tried again a moment ago.
+        Some(row) => Err(BackendError::Conflict {
             what: format!(
                 "window {key} of job `{job}` cannot be committed: its partition {} has no \
                  accepted receipt",

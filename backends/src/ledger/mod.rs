@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use protocol::manifest::RowRange;
 use protocol::{
     ArchiveId, FailedRow, NBits, PartitionId, Revision, Tally, Timestamp, Window, WindowKey,
     WorkerId,
@@ -15,10 +16,12 @@ use protocol::{
 use crate::error::Result;
 
 mod commit;
+mod held;
 mod lease;
 mod looks;
 mod migrations;
 mod operator;
+mod parts;
 pub mod postgres;
 mod record;
 mod session;
@@ -82,7 +85,8 @@ pub enum WindowState {
     Requested,
     /// Manifests are durable, partitions are being worked on.
     Open,
-    /// Every partition is answered, but more rows failed than is allowed.
+    /// Every partition is answered, but more rows failed than is allowed: an operator releases or
+    /// retries it.
     Held,
     /// A certificate is durable.
     Committed,
@@ -128,6 +132,8 @@ pub struct WindowRecord {
     pub certificate: Option<String>,
     /// What planning a pass with a revision above 0 found, as [`NewWindow::findings`].
     pub findings: Option<String>,
+    /// How many failed rows an operator accepted by releasing it.
+    pub released: Option<u64>,
 }
 
 impl WindowRecord {
@@ -196,9 +202,14 @@ pub struct PartitionRecord {
     pub manifest: String,
     /// Size of the manifest in bytes.
     pub manifest_size: u64,
-    /// Rows of the manifest.
+    /// The first of the manifest's rows that it holds, for a part of a partition that was split;
+    /// `None` for one that holds all of them.
+    pub first_row: Option<u64>,
+    /// Its rows.
     pub rows: Tally,
-    /// Attempts that ended in trouble.
+    /// Answers without an accepted receipt, whatever the reason.
+    pub setbacks: u32,
+    /// Those of them that count against its rows: trouble that the rows may be the cause of.
     pub attempts: u32,
     /// Times the broker delivered its task twice.
     pub interruptions: u32,
@@ -206,8 +217,39 @@ pub struct PartitionRecord {
     pub not_before: Option<Timestamp>,
     /// The last trouble: class and detail.
     pub trouble: Option<(String, String)>,
+    /// The worker whose receipt had files that deserve a second look.
+    pub first_look: Option<WorkerId>,
     /// What was accepted for it.
     pub accepted: Option<AcceptedReceipt>,
+}
+
+impl PartitionRecord {
+    /// Which rows of the manifest it holds; `None`: all of them.
+    pub fn range(&self) -> Option<RowRange> {
+        self.first_row.map(|first| RowRange { first, rows: self.rows.rows })
+    }
+}
+
+/// A part of a partition that is to be split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPart {
+    /// The first of the manifest's rows that it holds.
+    pub first_row: u64,
+    /// Its rows.
+    pub rows: Tally,
+}
+
+/// A held window that an operator lets go, or has tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldPass {
+    /// Its end and revision.
+    pub window: WindowKey,
+    /// Its rows.
+    pub rows: u64,
+    /// Those that failed.
+    pub files_failed: u64,
+    /// Partitions with failed rows.
+    pub partitions: u32,
 }
 
 /// A receipt that was read, checked and accepted.
@@ -224,6 +266,8 @@ pub struct AcceptedReceipt {
 /// A partition's attempt that ended without a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setback {
+    /// Setbacks from now on, this one included.
+    pub setbacks: u32,
     /// Attempts from now on.
     pub attempts: u32,
     /// Interruptions from now on.
@@ -234,6 +278,8 @@ pub struct Setback {
     pub class: String,
     /// What was said, for a person.
     pub detail: String,
+    /// The worker whose receipt had files that deserve a second look, from now on.
+    pub first_look: Option<WorkerId>,
 }
 
 /// What becomes true when a window commits, all of it in one transaction.
@@ -405,6 +451,22 @@ pub trait Ledger: Send + Sync {
         setback: &Setback,
     ) -> Result<()>;
 
+    /// Replaces a partition of an uncommitted window that has no accepted receipt by its parts, in
+    /// order, under the next free numbers; numbers are never used twice. `trouble` (class and
+    /// detail) is what is recorded of why. False when the partition has a receipt, or is gone.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::BackendError::Invalid) when the parts are not exactly the partition's
+    /// rows.
+    async fn split_partition(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        parts: &[NewPart; 2],
+        trouble: (&str, &str),
+    ) -> Result<bool>;
+
     /// Changes an uncommitted window's state between `Open` and `Held`.
     async fn set_window_state(
         &self,
@@ -458,6 +520,21 @@ pub trait Ledger: Send + Sync {
 
     /// Number of unresolved error rows of the window that ends at `end`.
     async fn count_errors_of(&self, end: Timestamp) -> Result<u64>;
+
+    /// Lets a held window go at an operator's word: it is open again, and commits with as many
+    /// failed rows as it has now. Writes the audit row.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when the window is not held.
+    async fn release_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass>;
+
+    /// Has a held window's failed rows read again at an operator's word: it is open again, and
+    /// what was accepted for partitions with failed rows is taken back, with everything that counts
+    /// against them. Writes the audit row.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when the window is not held.
+    async fn retry_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass>;
 
     /// Moves the watermark at an operator's word, under a lease that was seized for it and that
     /// nobody holds afterwards: drops every uncommitted window, moves watermark and

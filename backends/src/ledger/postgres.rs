@@ -34,6 +34,7 @@ const SESSION_SETTINGS: &str = "\
 
 const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
+    (2, "split", include_str!("../../../migrations/postgres/0002_split.sql")),
     (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
 ];
 

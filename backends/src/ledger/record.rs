@@ -87,6 +87,14 @@ impl Record {
         T::try_from(value).map_err(|_| invalid(column, value, "in its range"))
     }
 
+    /// A number that fits the type asked for, or NULL.
+    fn opt_number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<Option<T>> {
+        match self.opt_int(column)? {
+            Some(_) => self.number(column).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// A time or NULL.
     pub(super) fn opt_time(&self, column: &'static str) -> Result<Option<Timestamp>> {
         let Some(value) = self.opt_int(column)? else { return Ok(None) };
@@ -164,6 +172,7 @@ impl Record {
                 None => Purpose::Replay,
             },
             findings: self.opt_text("findings")?,
+            released: self.opt_number("released")?,
         })
     }
 
@@ -199,11 +208,17 @@ impl Record {
             partition: self.number("partition")?,
             manifest: self.text("manifest")?,
             manifest_size: self.number("manifest_size")?,
+            first_row: self.opt_number("first_row")?,
             rows: self.tally()?,
+            setbacks: self.number("setbacks")?,
             attempts: self.number("attempts")?,
             interruptions: self.number("interruptions")?,
             not_before: self.opt_time("not_before")?,
             trouble: self.opt_text("trouble_class")?.zip(self.opt_text("trouble_detail")?),
+            first_look: match self.opt_text("first_look")? {
+                Some(_) => Some(self.parsed("first_look")?),
+                None => None,
+            },
             accepted,
         })
     }

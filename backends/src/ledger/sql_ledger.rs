@@ -12,9 +12,10 @@ use sqlx::{Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use super::{
-    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, Lease, LeaseStatus, Ledger,
-    Look, NewWindow, PartitionRecord, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord,
-    WindowState, commit, lease, looks, operator, watermark, windows,
+    AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, ErrorRow, HeldPass, Lease, LeaseStatus,
+    Ledger, Look, NewPart, NewWindow, PartitionRecord, Purpose, Setback, WatermarkRow,
+    WindowCommit, WindowRecord, WindowState, commit, held, lease, looks, operator, parts,
+    watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -325,6 +326,19 @@ where
         })
     }
 
+    async fn split_partition(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        into: &[NewPart; 2],
+        trouble: (&str, &str),
+    ) -> Result<bool> {
+        transaction!(self, "split a partition", |session| {
+            parts::split(session, &self.job, lease, (window, partition), into, trouble)
+        })
+    }
+
     async fn set_window_state(
         &self,
         lease: &Lease,
@@ -388,6 +402,18 @@ where
     async fn count_errors_of(&self, end: Timestamp) -> Result<u64> {
         query!(self, "count a window's error rows", |session| {
             operator::count_errors_of(session, &self.job, end)
+        })
+    }
+
+    async fn release_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass> {
+        transaction!(self, "release a held window", |session| {
+            held::release(session, &self.job, window, audit)
+        })
+    }
+
+    async fn retry_window(&self, window: WindowKey, audit: &AuditEntry) -> Result<HeldPass> {
+        transaction!(self, "have a held window tried again", |session| {
+            held::retry(session, &self.job, window, audit)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Windows and their partitions: planned, accepted, set back, until the commit.
 
-use protocol::{Digest, Job, PartitionId, Tally, Timestamp, WindowKey};
+use protocol::{Digest, Job, PartitionId, Tally, Timestamp, WindowKey, WorkerId};
 use sqlx::AssertSqlSafe;
 
 use super::record::Record;
@@ -20,7 +20,7 @@ macro_rules! select_windows {
         concat!(
             "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
+             released, p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
              ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
              WHERE w.job = $1 AND ",
             $condition,
@@ -92,9 +92,9 @@ pub(super) async fn partitions<S: Session>(
     job: &Job,
     key: WindowKey,
 ) -> Result<Vec<PartitionRecord>> {
-    let select = "SELECT partition, manifest, manifest_size, row_count, digest, attempts, \
-                  interruptions, not_before, trouble_class, trouble_detail, receipt, \
-                  receipt_size, files_failed FROM des_partitions \
+    let select = "SELECT partition, manifest, manifest_size, first_row, row_count, digest, \
+                  setbacks, attempts, interruptions, not_before, trouble_class, trouble_detail, \
+                  first_look, receipt, receipt_size, files_failed FROM des_partitions \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 ORDER BY partition";
     session.fetch(select, &key_params(job, key)).await?.iter().map(Record::partition).collect()
 }
@@ -292,7 +292,7 @@ pub(super) async fn set_back<S: Session>(
 ) -> Result<bool> {
     lease::require(session, job, lease).await?;
     let update = "UPDATE des_partitions SET attempts = $5, interruptions = $6, not_before = $7, \
-                  trouble_class = $8, trouble_detail = $9 \
+                  trouble_class = $8, trouble_detail = $9, setbacks = $10, first_look = $11 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4 \
                   AND receipt IS NULL";
     Ok(session.execute(update, &setback_params(job, place, setback)).await? == 1)
@@ -309,7 +309,7 @@ pub(super) async fn reopen<S: Session>(
     lease::require(session, job, lease).await?;
     require_uncommitted(session, job, key).await?;
     let update = "UPDATE des_partitions SET attempts = $5, interruptions = $6, not_before = $7, \
-                  trouble_class = $8, trouble_detail = $9, \
+                  trouble_class = $8, trouble_detail = $9, setbacks = $10, first_look = $11, \
                   receipt = NULL, receipt_size = NULL, files_failed = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4";
     let params = setback_params(job, (key, partition), setback);
@@ -325,7 +325,7 @@ fn setback_params<'a>(
     job: &'a Job,
     (key, partition): (WindowKey, PartitionId),
     setback: &'a Setback,
-) -> [Param<'a>; 9] {
+) -> [Param<'a>; 11] {
     let [job, end, revision] = key_params(job, key);
     [
         job,
@@ -337,6 +337,8 @@ fn setback_params<'a>(
         Param::OptTime(setback.not_before),
         Param::Text(&setback.class),
         Param::Text(&setback.detail),
+        Param::Int(setback.setbacks.into()),
+        Param::OptText(setback.first_look.as_ref().map(WorkerId::as_str)),
     ]
 }
 
@@ -367,7 +369,7 @@ pub(super) async fn set_state<S: Session>(
     Ok(())
 }
 
-async fn require_uncommitted<S: Session>(
+pub(super) async fn require_uncommitted<S: Session>(
     session: &mut S,
     job: &Job,
     key: WindowKey,

@@ -9,10 +9,8 @@ use super::*;
 
 pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     let ledger = bench.ledger().await;
-    assert_eq!(
-        ledger.pending_migrations().await.expect("an answer"),
-        ["0001 ledger", "0003 revisions"]
-    );
+    let pending = ledger.pending_migrations().await.expect("an answer");
+    assert_eq!(pending[..3], ["0001 ledger", "0002 split", "0003 revisions"]);
     assert_eq!(ledger.watermark().await.expect("an answer"), None);
     assert_eq!(ledger.archive().await.expect("an answer"), None);
     ledger.now().await.expect("the time needs no table");
@@ -29,8 +27,8 @@ pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     let before = Snapshot::of(&*ledger).await;
     ledger.migrate().await.expect("again");
     assert_eq!(Snapshot::of(&*ledger).await, before);
-    let other = "SELECT CAST(count(*) AS text) FROM _des_migrations WHERE version = 1";
-    assert_eq!(bench.text(other).await, Some("1".to_owned()));
+    let other = "SELECT CAST(count(*) AS text) FROM _des_migrations";
+    assert_eq!(bench.text(other).await, Some(pending.len().to_string()));
 }
 
 pub(crate) async fn many_may_migrate_at_once(bench: &dyn Bench) {
@@ -48,8 +46,13 @@ pub(crate) async fn the_printed_sql_leaves_nothing_pending(bench: &dyn Bench) {
     ledger.migrate().await.expect("there is nothing to do");
     let lease = begin(&*ledger).await;
     settle(&*ledger, &lease, 1).await;
-    bench.sql(&bench.script()).await;
+    // Again: either it does nothing, or it is refused as a whole, since SQLite cannot add a column
+    // "if it is not there".
+    if let Err(refused) = bench.try_sql(&bench.script()).await {
+        assert!(refused.to_string().contains("duplicate column name"), "{refused}");
+    }
     assert_eq!(watermark(&*ledger).await, window(1).end());
+    assert_eq!(ledger.pending_migrations().await.expect("an answer"), Vec::<String>::new());
 }
 
 pub(crate) async fn tables_of_another_release_are_refused(bench: &dyn Bench) {

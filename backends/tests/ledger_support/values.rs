@@ -73,11 +73,13 @@ pub(crate) fn receipt(day: i64, partition: PartitionId) -> AcceptedReceipt {
 
 pub(crate) fn setback(attempts: u32) -> Setback {
     Setback {
+        setbacks: attempts + 2,
         attempts,
         interruptions: 1,
         not_before: Some(at("2024-12-03T04:05:06.789012Z")),
         class: "store_unavailable".to_owned(),
         detail: "503 Slow Down, „später“".to_owned(),
+        first_look: Some(worker("worker-7")),
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
         totals: WindowTotals::default(),
         certificate: None,
         findings: None,
+        released: None,
     };
     assert_eq!(ledger.open_windows().await.expect("windows"), [expected]);
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
@@ -34,11 +35,14 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
             partition,
             manifest: new.manifest.clone(),
             manifest_size: new.manifest_size,
+            first_row: None,
             rows: new.rows,
+            setbacks: 0,
             attempts: 0,
             interruptions: 0,
             not_before: None,
             trouble: None,
+            first_look: None,
             accepted: None,
         })
         .collect();
@@ -138,16 +142,19 @@ pub(crate) async fn a_setback_is_remembered(bench: &dyn Bench) {
 
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
     let (first, expected) = (&partitions[0], setback(3));
-    assert_eq!((first.attempts, first.interruptions), (3, 1));
+    assert_eq!((first.setbacks, first.attempts, first.interruptions), (5, 3, 1));
+    assert_eq!(first.first_look, expected.first_look);
     assert_eq!(first.not_before, expected.not_before);
     assert_eq!(first.trouble, Some((expected.class, expected.detail)));
     assert_eq!(partitions[1].trouble, None);
 
     let mut later = setback(4);
     later.not_before = None;
+    later.first_look = None;
     assert!(ledger.set_back(&lease, key(1, 0), 0, &later).await.expect("an answer"));
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
     assert_eq!((partitions[0].attempts, partitions[0].not_before), (4, None));
+    assert_eq!(partitions[0].first_look, None);
 }
 
 pub(crate) async fn an_accepted_partition_can_be_reopened(bench: &dyn Bench) {

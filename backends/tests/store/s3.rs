@@ -118,7 +118,10 @@ async fn a_server_that_is_not_there_is_unavailable() {
 
 #[tokio::test]
 async fn a_server_without_conditional_writes_says_so() {
-    let server = S3Server::start_with(Shortcomings { no_conditional_writes: true });
+    let server = S3Server::start_with(Shortcomings {
+        no_conditional_writes: true,
+        ..Shortcomings::default()
+    });
     let store = Store::s3(&settings(&server, "")).expect("the settings are good");
     let error = store.create("_des/archive.json", "{}".into()).await.expect_err("it cannot");
     assert!(matches!(error, BackendError::Failed { .. }), "{error}");

@@ -48,6 +48,9 @@ pub(crate) struct S3Server {
 pub(crate) struct Shortcomings {
     /// It refuses `If-None-Match`, as older servers do.
     pub(crate) no_conditional_writes: bool,
+    /// It never answers a write of a key that contains this text; each leaves a file
+    /// `.stuck-<number>` beside the bucket.
+    pub(crate) stuck_writes: Option<&'static str>,
 }
 
 impl S3Server {
@@ -168,6 +171,12 @@ impl Objects {
 
     /// Writes a whole object at once: one file, where the file server makes three.
     async fn write(&self, input: PutObjectInput) -> S3Result<ETag> {
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        if self.shortcomings.stuck_writes.is_some_and(|text| input.key.contains(text)) {
+            let stuck = self.root.join(format!(".stuck-{number}"));
+            std::fs::write(stuck, &input.key).map_err(S3Error::internal_error)?;
+            return std::future::pending().await;
+        }
         let broken = |error| S3Error::with_source(S3ErrorCode::IncompleteBody, error);
         let mut body = input.body.ok_or_else(|| s3_error!(IncompleteBody))?;
         let mut bytes = Vec::new();
@@ -175,7 +184,6 @@ impl Objects {
             bytes.extend_from_slice(&more.map_err(broken)?);
         }
         let digest = Md5::checksum(&bytes);
-        let number = self.writes.fetch_add(1, Ordering::Relaxed);
         let staging = self.root.join(format!(".write-{number}"));
         let object = self.root.join(&input.bucket).join(&input.key);
         let must_be_new = input.if_none_match.is_some();

@@ -6,15 +6,14 @@ use backends::BackendError;
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use protocol::message::{Outcome, TaskResult};
-use protocol::{PartitionId, Receipt, Window, WindowKey, names};
+use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
+use crate::answer::{Meaning, meaning};
+use crate::attempts::give_back_wait;
 use crate::certify::MAX_RECEIPT_BYTES;
-use crate::decide::{
-    Expected, accepted, check_receipt, deserves_second_look, is_timely, setback,
-    setback_for_second_look, setback_of_receipt,
-};
+use crate::decide::{Expected, check_receipt};
 use crate::service::{Coordinator, Event};
 
 /// The largest part of an unreadable message that goes into its dead letter.
@@ -49,54 +48,33 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
-        let Some(partition) = self.awaited(outcome) else {
+        let Some(partition) = self.flight.awaited(outcome).cloned() else {
             self.offer(address, Some(outcome.result.clone()));
             return Ok(());
         };
-        let timely = is_timely(&partition, outcome.attempt);
-        if !timely && !matches!(outcome.result, TaskResult::Done { .. }) {
-            return Ok(());
-        }
-        let now = self.it.ledger.now().await?;
-        let setback = match &outcome.result {
+        let receipt = match &outcome.result {
             TaskResult::Done { receipt: name, .. } => {
-                match self.read_receipt(name, address.window, &partition, outcome).await? {
-                    Ok((receipt, _)) if !timely && receipt.failed.rows > 0 => return Ok(()),
-                    Ok((receipt, _)) if deserves_second_look(&partition, &receipt) => {
-                        Some(setback_for_second_look(&partition, &receipt, now))
-                    }
-                    Ok((receipt, size)) => {
-                        let accepted = accepted(name, size, &receipt);
-                        return self.accept(key, address.partition, accepted).await;
-                    }
-                    Err(why) => {
-                        Some(setback_of_receipt(&partition, &format!("{name}: {why}"), now))
-                    }
-                }
+                Some(self.read_receipt(name, address.window, &partition, outcome).await?)
             }
-            other => setback(&partition, other, now),
+            _ => None,
         };
-        if let Some(setback) = &setback {
-            info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
-                class = setback.class, "to be tried again: {}", setback.detail);
-            self.it.ledger.set_back(&self.lease, key, address.partition, setback).await?;
-        }
+        let now = self.it.ledger.now().await?;
+        let setback = match meaning(&partition, outcome, receipt, now) {
+            Meaning::Nothing => return Ok(()),
+            Meaning::TakeBack => {
+                self.take_back(key, outcome, now);
+                return Ok(());
+            }
+            Meaning::Accept(receipt) => return self.accept(key, address.partition, receipt).await,
+            Meaning::TryAgain(setback) => setback,
+        };
+        info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
+            class = setback.class, "to be tried again: {}", setback.detail);
+        let reason = format!("{}: {}", setback.class, setback.detail);
+        self.tell(Event::Waiting { reason });
+        self.it.ledger.set_back(&self.lease, key, address.partition, &setback).await?;
         self.publish_again(key, address.partition, setback);
-        if let Some(open) = self.flight.partition_mut(key, address.partition) {
-            open.answered_by = Some(outcome.worker.clone());
-        }
         Ok(())
-    }
-
-    /// The partition that an outcome answers, as long as an answer is awaited: late ones, of
-    /// windows and manifests that are settled or superseded, change nothing.
-    fn awaited(&self, outcome: &Outcome) -> Option<PartitionRecord> {
-        let address = &outcome.address;
-        let window = self.flight.windows.get(&WindowKey::new(address.window, address.revision))?;
-        let mut partitions = window.partitions.iter().map(|open| &open.record);
-        let partition = partitions.find(|record| record.partition == address.partition)?;
-        let same_manifest = names::content_hash(&partition.manifest) == Some(address.manifest_hash);
-        (partition.accepted.is_none() && same_manifest).then(|| partition.clone())
     }
 
     /// Reads the receipt that an outcome names from our own store, and compares it with the
@@ -124,24 +102,38 @@ impl Leader<'_> {
         }
     }
 
+    /// Notes that a task came back undone: it is published again at once, or, where a worker was
+    /// to be avoided, when another one may be free.
+    fn take_back(&mut self, window: WindowKey, outcome: &Outcome, now: Timestamp) {
+        let partition = outcome.address.partition;
+        let Some(open) = self.flight.partition_mut(window, partition) else { return };
+        open.last_sign = None;
+        open.given_back_by = Some(outcome.worker.clone());
+        if open.record.first_look.is_some() {
+            open.given_back = open.given_back.saturating_add(1);
+            let wait = give_back_wait(window, partition, open.given_back);
+            open.record.not_before = Some(now.saturating_add_micros(wait));
+        }
+    }
+
     /// Notes that a partition is to be published again, after what its setback says.
     pub(super) fn publish_again(
         &mut self,
         window: WindowKey,
         partition: PartitionId,
-        setback: Option<Setback>,
+        setback: Setback,
     ) {
         let Some(open) = self.flight.partition_mut(window, partition) else { return };
         open.last_sign = None;
-        if let Some(setback) = setback {
-            open.record.attempts = setback.attempts;
-            open.record.interruptions = setback.interruptions;
-            open.record.not_before = setback.not_before;
-            open.record.trouble = Some((setback.class, setback.detail));
-        }
+        open.record.setbacks = setback.setbacks;
+        open.record.attempts = setback.attempts;
+        open.record.interruptions = setback.interruptions;
+        open.record.not_before = setback.not_before;
+        open.record.trouble = Some((setback.class, setback.detail));
+        open.record.first_look = setback.first_look;
     }
 
-    async fn accept(
+    pub(super) async fn accept(
         &mut self,
         window: WindowKey,
         partition: PartitionId,

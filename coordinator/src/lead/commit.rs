@@ -6,16 +6,15 @@ use protocol::{PartitionId, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
+use crate::attempts::setback_of_lost_object;
 use crate::certify::{Certified, Certifier};
-use crate::decide::setback_of_receipt;
 use crate::service::Event;
 
 impl Leader<'_> {
     /// Commits windows in order, as long as the first is complete; replays in any order.
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
-        while let Some(key) = self.next_complete() {
+        while let Some(key) = self.flight.next_complete(self.watermark) {
             let Some(window) = self.flight.windows.get(&key) else { break };
-            let rows = window.record.rows.rows;
             let ledger = &self.it.ledger;
             // What failed before is written down, and is tried again for no worse than before.
             let known = match key.revision {
@@ -23,7 +22,7 @@ impl Leader<'_> {
                 _ => ledger.count_errors_of(key.end).await?,
             };
             let failed = window.files_failed().saturating_sub(known);
-            if !self.it.settings.failures.allow(rows, failed) {
+            if !self.it.settings.failures.allow(&window.record, failed) {
                 ledger.set_window_state(&self.lease, key, WindowState::Held).await?;
                 if let Some(window) = self.flight.windows.get_mut(&key) {
                     window.record.state = WindowState::Held;
@@ -44,23 +43,6 @@ impl Leader<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A window that may commit now: complete, not held, and the next after the watermark, or
-    /// at or below it.
-    fn next_complete(&self) -> Option<WindowKey> {
-        let mut frontier = true;
-        for (key, window) in &self.flight.windows {
-            let moves_watermark = key.end > self.watermark;
-            let may = !moves_watermark || frontier;
-            if may && window.is_complete() && window.record.state == WindowState::Open {
-                return Some(*key);
-            }
-            if moves_watermark {
-                frontier = false;
-            }
-        }
-        None
     }
 
     async fn commit(
@@ -95,10 +77,10 @@ impl Leader<'_> {
         warn!(window = %window.end, partition, "to be done again: {why}");
         let now = self.it.ledger.now().await?;
         let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
-        let setback = setback_of_receipt(&open.record, why, now);
+        let setback = setback_of_lost_object(&open.record, why, now);
         open.record.accepted = None;
         self.it.ledger.reopen(&self.lease, window, partition, &setback).await?;
-        self.publish_again(window, partition, Some(setback));
+        self.publish_again(window, partition, setback);
         Ok(())
     }
 

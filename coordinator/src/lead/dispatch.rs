@@ -5,11 +5,12 @@ use std::time::Instant;
 use backends::BackendError;
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use futures::{StreamExt, stream};
-use protocol::message::{PartitionAddress, Progress, Task};
-use protocol::{PartitionId, Timestamp, WindowKey, names};
+use protocol::message::{Progress, Task};
+use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::{Leader, TICK};
+use crate::attempts::worker_to_avoid;
 use crate::service::Event;
 
 /// Tasks published at a time.
@@ -20,13 +21,13 @@ impl Leader<'_> {
         if Instant::now() < self.publish_from {
             return Ok(());
         }
-        let limits = self.it.settings.attempts;
-        if self.flight.due(Timestamp::MAX, limits).is_empty() {
+        if self.flight.due(Timestamp::MAX).is_empty() {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.flight.due(now, limits);
-        let tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
+        let due = self.flight.due(now);
+        let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
+        self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
         let published = stream::iter(tasks)
             .map(|(at, task)| async move {
@@ -52,7 +53,7 @@ impl Leader<'_> {
             }
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.last_sign = Some(Instant::now());
-                open.answered_by = None;
+                open.given_back_by = None;
                 open.reported = (0, 0);
             }
         }
@@ -60,29 +61,35 @@ impl Leader<'_> {
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
+        let settings = &self.it.settings;
         let open = self.flight.windows.get(&window)?;
-        let found = open.partitions.iter().find(|open| open.record.partition == partition)?;
-        Some(Task {
-            version: Task::VERSION,
-            address: PartitionAddress {
-                archive: self.it.identity.archive.clone(),
-                job: self.it.identity.job.clone(),
-                window: open.record.window,
-                revision: open.record.revision,
-                partition,
-                manifest_hash: names::content_hash(&found.record.manifest)?,
-            },
-            attempt: found.record.attempts + 1,
-            manifest: found.record.manifest.clone(),
-            rows: found.record.rows.rows,
-            settings: open.settings,
-            restore: None,
-        })
+        open.task(&self.it.identity, partition, settings.attempts, settings.failures)
+    }
+
+    /// Says in the tasks of partitions that are looked at a second time whose look was the first,
+    /// where there are others. Of a broker that does not answer nothing is known: any worker will
+    /// do.
+    async fn let_others_look(&mut self, tasks: &mut [((WindowKey, PartitionId), Task)]) {
+        let mut workers = None;
+        for ((window, partition), task) in tasks {
+            let Some(open) = self.flight.partition_mut(*window, *partition) else { continue };
+            if worker_to_avoid(&open.record, open.given_back, u64::MAX).is_none() {
+                continue;
+            }
+            let workers = match workers {
+                Some(known) => known,
+                None => {
+                    let depth = self.it.queue.depth(Lane::Tasks).await.unwrap_or_default();
+                    *workers.insert(depth.consumers)
+                }
+            };
+            task.avoid = worker_to_avoid(&open.record, open.given_back, workers);
+        }
     }
 
     /// Publishes again what was published, gives no sign of life, and is not waiting in the queue.
     pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
-        let silent = self.flight.silent(self.it.settings.silence, self.it.settings.attempts);
+        let silent = self.flight.silent(self.it.settings.silence);
         if silent.is_empty() {
             return Ok(());
         }

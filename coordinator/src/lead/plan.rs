@@ -193,6 +193,7 @@ impl Leader<'_> {
             totals: WindowTotals::default(),
             certificate: None,
             findings: new.findings,
+            released: None,
         };
         let settings = self.it.settings.pack;
         self.flight.windows.insert(key, OpenWindow::new(record, settings, records));

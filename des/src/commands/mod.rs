@@ -2,6 +2,7 @@
 
 mod adjust;
 mod check;
+mod held;
 mod init;
 mod migrate;
 mod passes;
@@ -39,6 +40,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Reconcile(args) => reconcile::run(args, *output).await,
         Command::RetryFailed(args) => retry_failed::run(args, *output).await,
+        Command::Release(args) => held::release(args, *output).await,
+        Command::Retry(args) => held::retry(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,
         Command::Verify(args) => read::verify(args, *output).await,

@@ -25,10 +25,14 @@ fn human(it: &Stats) -> String {
         ("pending files", grouped(it.pending_files)),
         ("pending bytes", pending_bytes),
         ("open windows", grouped(it.open_windows)),
+        ("held windows", grouped(it.held.len() as u64)),
         ("failed files", grouped(it.failed_files)),
         ("origin", it.origin.to_string()),
         ("uncovered files", grouped(it.uncovered_files)),
     ]);
+    for held in &it.held {
+        text.push_str(&format!("held: the window that ends at {}: {}\n", held.end, held.reason));
+    }
     let unplaceable = it.null_uid + it.null_created_at + it.out_of_range_created_at;
     if unplaceable > 0 {
         text.push_str(&format!(

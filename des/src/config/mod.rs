@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use backends::catalog::CatalogTable;
 use backends::store::S3Settings;
-use coordinator::decide::{AttemptLimits, FailureLimits};
+use coordinator::attempts::AttemptLimits;
+use coordinator::decide::FailureLimits;
 use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use load::{ConfigError, REFERENCE};

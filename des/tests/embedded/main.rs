@@ -6,6 +6,7 @@ mod support;
 mod adjust;
 mod crash;
 mod failures;
+mod held;
 mod refusals;
 mod repair;
 mod results;

@@ -53,13 +53,22 @@ impl Broker {
 
     /// Messages that wait; `None` where there is no such queue.
     fn depth(&self, lane: &str) -> Option<u32> {
+        self.look(lane).map(|(messages, _consumers)| messages)
+    }
+
+    /// Consumers; `None` where there is no such queue.
+    pub(crate) fn consumers(&self, lane: &str) -> Option<u32> {
+        self.look(lane).map(|(_messages, consumers)| consumers)
+    }
+
+    fn look(&self, lane: &str) -> Option<(u32, u32)> {
         self.runtime.block_on(async {
             let (connection, channel) = channel(&self.url).await;
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = channel.queue_declare(self.queue(lane), passive, FieldTable::default());
-            let depth = declared.await.ok().map(|queue| queue.message_count());
+            let declared = declared.await.ok();
             let _closed_already = connection.close(200, short("")).await;
-            depth
+            declared.map(|queue| (queue.message_count(), queue.consumer_count()))
         })
     }
 

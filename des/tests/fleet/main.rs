@@ -4,6 +4,7 @@
 //! `./test` starts the servers. `DES_TEST_FLEET_FILES` sets how many files the runs archive.
 
 mod broker;
+mod failing;
 mod faults;
 mod setup;
 
@@ -56,7 +57,7 @@ fn a_fleet_archives_everything_or_writes_down_why_not() {
 
 #[test]
 fn a_replay_of_a_sound_window_changes_nothing() {
-    let fleet = Fleet::new(600);
+    let mut fleet = Fleet::new(600);
     let _coordinator = fleet.start("coordinator");
     let _worker = fleet.start("worker");
     fleet.wait_until_archived(LIMIT);
@@ -79,7 +80,7 @@ fn a_replay_of_a_sound_window_changes_nothing() {
 
 #[test]
 fn a_fleet_restores_what_is_damaged_and_finds_what_is_late() {
-    let fleet = Fleet::new(600);
+    let mut fleet = Fleet::new(600);
     let coordinator = fleet.start("coordinator");
     let _workers = [fleet.start("worker"), fleet.start("worker")];
     fleet.wait_until_archived(LIMIT);

@@ -31,7 +31,7 @@ fn server(variable: &str) -> String {
 pub(crate) struct Made {
     uid: String,
     created_at: String,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 pub(crate) struct Fleet {
@@ -48,11 +48,15 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(files: usize) -> Self {
+        Self::over(S3Server::start(), files)
+    }
+
+    /// A fleet over an S3 server of another kind.
+    pub(crate) fn over(s3: S3Server, files: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let postgres = server("DES_TEST_POSTGRES_URL");
         let name = format!("des_test_{}", uuid::Uuid::new_v4().simple());
-        let s3 = S3Server::start();
         let dir = tempfile::Builder::new().prefix("des-fleet-").tempdir().expect("a directory");
         let (_admin, place) = postgres.rsplit_once('@').expect("a user");
         let (host, _database) = place.rsplit_once('/').expect("a URL");
@@ -205,15 +209,45 @@ impl Fleet {
     }
 
     /// A file whose row appears below the watermark, in the window that ends on `day`.
-    pub(crate) fn add_late_file(&self, day: i64) -> Made {
-        let path = self.path("files").join("late.json");
-        std::fs::write(&path, b"late, but here").expect("written");
+    pub(crate) fn add_late_file(&mut self, day: i64) -> Made {
+        self.add_file("late", day, b"late, but here")
+    }
+
+    /// A file of the window that ends on `day`, with its row.
+    pub(crate) fn add_file(&mut self, uid: &str, day: i64, bytes: &[u8]) -> Made {
+        let made = self.add_row(uid, day, bytes.len());
+        std::fs::create_dir_all(self.path("files")).expect("made");
+        std::fs::write(&made.path, bytes).expect("written");
+        made
+    }
+
+    /// A row of the window that ends on `day`, whose file is not there.
+    pub(crate) fn add_row(&mut self, uid: &str, day: i64, size: usize) -> Made {
+        let path = self.path("files").join(uid);
         let time = self.first_day + chrono::TimeDelta::days(day) - chrono::TimeDelta::hours(1);
         let created_at = time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-        let values = row("late", &created_at, &path, 14);
+        let values = row(uid, &created_at, &path, size);
         let url = self.config["database"]["url"].as_str().expect("a URL");
         self.sql(url, &format!("INSERT INTO archive.\"Files\" VALUES {values}"));
-        Made { uid: "late".to_owned(), created_at, path }
+        self.rows += 1;
+        Made { uid: uid.to_owned(), created_at, path }
+    }
+
+    /// Writes that the S3 server never answered.
+    pub(crate) fn stuck_writes(&self) -> usize {
+        let root = self.s3.bucket_dir.parent().expect("beside the bucket");
+        let entries = std::fs::read_dir(root).expect("a directory").flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".stuck-")).count()
+    }
+
+    /// The one object whose name contains all of `parts`, as JSON.
+    pub(crate) fn document(&self, parts: &[&str]) -> Value {
+        let objects = self.objects();
+        let mut keys = objects.keys().filter(|key| parts.iter().all(|part| key.contains(part)));
+        let (key, others) = (keys.next().expect("the document"), keys.count());
+        assert_eq!(others, 0, "more than one: {parts:?}");
+        let bytes = std::fs::read(self.s3.bucket_dir.join(key)).expect(key);
+        serde_json::from_slice(&bytes).expect("it is JSON")
     }
 
     fn command(&self) -> Command {
@@ -254,6 +288,12 @@ impl Fleet {
 
     fn stats(&self) -> Run {
         self.run("stats --output json", &self.path("coordinator.yaml"))
+    }
+
+    /// Whether a window is held with so many failed files.
+    pub(crate) fn is_held_with(&self, files_failed: u64) -> bool {
+        let run = self.stats();
+        run.code == Some(0) && run.json()["held"][0]["files_failed"] == files_failed
     }
 
     /// Whether nothing is pending and no window is open.
@@ -360,6 +400,12 @@ impl Fleet {
         let run = Running::start(self.command(), words).end(LIMIT).expect(0);
         let source = std::fs::read(&made.path).expect("a source");
         assert!(run.stdout == source, "{}: other bytes than its source's", made.uid);
+    }
+
+    /// `get` does not find the file, and says why.
+    pub(crate) fn assert_refused(&self, made: &Made, told: &str) {
+        let words = format!("get {} --created-at {}", made.uid, made.created_at);
+        self.run(&words, &self.path("coordinator.yaml")).expect(4).says([told]);
     }
 
     /// The seed's queries, and our own tables.

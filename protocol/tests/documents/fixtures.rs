@@ -12,8 +12,8 @@ use protocol::shard::{
 use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt};
 
 use crate::values::{
-    archive, at, certificate, certificate_of_repair, done, header, outcome, progress, receipt,
-    restored, rows, task, task_to_restore,
+    archive, at, certificate, certificate_of_repair, certificate_with_parts, done, header, outcome,
+    progress, receipt, receipt_of_a_part, restored, rows, task, task_of_a_part, task_to_restore,
 };
 
 /// The uid of the big file, which has the largest fingerprint of all.
@@ -75,6 +75,9 @@ fn written_today() -> [(&'static str, Vec<u8>); 11] {
         ("task.json", task().encode()),
         ("outcome.json", outcome(done()).encode()),
         ("progress.json", progress().encode()),
+        ("task-of-a-part.json", task_of_a_part().encode()),
+        ("receipt-of-a-part.json", receipt_of_a_part().encode()),
+        ("certificate-with-parts.json", certificate_with_parts().encode()),
         ("certificate-repair.json", certificate_of_repair().encode()),
         ("task-restore.json", task_to_restore().encode()),
         ("outcome-restored.json", outcome(restored()).encode()),
@@ -109,6 +112,10 @@ fn the_documents_of_version_1_stay_readable() {
     assert_eq!(Task::decode(&fixture("task-restore.json")), Ok(task_to_restore()));
     assert_eq!(Outcome::decode(&fixture("outcome-restored.json")), Ok(outcome(restored())));
     assert_eq!(Progress::decode(&fixture("progress.json")), Ok(progress()));
+    assert_eq!(Task::decode(&fixture("task-of-a-part.json")), Ok(task_of_a_part()));
+    assert_eq!(Receipt::decode(&fixture("receipt-of-a-part.json")), Ok(receipt_of_a_part()));
+    let certificate = Certificate::decode(&fixture("certificate-with-parts.json"));
+    assert_eq!(certificate, Ok(certificate_with_parts()));
 }
 
 #[test]

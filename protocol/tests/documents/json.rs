@@ -4,10 +4,13 @@ use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
 use protocol::{ArchiveIdentity, Certificate, DocumentError, FailureReason, Receipt, Tally};
 use serde_json::Value;
 
-use crate::values::{archive, certificate, done, outcome, progress, receipt, task};
+use crate::values::{
+    archive, certificate, certificate_with_parts, done, outcome, progress, receipt,
+    receipt_of_a_part, task, task_of_a_part,
+};
 
 /// What may be absent: fields that were added later, and values that may be null.
-const OPTIONAL: [&str; 2] = ["replaces", "location"];
+const OPTIONAL: [&str; 5] = ["replaces", "location", "range", "last_attempt", "avoid"];
 
 /// Calls `visit` with every object of the document, by its JSON pointer.
 fn objects(value: &Value, pointer: &str, visit: &mut impl FnMut(&str)) {
@@ -80,6 +83,10 @@ fn every_document_reads_back_and_refuses_what_it_is_not() {
     check(&certificate(), &certificate().encode(), Certificate::decode);
     check(&archive(), &archive().encode(), ArchiveIdentity::decode);
     check(&task(), &task().encode(), Task::decode);
+    check(&task_of_a_part(), &task_of_a_part().encode(), Task::decode);
+    check(&receipt_of_a_part(), &receipt_of_a_part().encode(), Receipt::decode);
+    let with_parts = certificate_with_parts();
+    check(&with_parts, &with_parts.encode(), Certificate::decode);
     check(&progress(), &progress().encode(), Progress::decode);
     let results = [
         done(),
@@ -141,6 +148,9 @@ fn the_stored_texts_of_classes_are_those_of_json() {
         (FailureReason::NoLocation, "no_location"),
         (FailureReason::LocationTooLong, "location_too_long"),
         (FailureReason::UidTooLong, "uid_too_long"),
+        (FailureReason::TooManyParts, "too_many_parts"),
+        (FailureReason::Unreadable, "unreadable"),
+        (FailureReason::GaveUp, "gave_up"),
     ];
     for (reason, text) in reasons {
         assert_eq!(reason.as_str(), text);
@@ -183,6 +193,17 @@ fn a_certificate_adds_up_its_receipts() {
     assert_eq!(certificate.bytes_stored, stored);
     assert_eq!(certificate.tally_of_failures(), one.tally_of_failures() + one.tally_of_failures());
     assert!(!one.deserves_second_attempt());
+}
+
+#[test]
+fn a_manifest_that_partitions_share_stands_once_and_in_row_order() {
+    let certificate = certificate_with_parts();
+    let manifests = certificate.manifests();
+    let names: Vec<_> = manifests.iter().map(|manifest| &manifest.key[38..45]).collect();
+    assert_eq!(names, ["p000004", "p000017"]);
+    assert_eq!((manifests[0].size, manifests[0].rows.rows), (400, 3));
+    assert_eq!((manifests[1].size, manifests[1].rows.rows), (500, 6));
+    assert_eq!(manifests.iter().map(|it| it.rows).sum::<Tally>(), certificate.rows());
 }
 
 #[test]

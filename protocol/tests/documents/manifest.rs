@@ -1,7 +1,7 @@
 //! The manifest.
 
 use proptest::prelude::*;
-use protocol::manifest::{ManifestReader, ManifestTotals, ManifestWriter};
+use protocol::manifest::{ManifestReader, ManifestTotals, ManifestWriter, RowRange};
 use protocol::row::RowDefect;
 use protocol::{Digest, DocumentError, Row, Tally, Timestamp};
 
@@ -302,4 +302,29 @@ fn made_up_lengths_are_refused() {
     // 100 MB of zeros in a few KB.
     let bomb = compress(&vec![0; 100 << 20]);
     refused(1, 500_000, bomb);
+}
+
+#[test]
+fn rows_are_visited_at_their_positions_and_a_range_is_halved_without_loss() {
+    let (bytes, _) = write(&rows());
+    let range = RowRange { first: 1, rows: 2 };
+    let mut visited = Vec::new();
+    let reader = ManifestReader::new(&bytes).expect("it opens");
+    let visit = |position, row| {
+        if range.contains(position) {
+            visited.push(row);
+        }
+    };
+    reader.visit(visit).expect("it reads");
+    assert_eq!(visited, rows()[1..3]);
+
+    for rows in 2..70 {
+        let [first, second] = RowRange { first: 9, rows }.halves().expect("two halves");
+        assert_eq!((first.first, first.rows + second.rows), (9, rows));
+        assert_eq!(second.first, first.first + first.rows);
+        assert!(first.rows - second.rows <= 1 && second.rows > 0);
+        let both = (0..100).filter(|&row| first.contains(row) || second.contains(row)).count();
+        assert_eq!(both as u64, rows);
+    }
+    assert_eq!(RowRange { first: 9, rows: 1 }.halves(), None);
 }

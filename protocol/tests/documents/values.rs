@@ -2,7 +2,7 @@
 
 use protocol::certificate::{CertificateKind, PartitionRef};
 use protocol::codec::CompressionCodec;
-use protocol::manifest::ManifestHeader;
+use protocol::manifest::{ManifestHeader, RowRange};
 use protocol::message::{Outcome, PartitionAddress, Progress, Restore, Task, TaskResult};
 use protocol::receipt::{BigFileRef, ShardRef};
 use protocol::row::RowDefect;
@@ -95,6 +95,7 @@ pub(crate) fn receipt() -> Receipt {
         revision,
         partition,
         manifest_hash: "0123456789abcdef".parse().expect("a hash"),
+        range: None,
         attempt: 2,
         worker: "host-7.slot_1".parse().expect("a worker"),
         packed: tally(2, u128::MAX - 1),
@@ -129,6 +130,7 @@ pub(crate) fn certificate() -> Certificate {
             manifest: "_des/manifests/20241202T000000Z-r0003/p000017-0123456789abcdef.rows"
                 .to_owned(),
             manifest_size: 500,
+            range: None,
             rows: tally(3, 0x1D),
             receipt: "_des/receipts/20241202T000000Z-r0003/\
                       p000017-0123456789abcdef-fedcba9876543210.json"
@@ -168,9 +170,50 @@ pub(crate) fn task() -> Task {
         attempt: 5,
         manifest: "_des/manifests/20241202T000000Z-r0003/p000017-0123456789abcdef.rows".to_owned(),
         rows: 50_000,
+        range: None,
         settings: settings(),
         restore: None,
+        last_attempt: false,
+        avoid: None,
     }
+}
+
+/// The rows of partition 64, a part of what partition 17 was.
+fn range() -> RowRange {
+    RowRange { first: 12_500, rows: 3 }
+}
+
+/// A task with everything that a task may carry.
+pub(crate) fn task_of_a_part() -> Task {
+    Task {
+        address: PartitionAddress { partition: 64, ..address() },
+        rows: 3,
+        range: Some(range()),
+        last_attempt: true,
+        avoid: Some("host-8".parse().expect("a worker")),
+        ..task()
+    }
+}
+
+pub(crate) fn receipt_of_a_part() -> Receipt {
+    Receipt { partition: 64, range: Some(range()), ..receipt() }
+}
+
+/// A certificate of a window of which a partition was split.
+pub(crate) fn certificate_with_parts() -> Certificate {
+    let mut certificate = certificate();
+    let part = certificate.partitions.remove(0);
+    for (partition, first) in [(64, 12_500), (63, 0)] {
+        let range = Some(RowRange { first, ..range() });
+        certificate.partitions.push(PartitionRef { partition, range, ..part.clone() });
+    }
+    certificate.partitions.push(PartitionRef {
+        partition: 4,
+        manifest: "_des/manifests/20241202T000000Z-r0003/p000004-fedcba9876543210.rows".to_owned(),
+        manifest_size: 400,
+        ..part
+    });
+    certificate
 }
 
 pub(crate) fn task_to_restore() -> Task {

@@ -1,0 +1,13 @@
+-- Partitions that are parts of a manifest, what a partition has been through, and held windows
+-- that an operator let go. SQLite cannot add a column "if it is not there": run a second time by
+-- hand, this ends with `duplicate column name` and changes nothing.
+
+-- The first of the manifest's rows that the partition holds; NULL: it holds all of them.
+ALTER TABLE des_partitions ADD COLUMN first_row INTEGER;
+-- Answers without an accepted receipt, whatever the reason: the number of the attempt.
+ALTER TABLE des_partitions ADD COLUMN setbacks INTEGER NOT NULL DEFAULT 0;
+-- The worker whose receipt had files that deserve a second look.
+ALTER TABLE des_partitions ADD COLUMN first_look TEXT;
+
+-- How many failed rows an operator accepted when the window was held.
+ALTER TABLE des_windows ADD COLUMN released INTEGER;
