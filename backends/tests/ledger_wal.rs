@@ -7,7 +7,7 @@ use std::time::Duration;
 use backends::Ledger;
 use backends::ledger::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, Lease, NewPartition, NewWindow, PostgresLedger,
-    WatermarkRow, WindowCommit, WindowTotals,
+    Purpose, WatermarkRow, WindowCommit, WindowTotals,
 };
 use protocol::{ContentHash, Digest, NBits, Tally, Timestamp, Window, WindowKey, names};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -91,7 +91,15 @@ async fn settle(ledger: &PostgresLedger, lease: &Lease, window: Window) {
         rows: Tally { rows: 50_000, digest: Digest(u128::MAX / 7 - u128::from(partition)) },
     });
     let partitions = partitions.collect();
-    let new = NewWindow { window, revision: 0, replaces: Vec::new(), partitions };
+    let new = NewWindow {
+        window,
+        revision: 0,
+        purpose: Purpose::Scan,
+        scanned: Tally::default(),
+        findings: None,
+        replaces: Vec::new(),
+        partitions,
+    };
     ledger.add_window(lease, &new).await.expect("it is recorded");
     for partition in 0..PARTITIONS {
         let receipt = AcceptedReceipt {
@@ -106,6 +114,8 @@ async fn settle(ledger: &PostgresLedger, lease: &Lease, window: Window) {
         revision: 0,
         certificate: Some(names::certificate(key, lease.epoch)),
         totals: WindowTotals { files_archived: 3_200_000, ..WindowTotals::default() },
+        scanned: None,
+        findings: None,
         failures: Vec::new(),
         advance_from: Some(window.start()),
     };

@@ -125,7 +125,9 @@ pub fn setback(
     now: Timestamp,
 ) -> Option<Setback> {
     let (blame, class, detail) = match result {
-        TaskResult::Done { .. } | TaskResult::Returned => return None,
+        TaskResult::Done { .. } | TaskResult::Restored { .. } | TaskResult::Returned => {
+            return None;
+        }
         TaskResult::Retry { class, detail } => {
             let blame = match class {
                 RetryClass::Source | RetryClass::Panic => Blame::Rows,

@@ -1,6 +1,8 @@
 //! The certificate of a window whose partitions are all accepted, and the checks before it.
 
-use backends::ledger::{WindowCommit, WindowTotals};
+use std::collections::HashSet;
+
+use backends::ledger::{WindowCommit, WindowRecord, WindowTotals};
 use backends::{BackendError, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::certificate::{CertificateKind, PartitionRef};
@@ -9,6 +11,7 @@ use protocol::{
 };
 
 use crate::decide::{Expected, check_receipt};
+use crate::findings::{Finding, Findings, Named};
 use crate::flight::OpenWindow;
 
 /// Objects that are looked at, or receipts that are read, at a time.
@@ -96,13 +99,10 @@ impl Certifier<'_> {
                 ),
             });
         }
-        // A damaged shard is given up only for shards that hold all of it. Else it stays certified:
-        // damaged, which `verify` goes on saying, and readable where it is whole.
-        if !certificate.failures.is_empty() {
-            certificate.replaces.clear();
-        }
+        give_up_only_what_is_held_again(&mut certificate);
         let key = self.write(&certificate).await?;
-        Ok(Certified::Durable(Box::new(commit_of(certificate, key))))
+        let findings = findings_of(&certificate, &window.record);
+        Ok(Certified::Durable(Box::new(commit_of(certificate, key, findings))))
     }
 
     async fn first_missing(
@@ -140,6 +140,7 @@ impl Certifier<'_> {
             shards: Vec::new(),
             big_files: Vec::new(),
             replaces: window.record.replaces.clone(),
+            unrepaired: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -152,11 +153,51 @@ impl Certifier<'_> {
     }
 }
 
-fn commit_of(certificate: Certificate, key: String) -> WindowCommit {
+/// A damaged shard is given up only for shards that hold all of it. Else it stays certified:
+/// damaged, which `verify` goes on saying, and readable where it is whole. Which shard a failed row
+/// was in is told by day and shard index, which keeps rather too many than too few.
+fn give_up_only_what_is_held_again(certificate: &mut Certificate) {
+    let n_bits = certificate.settings.n_bits;
+    let failed: HashSet<String> = certificate
+        .failures
+        .iter()
+        .map(|row| names::shard_prefix(n_bits, row.created_at.day(), n_bits.shard_index(&row.uid)))
+        .collect();
+    let begins = |shard: &String| failed.iter().any(|prefix| shard.starts_with(prefix));
+    let replaces = std::mem::take(&mut certificate.replaces);
+    (certificate.unrepaired, certificate.replaces) = replaces.into_iter().partition(begins);
+}
+
+/// What the plan of a later pass found, with what came of it.
+fn findings_of(certificate: &Certificate, record: &WindowRecord) -> Option<String> {
+    if record.revision == 0 {
+        return None;
+    }
+    let mut findings = Findings::decode(record.findings.as_deref());
+    findings.shards_repaired = certificate.replaces.len() as u64;
+    let n_bits = certificate.settings.n_bits;
+    for row in &certificate.failures {
+        let (day, index) = (row.created_at.day(), n_bits.shard_index(&row.uid));
+        let prefix = names::shard_prefix(n_bits, day, index);
+        if certificate.unrepaired.iter().any(|shard| shard.starts_with(&prefix)) {
+            findings.beyond_help(Named {
+                finding: Finding::BeyondHelp,
+                uid: row.uid.clone(),
+                created_at: Some(row.created_at),
+                location: row.location.clone(),
+            });
+        }
+    }
+    findings.encode()
+}
+
+fn commit_of(certificate: Certificate, key: String, findings: Option<String>) -> WindowCommit {
     WindowCommit {
         window: certificate.window,
         revision: certificate.revision,
         certificate: Some(key),
+        scanned: None,
+        findings,
         totals: WindowTotals {
             files_archived: certificate.packed.rows,
             files_failed: certificate.failed.rows,

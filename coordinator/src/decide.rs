@@ -100,7 +100,7 @@ pub fn partition_id(at: usize) -> PartitionId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backends::ledger::{WindowState, WindowTotals};
+    use backends::ledger::{Purpose, WindowState, WindowTotals};
     use protocol::{Digest, Tally};
 
     fn window(rows: u64, released: Option<u64>) -> WindowRecord {
@@ -113,6 +113,8 @@ mod tests {
             replaces: Vec::new(),
             totals: WindowTotals::default(),
             certificate: None,
+            purpose: Purpose::Scan,
+            findings: None,
             released,
         }
     }

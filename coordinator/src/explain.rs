@@ -207,7 +207,7 @@ fn troubled_facts(partition: &PartitionRecord, now: Timestamp) -> TroubledPartit
 
 #[cfg(test)]
 mod tests {
-    use backends::ledger::{AcceptedReceipt, WindowTotals};
+    use backends::ledger::{AcceptedReceipt, Purpose, WindowTotals};
     use protocol::{Tally, Window};
 
     use super::*;
@@ -243,6 +243,8 @@ mod tests {
             replaces: Vec::new(),
             totals: WindowTotals::default(),
             certificate: None,
+            purpose: Purpose::Scan,
+            findings: None,
             released: None,
         };
         let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]

@@ -115,6 +115,7 @@ impl OpenWindow {
             settings: self.settings,
             last_attempt: is_last_attempt(record, limits, self.may_split(failures)),
             avoid: None,
+            restore: None,
         })
     }
 

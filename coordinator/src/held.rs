@@ -138,7 +138,7 @@ fn not_held(end: Timestamp, held: &[HeldWindow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backends::ledger::WindowTotals;
+    use backends::ledger::{Purpose, WindowTotals};
     use protocol::{Digest, Tally};
 
     fn held(end: &str, released: Option<u64>) -> HeldWindow {
@@ -151,6 +151,8 @@ mod tests {
             replaces: Vec::new(),
             totals: WindowTotals::default(),
             certificate: None,
+            purpose: Purpose::Scan,
+            findings: None,
             released,
         };
         HeldWindow::new(&record, 11)

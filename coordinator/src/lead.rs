@@ -8,6 +8,7 @@ mod commit;
 mod dispatch;
 mod isolate;
 mod plan;
+mod recheck;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,14 +16,17 @@ use std::time::{Duration, Instant};
 use backends::BackendError;
 use backends::ledger::{Lease, WindowRecord, WindowState};
 use backends::queue::Lane;
-use protocol::message::PartitionAddress;
+use protocol::message::{PartitionAddress, TaskResult};
 use protocol::{Timestamp, Window, WindowKey};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::plan::Planning;
+use self::recheck::Rechecking;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
+use crate::restore::Answer;
 use crate::service::{Coordinator, Event, Goal, RunReport};
 use crate::survey::settings_of;
 
@@ -56,6 +60,10 @@ pub(crate) struct Leader<'a> {
     held_told: HashMap<WindowKey, String>,
     /// Replays that operators asked for, as of the last look.
     requested: Vec<WindowRecord>,
+    /// Where answers go about objects that the plan in the making has made again.
+    restoring: Option<mpsc::Sender<Answer>>,
+    /// The look at committed windows that is under way, or is next.
+    rechecking: Rechecking,
     /// Replays that could not even be planned, with the reason; their requests are dropped.
     unplannable: Vec<(Window, String)>,
 }
@@ -90,6 +98,8 @@ impl<'a> Leader<'a> {
             publish_from: now,
             held_told: HashMap::new(),
             requested: Vec::new(),
+            restoring: None,
+            rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
         }
     }
@@ -123,6 +133,7 @@ impl<'a> Leader<'a> {
                         None => std::future::pending().await,
                     }
                 } => self.take_plan(planned).await?,
+                round = self.rechecking.next() => self.take_round(round).await?,
                 _ = tick.tick() => self.republish_silent().await?,
             }
         }
@@ -149,8 +160,10 @@ impl<'a> Leader<'a> {
                 self.tell(Event::Held { window: *window, reason: reason.clone() });
             }
         }
+        self.begin_round(goal);
         let idle =
             self.planning.is_none()
+                && self.rechecking.is_over_for_now()
                 && !more
                 && self.flight.windows.values().all(|window| {
                     window.is_blocked() || (window.is_complete() && !blocked.is_empty())
@@ -231,6 +244,13 @@ impl<'a> Leader<'a> {
         }
         known.record = record;
         Ok(())
+    }
+
+    /// Hands an answer that is about no open window to whoever has objects made again.
+    fn offer(&self, address: &PartitionAddress, result: Option<TaskResult>) {
+        if let Some(restoring) = &self.restoring {
+            let _full_or_gone = restoring.try_send(Answer { address: address.clone(), result });
+        }
     }
 
     fn is_ours(&self, address: &PartitionAddress) -> bool {

@@ -15,12 +15,19 @@ pub mod init;
 pub mod operate;
 pub mod partitions;
 pub mod rebuild;
+pub mod recheck;
 
 mod answer;
 mod certify;
+mod findings;
 mod flight;
+mod judge;
+mod known;
 mod lead;
 mod passes;
+mod places;
+mod remaining;
+mod restore;
 mod service;
 mod sort;
 mod split;
@@ -29,4 +36,5 @@ mod survey;
 #[cfg(test)]
 mod model;
 
+pub use findings::{Finding, Findings, Named};
 pub use service::{Coordinator, CoordinatorSettings, Event, Goal, RunReport};

@@ -1,8 +1,9 @@
 //! What operators ask: where things stand, and to move the watermark or replay a window.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use backends::ledger::{Adjustment, AuditEntry, Lease, WindowRecord};
+use backends::ledger::{Adjustment, AuditEntry, Lease, Purpose, WindowRecord};
 use backends::{BackendError, Catalog, Ledger, Store};
 use protocol::certificate::CertificateKind;
 use protocol::{
@@ -10,6 +11,7 @@ use protocol::{
 };
 
 use crate::cutting::cutoff;
+use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
 
 /// How long an adjustment may keep others from leading; it takes far less.
@@ -340,6 +342,7 @@ async fn write_skip_certificate(
         shards: Vec::new(),
         big_files: Vec::new(),
         replaces: Vec::new(),
+        unrepaired: Vec::new(),
         failures: Vec::new(),
     };
     let key = names::certificate(certificate.key(), epoch);
@@ -348,7 +351,7 @@ async fn write_skip_certificate(
     Ok(key)
 }
 
-/// Asks for a replay of every committed window whose end lies in `(after, until]`.
+/// Asks for another pass over every committed window whose end lies in `(after, until]`.
 ///
 /// # Errors
 /// When there is none, or the ledger does not answer.
@@ -366,9 +369,42 @@ pub async fn request_replays(
             what: "no committed window ends there: `des ls` lists them".to_owned(),
         });
     }
+    request_passes(ledger, &ends, Purpose::Replay, audit).await
+}
+
+/// Asks for another pass over the windows with these ends.
+///
+/// # Errors
+/// When one of them is not committed, or the ledger does not answer.
+pub async fn request_passes(
+    ledger: &dyn Ledger,
+    ends: &[Timestamp],
+    purpose: Purpose,
+    audit: &AuditEntry,
+) -> Result<Vec<WindowRecord>, BackendError> {
     let mut requested = Vec::with_capacity(ends.len());
     for end in ends {
-        requested.push(ledger.request_replay(end, audit).await?);
+        requested.push(ledger.request_pass(*end, purpose, audit).await?);
     }
     Ok(requested)
+}
+
+/// What the passes found that were asked for, of windows whose passes are over.
+///
+/// # Errors
+/// When the ledger does not answer.
+pub async fn findings(
+    ledger: &dyn Ledger,
+    requested: &[WindowRecord],
+) -> Result<Vec<(Timestamp, Findings)>, BackendError> {
+    let open: HashSet<_> = ledger.open_windows().await?.iter().map(WindowRecord::key).collect();
+    let mut found = Vec::with_capacity(requested.len());
+    for record in requested.iter().filter(|record| !open.contains(&record.key())) {
+        let end = record.window.end();
+        let just_before = end.saturating_add_micros(-1);
+        let look = ledger.looks(Some(just_before), Some(end), 1).await?.pop();
+        let findings = Findings::decode(look.and_then(|look| look.findings).as_deref());
+        found.push((end, findings));
+    }
+    Ok(found)
 }

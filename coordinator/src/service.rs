@@ -44,6 +44,9 @@ pub struct CoordinatorSettings {
     /// A published partition without a sign of life for this long is published again, when the
     /// task queue is empty.
     pub silence: Duration,
+    /// How long after its commit a window is compared with the catalog in full; until then its rows
+    /// are counted now and then. `None`: never.
+    pub recheck_after: Option<Duration>,
     /// After taking over, how long to listen for tasks that are still being worked on before
     /// publishing them again.
     pub takeover_wait: Duration,

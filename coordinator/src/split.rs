@@ -1,6 +1,5 @@
 //! From a window to manifests: one scan, one sort, one pass that cuts and writes.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,8 +15,9 @@ use tokio::sync::mpsc;
 
 use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
-use crate::sort::{Sorted, SortedRow, Sorter};
-use crate::survey::{Settled, SettledRows};
+use crate::remaining::{Difference, Remaining};
+use crate::sort::{Sorted, SortedIter, SortedRow, Sorter};
+use crate::survey::Survey;
 
 /// Batches of rows between the scan and the sorter.
 const BATCHES_IN_FLIGHT: usize = 4;
@@ -42,22 +42,29 @@ struct FinishedManifest {
     totals: ManifestTotals,
 }
 
+/// A window, split.
+pub(crate) struct Split {
+    pub(crate) partitions: Vec<NewPartition>,
+    /// What was found of a window that was settled before.
+    pub(crate) difference: Difference,
+}
+
 impl Splitter {
     /// Reads the window's rows once and writes the manifests of its partitions, durably. Of a
     /// window that has been settled before, only the rows that are not in the archive; where these
-    /// are known failures and nothing else, none, since trying again is not asked for.
+    /// are known failures and nothing else, none, unless the pass is there to try them again.
     pub(crate) async fn split(
         &self,
         window: Window,
         revision: Revision,
-        settled: Option<Settled>,
-    ) -> Result<Vec<NewPartition>, BackendError> {
+        survey: Option<Survey>,
+    ) -> Result<Split, BackendError> {
         let sorted = self.scan_and_sort(window).await?;
         let key = WindowKey::new(window, revision);
         let (finished, to_upload) = mpsc::channel(1);
         let writer = self.clone();
         let writing = tokio::task::spawn_blocking(move || {
-            writer.write_manifests(window, revision, &sorted, settled, &finished)
+            writer.write_manifests((window, revision), &sorted, survey.as_ref(), &finished)
         });
         let uploads = stream::unfold(
             to_upload,
@@ -70,14 +77,14 @@ impl Splitter {
         .try_collect::<Vec<_>>();
         let (partitions, written) = tokio::join!(uploads, writing);
         let partitions = partitions?;
-        written.map_err(|panicked| BackendError::Failed {
+        let difference = written.map_err(|panicked| BackendError::Failed {
             what: format!("writing the manifests of the window that ends at {}", window.end()),
             cause: panicked.into(),
         })??;
         if !partitions.is_empty() {
             self.store.flush().await?;
         }
-        Ok(partitions)
+        Ok(Split { partitions, difference })
     }
 
     async fn upload(
@@ -116,19 +123,25 @@ impl Splitter {
 
     fn write_manifests(
         &self,
-        window: Window,
-        revision: Revision,
+        (window, revision): (Window, Revision),
         sorted: &Sorted,
-        settled: Option<Settled>,
+        survey: Option<&Survey>,
         finished: &mpsc::Sender<FinishedManifest>,
-    ) -> Result<(), BackendError> {
-        let unsettled = match &settled {
-            Some(settled) => Some(self.loads_of(sorted, settled)?),
-            None => None,
+    ) -> Result<Difference, BackendError> {
+        let spool_error = |error| self.spool_error(error);
+        let (loads, difference) = match survey {
+            Some(survey) => self.compare(sorted, survey, &spool_error)?,
+            None => (sorted.loads().to_vec(), Difference::default()),
         };
-        let cuts = cut(unsettled.as_deref().unwrap_or_else(|| sorted.loads()), self.limits);
-        let mut rows = self.remaining(sorted, settled.as_ref())?;
-        for (number, row_count) in cuts.into_iter().enumerate() {
+        let scanned = sorted.iter().map_err(spool_error)?;
+        let mut rows = match survey {
+            Some(survey) => {
+                let known = survey.rows(&self.store, self.settings.n_bits);
+                Rows::Remaining(Box::new(Remaining::new(scanned, known, &spool_error)?))
+            }
+            None => Rows::All(scanned),
+        };
+        for (number, row_count) in cut(&loads, self.limits).into_iter().enumerate() {
             let header = ManifestHeader {
                 archive: self.identity.archive.clone(),
                 job: self.identity.job.clone(),
@@ -137,56 +150,44 @@ impl Splitter {
                 partition: partition_id(number),
                 settings: self.settings,
             };
-            let mut manifest =
-                ManifestWriter::new(&header).map_err(|error| self.spool_error(error))?;
+            let mut manifest = ManifestWriter::new(&header).map_err(spool_error)?;
             for _ in 0..row_count {
-                let Some(row) = rows.next_row()? else { break };
-                manifest.push(&row.row).map_err(|error| self.spool_error(error))?;
+                let Some(row) = rows.next_row(&spool_error)? else { break };
+                manifest.push(&row.row).map_err(spool_error)?;
             }
-            let (bytes, totals) = manifest.finish().map_err(|error| self.spool_error(error))?;
+            let (bytes, totals) = manifest.finish().map_err(spool_error)?;
             let manifest = FinishedManifest { partition: header.partition, bytes, totals };
             if finished.blocking_send(manifest).is_err() {
                 // The upload failed, and says why itself.
-                return Ok(());
+                break;
             }
         }
-        Ok(())
+        Ok(difference)
     }
 
-    fn loads_of(&self, sorted: &Sorted, settled: &Settled) -> Result<Vec<IndexLoad>, BackendError> {
+    /// What remains of a window that was settled before: the load of every shard index, which is
+    /// nothing where only known failures remain, and what was found.
+    fn compare(
+        &self,
+        sorted: &Sorted,
+        survey: &Survey,
+        spool_error: &dyn Fn(std::io::Error) -> BackendError,
+    ) -> Result<(Vec<IndexLoad>, Difference), BackendError> {
         let mut loads = vec![IndexLoad::default(); self.settings.n_bits.shard_count() as usize];
-        let mut rows = self.remaining(sorted, Some(settled))?;
-        let mut worth_it = !settled.damaged().is_empty();
-        while let Some(row) = rows.next_row()? {
+        let scanned = sorted.iter().map_err(spool_error)?;
+        let known = survey.rows(&self.store, self.settings.n_bits);
+        let mut rows = Remaining::new(scanned, known, spool_error)?;
+        while let Some((row, _)) = rows.next_row()? {
             let load = &mut loads[usize::from(row.index.0)];
             load.rows += 1;
             load.row_bytes += row.row.heap_bytes() as u64;
-            worth_it = worth_it || !settled.has_failed(&row.row);
         }
-        if !worth_it {
+        let difference = rows.into_difference();
+        let retried = if survey.retries { difference.failed } else { 0 };
+        if difference.late + difference.lost + retried == 0 {
             loads.fill(IndexLoad::default());
         }
-        Ok(loads)
-    }
-
-    fn remaining<'a>(
-        &'a self,
-        sorted: &'a Sorted,
-        settled: Option<&Settled>,
-    ) -> Result<Remaining<'a>, BackendError> {
-        let rows = sorted.iter().map_err(|error| self.spool_error(error))?;
-        let settled = settled.map(|settled| settled.rows(&self.store, self.settings.n_bits));
-        let mut remaining = Remaining {
-            splitter: self,
-            rows,
-            next_row: None,
-            settled,
-            next_settled: None,
-            ready: VecDeque::new(),
-        };
-        remaining.advance()?;
-        remaining.advance_settled()?;
-        Ok(remaining)
+        Ok((loads, difference))
     }
 
     fn spool_error(&self, error: std::io::Error) -> BackendError {
@@ -197,57 +198,22 @@ impl Splitter {
     }
 }
 
-/// Rows in row order, without those that are settled: a difference of two sorted streams. Of rows
-/// with the same uid and created_at as many are taken away as are settled, those with a settled
-/// location first.
-struct Remaining<'a> {
-    splitter: &'a Splitter,
-    rows: crate::sort::SortedIter<'a>,
-    next_row: Option<SortedRow>,
-    settled: Option<SettledRows>,
-    next_settled: Option<SortedRow>,
-    ready: VecDeque<SortedRow>,
+/// The rows of a pass, in row order.
+enum Rows<'a> {
+    /// Everything that the scan saw.
+    All(SortedIter<'a>),
+    /// What is not in the archive.
+    Remaining(Box<Remaining<'a>>),
 }
 
-impl Remaining<'_> {
-    fn next_row(&mut self) -> Result<Option<SortedRow>, BackendError> {
-        let key = |row: &SortedRow| (row.index, row.fingerprint, row.row.created_at_micros);
-        loop {
-            if let Some(row) = self.ready.pop_front() {
-                return Ok(Some(row));
-            }
-            let Some(first) = self.next_row.as_ref().map(key) else { return Ok(None) };
-            let mut settled = Vec::new();
-            while let Some(row) = self.next_settled.take_if(|row| key(row) <= first) {
-                if key(&row) == first {
-                    settled.push(row.row.location);
-                }
-                self.advance_settled()?;
-            }
-            while let Some(row) = self.next_row.take_if(|row| key(row) == first) {
-                self.ready.push_back(row);
-                self.advance()?;
-            }
-            self.ready.retain(|row| {
-                let same = settled.iter().position(|location| *location == row.row.location);
-                same.map(|at| settled.swap_remove(at)).is_none()
-            });
-            // The catalog may say today that a file lies elsewhere.
-            self.ready.drain(..settled.len().min(self.ready.len()));
+impl Rows<'_> {
+    fn next_row(
+        &mut self,
+        spool_error: &dyn Fn(std::io::Error) -> BackendError,
+    ) -> Result<Option<SortedRow>, BackendError> {
+        match self {
+            Self::All(rows) => rows.next_row().map_err(spool_error),
+            Self::Remaining(rows) => Ok(rows.next_row()?.map(|(row, _)| row)),
         }
-    }
-
-    fn advance(&mut self) -> Result<(), BackendError> {
-        let next = self.rows.next_row();
-        self.next_row = next.map_err(|error| self.splitter.spool_error(error))?;
-        Ok(())
-    }
-
-    fn advance_settled(&mut self) -> Result<(), BackendError> {
-        self.next_settled = match &mut self.settled {
-            Some(settled) => settled.next_row()?,
-            None => None,
-        };
-        Ok(())
     }
 }

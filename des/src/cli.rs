@@ -74,6 +74,16 @@ des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
 des replay --config des.yaml --from 2024-12-01 --to 2024-12-09"
     )]
     Replay(ReplayArgs),
+    /// Compare committed windows with the catalog, and archive what is late.
+    #[command(after_help = "Examples: des reconcile --config des.yaml --all --dry-run\n          \
+des reconcile --config des.yaml --from 2024-12-01 --to 2024-12-09")]
+    Reconcile(ReconcileArgs),
+    /// Try again what is recorded as failed.
+    #[command(
+        after_help = "Examples: des retry-failed --config des.yaml --all --reason restored\n          \
+des retry-failed --config des.yaml --window 2024-12-02"
+    )]
+    RetryFailed(RetryFailedArgs),
     /// Commit a held window, with its failed files as error rows.
     #[command(after_help = "Example: des release --config des.yaml --window 2024-12-02 \
 --reason 'deleted by their owner, ticket 17'")]
@@ -265,6 +275,48 @@ pub(crate) struct ReplayArgs {
     /// … and not after this.
     #[arg(long, value_name = "DATE")]
     pub(crate) to: Option<protocol::Timestamp>,
+    /// Local workers; default: the number of cores, or 0 with a broker.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconcileArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Every committed window, with pauses that leave the catalog half of its time.
+    #[arg(long, conflicts_with_all = ["from", "to"], required_unless_present = "to")]
+    pub(crate) all: bool,
+    /// Every window that ends after this time …
+    #[arg(long, value_name = "DATE", requires = "to")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// … and not after this.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+    /// Say which windows differ, change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Local workers; default: the number of cores, or 0 with a broker.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryFailedArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The files of every window.
+    #[arg(long, conflicts_with = "window", required_unless_present = "window")]
+    pub(crate) all: bool,
+    /// The files of the window that ends at this time.
+    #[arg(long, value_name = "END")]
+    pub(crate) window: Option<protocol::Timestamp>,
     /// Local workers; default: the number of cores, or 0 with a broker.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) workers: Option<u16>,

@@ -241,6 +241,7 @@ impl Fleet {
     pub(crate) fn coordinator(
         &self,
         config: &Config,
+        recheck: bool,
         events: mpsc::UnboundedSender<Event>,
     ) -> Coordinator {
         Coordinator::new(
@@ -250,13 +251,13 @@ impl Fleet {
             Arc::clone(&self.catalog),
             self.store.clone(),
             Arc::clone(&self.queue),
-            coordinator_settings(config),
+            coordinator_settings(config, recheck),
             events,
         )
     }
 }
 
-fn coordinator_settings(config: &Config) -> CoordinatorSettings {
+fn coordinator_settings(config: &Config, recheck: bool) -> CoordinatorSettings {
     let it = &config.coordinator;
     CoordinatorSettings {
         pack: config.pack,
@@ -268,6 +269,7 @@ fn coordinator_settings(config: &Config) -> CoordinatorSettings {
         lease_ttl: it.lease_ttl,
         failures: it.failures,
         attempts: it.attempts,
+        recheck_after: it.recheck_after.filter(|_| recheck),
         silence: SILENCE,
         takeover_wait: TAKEOVER_WAIT,
     }

@@ -98,6 +98,10 @@ pub struct Certificate {
     /// gone.
     #[serde(default)]
     pub replaces: Vec<String>,
+    /// Shards of earlier revisions that were damaged or gone too, and whose rows this pass took up,
+    /// but not all of which it could read again: they stay certified, for what is whole in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unrepaired: Vec<String>,
     /// The failed rows with their reasons.
     pub failures: Vec<FailedRow>,
 }

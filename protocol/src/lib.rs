@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod codec;
 pub mod failure;
 pub mod ident;
+pub mod layout;
 pub mod manifest;
 pub mod message;
 pub mod names;

@@ -52,6 +52,19 @@ pub struct Task {
     /// A worker that is to give the task back, so that another one looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid: Option<WorkerId>,
+    /// Where the partition was certified before: which of its objects are to be made again, and
+    /// nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+}
+
+/// Objects of a certified partition that are gone or damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// Object name of the receipt that was certified.
+    pub receipt: String,
+    /// Names of the shards and big files that are wanted.
+    pub objects: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -84,6 +97,11 @@ pub enum TaskResult {
         receipt: String,
         /// Size of the receipt in bytes.
         receipt_size: u64,
+    },
+    /// These of the wanted objects are durable again, with the bytes that they had.
+    Restored {
+        /// Their names.
+        objects: Vec<String>,
     },
     /// Something failed that may work later, here or elsewhere.
     Retry {

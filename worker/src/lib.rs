@@ -6,9 +6,9 @@
 //! of their own (see [`pack`]), so that heartbeats are never late.
 
 mod assemble;
-mod layout;
 mod pack;
 mod payload;
+mod restore;
 mod service;
 mod source;
 mod task;

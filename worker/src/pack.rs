@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use backends::store::UploadCheck;
 use backends::{BackendError, Store};
 use protocol::codec::{CompressionCodec, Encoder, is_compressed_name};
+use protocol::layout::{Layout, Run, lay_out};
 use protocol::message::RetryClass;
 use protocol::names;
 use protocol::receipt::BigFileRef;
@@ -19,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
-use crate::layout::{Layout, Run, lay_out};
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
+use crate::restore::Wanted;
 use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
 
 /// Rows that are read together, in path order.
@@ -63,6 +64,10 @@ pub(crate) struct PackInput {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) counters: Arc<Counters>,
     pub(crate) cancel: Arc<AtomicBool>,
+    /// Where certified objects are to be made again: which.
+    pub(crate) wanted: Option<Arc<Wanted>>,
+    /// Rows that are not read, since they are in no shard that is to be made again.
+    pub(crate) left_out: Vec<bool>,
 }
 
 /// What packing found besides the shards that it handed on.
@@ -341,7 +346,13 @@ impl<'a> Reader<'a> {
                 return Err(PackError::Cancelled);
             }
             for &position in taken {
-                let row = &self.input.rows[batch.places[position as usize].row as usize];
+                let number = batch.places[position as usize].row as usize;
+                let row = &self.input.rows[number];
+                if self.input.left_out.get(number) == Some(&true) {
+                    let why = "it is in none of the objects that are made again".to_owned();
+                    items.push((position, Item::Failed(FailureReason::Missing, why)));
+                    continue;
+                }
                 let item = match self.read_row(row, encoder, &mut payloads) {
                     Ok(item) => item,
                     Err(RowError::Source(SourceError::File(reason, detail))) => {
@@ -423,9 +434,18 @@ impl<'a> Reader<'a> {
         let sha256: [u8; 32] = hasher.finalize().into();
         let mut check = SameHash { expected: sha256, hasher: Sha256::new() };
         let key = names::big_file(&hex(&sha256));
+        let wanted = self.input.wanted.as_ref();
+        if wanted.is_some_and(|wanted| !wanted.is_wanted_big_file(&key)) {
+            return Ok(Item::Big { sha256, size: open.size });
+        }
         let upload = self.input.store.put_file(&key, open.file, open.size, &mut check);
         match self.input.runtime.block_on(upload) {
-            Ok(()) => Ok(Item::Big { sha256, size: open.size }),
+            Ok(()) => {
+                if let Some(wanted) = wanted {
+                    wanted.note_big_file(key);
+                }
+                Ok(Item::Big { sha256, size: open.size })
+            }
             Err(BackendError::Invalid { what }) => {
                 Err(RowError::Source(SourceError::File(FailureReason::Changed, what)))
             }

@@ -168,7 +168,10 @@ async fn handle(
         TaskResult::Refused { detail } => {
             warn!(window = %task.address.window.end(), partition = task.address.partition, "refused: {detail}");
         }
-        TaskResult::Done { .. } | TaskResult::Returned | TaskResult::Interrupted => {}
+        TaskResult::Done { .. }
+        | TaskResult::Restored { .. }
+        | TaskResult::Returned
+        | TaskResult::Interrupted => {}
     }
     if matches!(
         result,

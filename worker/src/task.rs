@@ -9,13 +9,14 @@ use backends::{BackendError, Store};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::ManifestReader;
-use protocol::message::{RetryClass, Task, TaskResult};
+use protocol::message::{Restore, RetryClass, Task, TaskResult};
 use protocol::receipt::ShardRef;
 use protocol::{ArchiveIdentity, ContentHash, Receipt, Row, Tally, WindowKey, WorkerId, names};
 use tokio::sync::mpsc;
 
 use crate::assemble::{FinishedShard, ShardBody};
 use crate::pack::{Counters, PackError, PackInput, PackLimits, Packed, pack};
+use crate::restore::Wanted;
 use crate::source::Sources;
 
 /// Shards of one partition whose uploads are under way at a time; their memory is bounded
@@ -23,7 +24,7 @@ use crate::source::Sources;
 const UPLOADS_IN_FLIGHT: usize = 16;
 /// The largest manifest that is read. Coordinators cut far below this.
 const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
-const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
+pub(crate) const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
 /// Time for every source root to answer.
 const ROOTS_TIMEOUT: Duration = Duration::from_secs(15);
 /// From this many rows on, more than half of them missing means that a mount is.
@@ -39,7 +40,7 @@ pub(crate) struct TaskContext {
 }
 
 /// Why a task was not done.
-enum Undone {
+pub(crate) enum Undone {
     Retry(RetryClass, String),
     Refused(String),
     Cancelled,
@@ -58,12 +59,51 @@ pub(crate) async fn execute(
     counters: Arc<Counters>,
     cancel: Arc<AtomicBool>,
 ) -> TaskResult {
-    match try_execute(context, task, counters, cancel).await {
-        Ok((receipt, receipt_size)) => TaskResult::Done { receipt, receipt_size },
+    let done = match &task.restore {
+        Some(wanted) => restore(context, task, wanted, (counters, cancel)).await,
+        None => try_execute(context, task, counters, cancel)
+            .await
+            .map(|(receipt, receipt_size)| TaskResult::Done { receipt, receipt_size }),
+    };
+    match done {
+        Ok(result) => result,
         Err(Undone::Retry(class, detail)) => TaskResult::Retry { class, detail },
         Err(Undone::Refused(detail)) => TaskResult::Refused { detail },
         Err(Undone::Cancelled) => TaskResult::Returned,
     }
+}
+
+/// Makes certified objects again. No receipt is written: the certified one is true again.
+async fn restore(
+    context: &TaskContext,
+    task: &Task,
+    restore: &Restore,
+    (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
+) -> Result<TaskResult, Undone> {
+    check_addressee(&context.identity, task)?;
+    check_roots(&context.sources).await?;
+    let wanted = Arc::new(Wanted::read(&context.store, task, restore).await?);
+    let (rows, _) = read_manifest(&context.store, task).await?;
+    let input = PackInput {
+        left_out: wanted.left_out(&rows, task.settings.n_bits),
+        rows,
+        settings: task.settings,
+        last_attempt: false,
+        window: window_key(task),
+        sources: Arc::clone(&context.sources),
+        limits: context.limits.clone(),
+        store: context.store.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        counters,
+        cancel,
+        wanted: Some(Arc::clone(&wanted)),
+    };
+    let (_, shards, _) = pack_and_upload(&context.store, input).await?;
+    context.store.flush().await?;
+    let mut objects: Vec<String> = shards.into_iter().map(|shard| shard.key).collect();
+    objects.extend(wanted.big_files_made());
+    objects.sort();
+    Ok(TaskResult::Restored { objects })
 }
 
 async fn try_execute(
@@ -90,6 +130,8 @@ async fn try_execute(
         runtime: tokio::runtime::Handle::current(),
         counters,
         cancel,
+        wanted: None,
+        left_out: Vec::new(),
     };
     let (packed, shards, packed_tally) = pack_and_upload(&context.store, input).await?;
     let receipt = write_up(context, task, packed, shards, packed_tally);
@@ -102,7 +144,10 @@ async fn try_execute(
         .iter()
         .filter(|failed| matches!(failed.reason, protocol::FailureReason::Missing));
     let missing = missing.count() as u64;
-    let suspicious = expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows;
+    // A later pass takes up what could not be read before, or was lost: much of it may be missing.
+    let first_pass = task.address.revision == 0;
+    let suspicious =
+        first_pass && expected.rows >= MOUNT_SUSPICION_ROWS && missing * 2 > expected.rows;
     // At last it is believed, and left to the limits of the window, where a person sees it.
     if suspicious && !task.last_attempt {
         let why = format!("{missing} of {} files are missing: is a mount gone?", expected.rows);
@@ -245,7 +290,11 @@ async fn pack_and_upload(
 ) -> Result<(Packed, Vec<ShardRef>, Tally), Undone> {
     let (finished, to_upload) = mpsc::channel::<FinishedShard>(1);
     let packing = tokio::task::spawn_blocking(move || {
-        pack(&input, |shard| finished.blocking_send(shard).is_ok())
+        pack(&input, |shard| {
+            let wanted = input.wanted.as_ref();
+            let unwanted = wanted.is_some_and(|it| !it.is_wanted_shard(&shard.reference()));
+            unwanted || finished.blocking_send(shard).is_ok()
+        })
     });
     let uploads = stream::unfold(to_upload, |mut receiver| async move {
         receiver.recv().await.map(|shard| (shard, receiver))
@@ -369,6 +418,7 @@ mod tests {
             settings: header.settings,
             last_attempt: false,
             avoid: None,
+            restore: None,
         };
         (store, task)
     }

@@ -71,10 +71,8 @@ async fn adopt_window<S: Session>(session: &mut S, job: &Job, pass: &AdoptedWind
         None => {}
     }
     let record = NewWindow {
-        window: pass.window,
-        revision: pass.revision,
         replaces: pass.replaces.clone(),
-        partitions: Vec::new(),
+        ..windows::without_rows(pass.window, pass.revision)
     };
     windows::insert(session, job, (&record, pass.rows), WindowState::Open).await?;
     commit::record_failures(session, job, key, &pass.failures).await?;

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 
 use super::session::{Param, Session};
 use super::windows::{self, INSERT_ROWS, insert_sql, key_params};
-use super::{Lease, WindowCommit, WindowState, WindowTotals, lease, watermark};
+use super::{Lease, WindowCommit, WindowState, WindowTotals, lease, looks, watermark};
 use crate::error::{BackendError, Result};
 
 /// Commits a window, in the transaction that `session` is in.
@@ -28,8 +28,16 @@ pub(super) async fn commit<S: Session>(
             return Err(committed_otherwise(job, key));
         }
         windows::delete(session, job, key).await?;
+        looks::delete_pass(session, job, key).await?;
+        let findings = commit.findings.as_deref();
+        match (commit.scanned, findings) {
+            (Some(scanned), _) => looks::record(session, job, key, scanned, findings).await?,
+            (None, Some(findings)) => looks::record_findings(session, job, key, findings).await?,
+            (None, None) => {}
+        }
         return advance(session, (job, config_id), lease, commit).await;
     };
+    let rows = known.as_ref().map(|known| known.rows);
     match known {
         Some(known) if known.state == WindowState::Committed => {
             return match known.certificate == commit.certificate {
@@ -51,6 +59,10 @@ pub(super) async fn commit<S: Session>(
     require_all_accepted(session, job, key).await?;
     advance(session, (job, config_id), lease, commit).await?;
     record_failures(session, job, key, &commit.failures).await?;
+    let scanned = if key.revision > 0 { looks::scanned(session, job, key).await? } else { rows };
+    if let Some(scanned) = scanned {
+        looks::record(session, job, key, scanned, commit.findings.as_deref()).await?;
+    }
     mark_committed(session, job, key, certificate, commit.totals).await
 }
 

@@ -19,6 +19,7 @@ mod adopt;
 mod commit;
 mod held;
 mod lease;
+mod looks;
 mod migrations;
 mod operator;
 mod parts;
@@ -31,6 +32,7 @@ mod watermark;
 mod windows;
 
 pub use adopt::{AdoptedArchive, AdoptedWindow};
+pub use looks::{Look, Purpose};
 pub use postgres::PostgresLedger;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
@@ -118,6 +120,8 @@ pub struct WindowRecord {
     pub window: Window,
     /// The pass.
     pub revision: Revision,
+    /// What it is for.
+    pub purpose: Purpose,
     /// Where it stands.
     pub state: WindowState,
     /// Rows of all manifests; zero while requested.
@@ -128,6 +132,8 @@ pub struct WindowRecord {
     pub totals: WindowTotals,
     /// Object name of the certificate, once committed.
     pub certificate: Option<String>,
+    /// What planning a pass with a revision above 0 found, as [`NewWindow::findings`].
+    pub findings: Option<String>,
     /// How many failed rows an operator accepted by releasing it.
     pub released: Option<u64>,
 }
@@ -136,6 +142,11 @@ impl WindowRecord {
     /// End and revision.
     pub const fn key(&self) -> WindowKey {
         WindowKey::new(self.window, self.revision)
+    }
+
+    /// The window's end.
+    pub const fn window_end(&self) -> Timestamp {
+        self.window.end()
     }
 }
 
@@ -161,6 +172,12 @@ pub struct NewWindow {
     pub window: Window,
     /// The pass.
     pub revision: Revision,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What the scan saw, settled before or not.
+    pub scanned: Tally,
+    /// What planning found, for whoever reports about the pass; not read by the ledger.
+    pub findings: Option<String>,
     /// Shards of earlier revisions that this pass replaces.
     pub replaces: Vec<String>,
     /// Its partitions, numbered from 0.
@@ -277,6 +294,11 @@ pub struct WindowCommit {
     /// Object name of the certificate; `None` for a replay that found nothing to do, whose
     /// record is deleted.
     pub certificate: Option<String>,
+    /// What the scan saw, for a pass without a certificate; one with a certificate has it from
+    /// its plan.
+    pub scanned: Option<Tally>,
+    /// What the pass found, for whoever reports about it; not read by the ledger.
+    pub findings: Option<String>,
     /// What the window holds.
     pub totals: WindowTotals,
     /// Error rows to be recorded.
@@ -474,13 +496,41 @@ pub trait Ledger: Send + Sync {
     /// where it should be.
     async fn commit_window(&self, lease: &Lease, commit: &WindowCommit) -> Result<()>;
 
-    /// Asks for a replay of the window that ends at `window.end()`: records the next revision as
+    /// Asks for another pass over the window that ends at `end`: records the next revision as
     /// `Requested` and returns it; an uncommitted later revision that is already there is returned
-    /// instead.
+    /// instead, whatever its purpose.
     ///
     /// # Errors
     /// [`NotFound`](crate::BackendError::NotFound) when no committed window has this end.
-    async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord>;
+    async fn request_pass(
+        &self,
+        end: Timestamp,
+        purpose: Purpose,
+        audit: &AuditEntry,
+    ) -> Result<WindowRecord>;
+
+    /// Looks at committed windows whose end lies in `(after, until]` (unbounded where `None`), by
+    /// end, at most `limit`.
+    async fn looks(
+        &self,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Look>>;
+
+    /// Looks at windows that were not compared with the catalog since their last commit: those
+    /// committed last first, or those committed first, at most `limit`.
+    async fn looks_to_recheck(&self, newest: bool, limit: u32) -> Result<Vec<Look>>;
+
+    /// Notes that a committed window was compared with the catalog, which had exactly the rows
+    /// that were written down for it.
+    async fn note_rechecked(&self, lease: &Lease, end: Timestamp) -> Result<()>;
+
+    /// Ends of windows that have unresolved error rows, in order.
+    async fn windows_with_errors(&self) -> Result<Vec<Timestamp>>;
+
+    /// Number of unresolved error rows of the window that ends at `end`.
+    async fn count_errors_of(&self, end: Timestamp) -> Result<u64>;
 
     /// Lets a held window go at an operator's word: it is open again, and commits with as many
     /// failed rows as it has now. Writes the audit row.

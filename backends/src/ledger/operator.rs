@@ -7,17 +7,17 @@ use protocol::{Job, Timestamp, Window, WindowKey};
 use super::record::{Record, nonsense};
 use super::session::{Param, Session};
 use super::{
-    Adjustment, AuditEntry, AuditRecord, ErrorRow, Lease, WindowRecord, WindowState, lease,
-    watermark, windows,
+    Adjustment, AuditEntry, AuditRecord, ErrorRow, Lease, Purpose, WindowRecord, WindowState,
+    lease, looks, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
 /// Records the next revision of the window that ends at `end` as requested, unless one is
 /// already under way.
-pub(super) async fn request_replay<S: Session>(
+pub(super) async fn request_pass<S: Session>(
     session: &mut S,
     job: &Job,
-    end: Timestamp,
+    (end, purpose): (Timestamp, Purpose),
     audit: &AuditEntry,
 ) -> Result<WindowRecord> {
     lease::lock(session, job).await?;
@@ -37,9 +37,11 @@ pub(super) async fn request_replay<S: Session>(
         });
     }
     let next = windows::without_rows(last.window, last.revision + 1);
+    let key = WindowKey::new(next.window, next.revision);
     windows::insert(session, job, (&next, windows::NO_ROWS), WindowState::Requested).await?;
+    looks::add_pass(session, job, key, purpose).await?;
     append_audit(session, job, audit).await?;
-    match windows::find(session, job, WindowKey::new(next.window, next.revision)).await? {
+    match windows::find(session, job, key).await? {
         Some(requested) => Ok(requested),
         None => Err(nonsense("the requested window vanished while it was recorded")),
     }
@@ -61,6 +63,7 @@ pub(super) async fn adjust<S: Session>(
         });
     };
     lease::release(session, job, lease).await?;
+    looks::delete_uncommitted(session, job).await?;
     windows::delete_uncommitted(session, job).await?;
     if let Some((window, certificate)) = skip {
         record_skip(session, job, *window, certificate).await?;
@@ -156,6 +159,32 @@ pub(super) async fn errors_by_reason<S: Session>(
                   GROUP BY reason ORDER BY count(*) DESC, reason";
     let rows = session.fetch(select, &[Param::Text(job.as_str())]).await?;
     rows.iter().map(|row| Ok((row.text("reason")?, row.number("files")?))).collect()
+}
+
+/// Number of unresolved error rows of the window that ends at `end`.
+pub(super) async fn count_errors_of<S: Session>(
+    session: &mut S,
+    job: &Job,
+    end: Timestamp,
+) -> Result<u64> {
+    let select = "SELECT count(*) AS unresolved FROM des_migration_errors \
+                  WHERE job = $1 AND window_end = $2 AND resolved_at IS NULL";
+    let params = [Param::Text(job.as_str()), Param::Time(end)];
+    match session.fetch_optional(select, &params).await? {
+        Some(row) => row.number("unresolved"),
+        None => Err(nonsense("counting gave no answer")),
+    }
+}
+
+/// Ends of windows that have unresolved error rows.
+pub(super) async fn windows_with_errors<S: Session>(
+    session: &mut S,
+    job: &Job,
+) -> Result<Vec<Timestamp>> {
+    let select = "SELECT DISTINCT window_end FROM des_migration_errors \
+                  WHERE job = $1 AND resolved_at IS NULL ORDER BY window_end";
+    let rows = session.fetch(select, &[Param::Text(job.as_str())]).await?;
+    rows.iter().map(|row| row.time("window_end")).collect()
 }
 
 /// Unresolved error rows in the order they were recorded.

@@ -35,6 +35,7 @@ const SESSION_SETTINGS: &str = "\
 const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
     (2, "split", include_str!("../../../migrations/postgres/0002_split.sql")),
+    (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -126,6 +127,8 @@ const LACKS: &str = "\
         ('des_lease', '{SELECT,INSERT,UPDATE}'), \
         ('des_windows', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_partitions', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_passes', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_looks', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_audit_log', '{SELECT,INSERT}')), \
     there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \

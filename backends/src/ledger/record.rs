@@ -10,8 +10,8 @@ use sqlx::types::Type;
 use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
-    AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, PartitionRecord,
-    WatermarkRow, WindowRecord, WindowState, WindowTotals,
+    AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, Look, PartitionRecord,
+    Purpose, WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -165,7 +165,32 @@ impl Record {
                 bytes_stored: self.number("bytes_stored")?,
             },
             certificate: self.opt_text("certificate")?,
+            purpose: match self.opt_text("purpose")? {
+                Some(purpose) => Purpose::from_text(&purpose)
+                    .ok_or_else(|| invalid("purpose", purpose, "what a pass is for"))?,
+                None if key.revision == 0 => Purpose::Scan,
+                None => Purpose::Replay,
+            },
+            findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
+        })
+    }
+
+    /// A row of `des_looks` beside one of `des_windows`.
+    pub(super) fn look(&self) -> Result<Look> {
+        let key = self.window_key()?;
+        let catalog = match self.opt_text("digest")? {
+            Some(_) => Some(self.tally()?),
+            None => None,
+        };
+        Ok(Look {
+            window: Window::new(self.time("window_start")?, key.end)
+                .map_err(|error| unfit("window_end", error))?,
+            revision: key.revision,
+            committed_at: self.time("committed_at")?,
+            catalog,
+            rechecked: self.opt_time("rechecked_at")?.is_some(),
+            findings: self.opt_text("findings")?,
         })
     }
 
@@ -263,6 +288,6 @@ fn unreadable(column: &str, error: sqlx::Error) -> BackendError {
     }
 }
 
-fn unfit(column: &str, error: impl std::fmt::Display) -> BackendError {
+pub(super) fn unfit(column: &str, error: impl std::fmt::Display) -> BackendError {
     BackendError::Invalid { what: format!("the ledger's column {column} is damaged: {error}") }
 }

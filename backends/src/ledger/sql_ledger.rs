@@ -13,9 +13,9 @@ use sqlx::{Database, Pool};
 use super::session::{Param, Pooled, Session};
 use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
-    AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, NewPart, NewWindow,
-    PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState, adopt, commit,
-    held, lease, operator, parts, watermark, windows,
+    AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, Look, NewPart, NewWindow,
+    PartitionRecord, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
+    adopt, commit, held, lease, looks, operator, parts, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -359,9 +359,49 @@ where
         })
     }
 
-    async fn request_replay(&self, end: Timestamp, audit: &AuditEntry) -> Result<WindowRecord> {
-        transaction!(self, "record a request to replay", |session| {
-            operator::request_replay(session, &self.job, end, audit)
+    async fn request_pass(
+        &self,
+        end: Timestamp,
+        purpose: Purpose,
+        audit: &AuditEntry,
+    ) -> Result<WindowRecord> {
+        transaction!(self, "record a request for another pass", |session| {
+            operator::request_pass(session, &self.job, (end, purpose), audit)
+        })
+    }
+
+    async fn looks(
+        &self,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Look>> {
+        query!(self, "list looks at windows", |session| {
+            looks::between(session, &self.job, (after, until), limit)
+        })
+    }
+
+    async fn looks_to_recheck(&self, newest: bool, limit: u32) -> Result<Vec<Look>> {
+        query!(self, "list windows to be looked at again", |session| {
+            looks::to_recheck(session, &self.job, newest, limit)
+        })
+    }
+
+    async fn note_rechecked(&self, lease: &Lease, end: Timestamp) -> Result<()> {
+        transaction!(self, "note a look at a window", |session| {
+            looks::note_rechecked(session, &self.job, lease, end)
+        })
+    }
+
+    async fn windows_with_errors(&self) -> Result<Vec<Timestamp>> {
+        query!(self, "list windows with error rows", |session| {
+            operator::windows_with_errors(session, &self.job)
+        })
+    }
+
+    async fn count_errors_of(&self, end: Timestamp) -> Result<u64> {
+        query!(self, "count a window's error rows", |session| {
+            operator::count_errors_of(session, &self.job, end)
         })
     }
 

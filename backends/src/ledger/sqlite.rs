@@ -31,6 +31,7 @@ const OPEN_PAUSE: Duration = Duration::from_millis(20);
 const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/sqlite/0001_ledger.sql")),
     (2, "split", include_str!("../../../migrations/sqlite/0002_split.sql")),
+    (3, "revisions", include_str!("../../../migrations/sqlite/0003_revisions.sql")),
 ];
 
 /// As the migrating library makes it.

@@ -6,8 +6,8 @@ use sqlx::AssertSqlSafe;
 use super::record::Record;
 use super::session::{Param, Session};
 use super::{
-    AcceptedReceipt, Lease, NewPartition, NewWindow, PartitionRecord, Setback, WindowRecord,
-    WindowState, lease,
+    AcceptedReceipt, Lease, NewPartition, NewWindow, PartitionRecord, Purpose, Setback,
+    WindowRecord, WindowState, lease, looks,
 };
 use crate::error::{BackendError, Result};
 
@@ -18,11 +18,13 @@ pub(super) const INSERT_ROWS: usize = 500;
 macro_rules! select_windows {
     ($condition:literal) => {
         concat!(
-            "SELECT window_end, revision, window_start, state, row_count, digest, replaces, \
+            "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             released FROM des_windows WHERE job = $1 AND ",
+             released, p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
+             ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
+             WHERE w.job = $1 AND ",
             $condition,
-            " ORDER BY window_end, revision"
+            " ORDER BY w.window_end, w.revision"
         )
     };
 }
@@ -42,7 +44,7 @@ pub(super) async fn find<S: Session>(
     job: &Job,
     key: WindowKey,
 ) -> Result<Option<WindowRecord>> {
-    let select = select_windows!("window_end = $2 AND revision = $3");
+    let select = select_windows!("w.window_end = $2 AND w.revision = $3");
     let row = session.fetch_optional(select, &key_params(job, key)).await?;
     row.as_ref().map(Record::window).transpose()
 }
@@ -53,7 +55,7 @@ pub(super) async fn ending_at<S: Session>(
     job: &Job,
     end: Timestamp,
 ) -> Result<Vec<WindowRecord>> {
-    let select = select_windows!("window_end = $2");
+    let select = select_windows!("w.window_end = $2");
     all(&session.fetch(select, &[Param::Text(job.as_str()), Param::Time(end)]).await?)
 }
 
@@ -71,7 +73,7 @@ pub(super) async fn committed<S: Session>(
     limit: u32,
 ) -> Result<Vec<WindowRecord>> {
     const SELECT: &str = concat!(
-        select_windows!("state = 'committed' AND window_end > $2 AND window_end <= $3"),
+        select_windows!("state = 'committed' AND w.window_end > $2 AND w.window_end <= $3"),
         " LIMIT $4"
     );
     // Every end lies above the smallest time, since its window's start does not.
@@ -127,6 +129,9 @@ pub(super) async fn add<S: Session>(
                 ),
             });
         }
+    }
+    if new.revision > 0 {
+        looks::plan_pass(session, job, new).await?;
     }
     insert_partitions(session, job, key, &new.partitions).await
 }
@@ -382,7 +387,15 @@ pub(super) async fn require_uncommitted<S: Session>(
 
 /// A window of no rows, as a replay's request or a skip is recorded.
 pub(super) fn without_rows(window: protocol::Window, revision: protocol::Revision) -> NewWindow {
-    NewWindow { window, revision, replaces: Vec::new(), partitions: Vec::new() }
+    NewWindow {
+        window,
+        revision,
+        purpose: Purpose::Scan,
+        scanned: NO_ROWS,
+        findings: None,
+        replaces: Vec::new(),
+        partitions: Vec::new(),
+    }
 }
 
 /// The tally of no rows.

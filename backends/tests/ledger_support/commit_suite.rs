@@ -1,6 +1,6 @@
 //! The commit: all of it or nothing, once, by the right one.
 
-use backends::ledger::{ErrorRow, WindowCommit, WindowState};
+use backends::ledger::{ErrorRow, Purpose, WindowCommit, WindowState};
 use futures::future::join;
 use protocol::FailureReason;
 
@@ -185,7 +185,10 @@ pub(crate) async fn a_pass_with_nothing_to_do_leaves_no_record(bench: &dyn Bench
         ..commit(1, &lease)
     };
 
-    ledger.request_replay(window(1).end(), &audit("replay")).await.expect("it is requested");
+    ledger
+        .request_pass(window(1).end(), Purpose::Replay, &audit("replay"))
+        .await
+        .expect("it is requested");
     ledger.commit_window(&lease, &nothing).await.expect("a request");
     assert_eq!(Snapshot::of(&*ledger).await, before);
     ledger.commit_window(&lease, &nothing).await.expect("once more");

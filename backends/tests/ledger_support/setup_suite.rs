@@ -10,7 +10,7 @@ use super::*;
 pub(crate) async fn an_empty_database_becomes_a_ledger(bench: &dyn Bench) {
     let ledger = bench.ledger().await;
     let pending = ledger.pending_migrations().await.expect("an answer");
-    assert_eq!(pending[..2], ["0001 ledger", "0002 split"]);
+    assert_eq!(pending[..3], ["0001 ledger", "0002 split", "0003 revisions"]);
     assert_eq!(ledger.watermark().await.expect("an answer"), None);
     assert_eq!(ledger.archive().await.expect("an answer"), None);
     ledger.now().await.expect("the time needs no table");

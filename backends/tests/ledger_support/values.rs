@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use backends::ledger::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, ErrorRow, Lease, LeaseStatus, NewPartition,
-    NewWindow, PartitionRecord, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowTotals,
+    NewWindow, PartitionRecord, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord,
+    WindowTotals,
 };
 use backends::{BackendError, Ledger};
 use protocol::{
@@ -53,6 +54,9 @@ pub(crate) fn new_window(day: i64, partitions: u32) -> NewWindow {
     NewWindow {
         window: window(day),
         revision: 0,
+        purpose: Purpose::Scan,
+        scanned: Tally::default(),
+        findings: None,
         replaces: Vec::new(),
         partitions: (0..partitions).map(partition).collect(),
     }
@@ -96,6 +100,8 @@ pub(crate) fn commit(day: i64, lease: &Lease) -> WindowCommit {
             bytes_raw: 6_000_000_000,
             bytes_stored: 5_000_000_000,
         },
+        scanned: None,
+        findings: None,
         failures: vec![failed("uid-1", FailureReason::Missing)],
         advance_from: Some(window(day).start()),
     }

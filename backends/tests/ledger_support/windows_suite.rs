@@ -1,7 +1,9 @@
 //! Windows and partitions before the commit.
 
 use backends::BackendError;
-use backends::ledger::{NewWindow, PartitionRecord, WindowRecord, WindowState, WindowTotals};
+use backends::ledger::{
+    NewWindow, PartitionRecord, Purpose, WindowRecord, WindowState, WindowTotals,
+};
 use protocol::Tally;
 
 use super::*;
@@ -16,11 +18,13 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
     let expected = WindowRecord {
         window: window(1),
         revision: 0,
+        purpose: Purpose::Scan,
         state: WindowState::Open,
         rows: new.partitions.iter().map(|partition| partition.rows).sum(),
         replaces: new.replaces.clone(),
         totals: WindowTotals::default(),
         certificate: None,
+        findings: None,
         released: None,
     };
     assert_eq!(ledger.open_windows().await.expect("windows"), [expected]);

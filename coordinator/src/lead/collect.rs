@@ -48,7 +48,10 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
-        let Some(partition) = self.flight.awaited(outcome).cloned() else { return Ok(()) };
+        let Some(partition) = self.flight.awaited(outcome).cloned() else {
+            self.offer(address, Some(outcome.result.clone()));
+            return Ok(());
+        };
         let receipt = match &outcome.result {
             TaskResult::Done { receipt: name, .. } => {
                 Some(self.read_receipt(name, address.window, &partition, outcome).await?)

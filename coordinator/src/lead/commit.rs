@@ -15,8 +15,14 @@ impl Leader<'_> {
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
         while let Some(key) = self.flight.next_complete(self.watermark) {
             let Some(window) = self.flight.windows.get(&key) else { break };
-            if !self.it.settings.failures.allow(&window.record, window.files_failed()) {
-                let ledger = &self.it.ledger;
+            let ledger = &self.it.ledger;
+            // What failed before is written down, and is tried again for no worse than before.
+            let known = match key.revision {
+                0 => 0,
+                _ => ledger.count_errors_of(key.end).await?,
+            };
+            let failed = window.files_failed().saturating_sub(known);
+            if !self.it.settings.failures.allow(&window.record, failed) {
                 ledger.set_window_state(&self.lease, key, WindowState::Held).await?;
                 if let Some(window) = self.flight.windows.get_mut(&key) {
                     window.record.state = WindowState::Held;

@@ -121,6 +121,8 @@ impl Leader<'_> {
                 let bytes = progress.bytes.saturating_sub(open.reported.1);
                 open.reported = (progress.rows, progress.bytes);
                 read = Some(Event::Read { rows, bytes });
+            } else {
+                self.offer(&progress.address, None);
             }
             if let Some(read) = read {
                 self.tell(read);

@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 
 use backends::BackendError;
 use backends::ledger::{
-    NewPartition, NewWindow, WindowCommit, WindowRecord, WindowState, WindowTotals,
+    NewPartition, NewWindow, Purpose, WindowCommit, WindowRecord, WindowState, WindowTotals,
 };
 use protocol::{Revision, Tally, Timestamp, Window, WindowKey};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use super::Leader;
 use crate::cutting::{Ahead, Next, next_window};
+use crate::findings::{Finding, Findings, Named};
 use crate::flight::OpenWindow;
+use crate::remaining::Difference;
+use crate::restore::{ANSWERS_IN_FLIGHT, Restorer};
 use crate::service::{Event, Goal};
+use crate::split::{Split, Splitter};
 use crate::survey::survey;
 
 /// How long to wait before looking again, when nothing is due.
@@ -27,8 +32,12 @@ pub(super) type Planning = JoinHandle<Result<Plan, BackendError>>;
 pub(super) struct Plan {
     window: Window,
     revision: Revision,
+    purpose: Purpose,
     replaces: Vec<String>,
     partitions: Vec<NewPartition>,
+    /// What the scan saw of a window that was settled before.
+    scanned: Tally,
+    findings: Findings,
 }
 
 impl Leader<'_> {
@@ -44,7 +53,7 @@ impl Leader<'_> {
         };
         if let Some(at) = self.requested.iter().position(|record| wanted(record.key())) {
             let requested = self.requested.swap_remove(at);
-            self.begin_plan(requested.window, requested.revision, true);
+            self.begin_plan(requested.window, requested.revision, requested.purpose);
             return Ok(true);
         }
         if matches!(goal, Goal::Replays(_)) {
@@ -82,7 +91,7 @@ impl Leader<'_> {
         match next_window(frontier, cutoff, self.it.settings.window_span_micros, ahead) {
             Next::Nothing => Ok(false),
             Next::Fresh(window) => {
-                self.begin_plan(window, 0, false);
+                self.begin_plan(window, 0, Purpose::Scan);
                 Ok(true)
             }
             // Whether there is anything to do for it is known only once it is planned, and if not
@@ -90,7 +99,7 @@ impl Leader<'_> {
             Next::Again(_) if frontier != self.watermark => Ok(true),
             Next::Again(window) => {
                 let revision = self.next_revision(window).await?;
-                self.begin_plan(window, revision, true);
+                self.begin_plan(window, revision, Purpose::Replay);
                 Ok(true)
             }
         }
@@ -107,24 +116,40 @@ impl Leader<'_> {
         ledger.committed_windows(Some(just_before), Some(window.end()), u32::MAX).await
     }
 
-    fn begin_plan(&mut self, window: Window, revision: Revision, again: bool) {
+    fn begin_plan(&mut self, window: Window, revision: Revision, purpose: Purpose) {
         let splitter = self.it.splitter();
-        let (ledger, store) = (Arc::clone(&self.it.ledger), self.it.store.clone());
+        let (answer, answers) = mpsc::channel(ANSWERS_IN_FLIGHT);
+        let restorer = Restorer {
+            store: self.it.store.clone(),
+            queue: Arc::clone(&self.it.queue),
+            identity: self.it.identity.clone(),
+            silence: self.it.settings.silence,
+            attempts: self.it.settings.attempts.attempts,
+            answers,
+        };
+        let ledger = Arc::clone(&self.it.ledger);
         let planning = tokio::spawn(async move {
-            let settled = if again {
-                let just_before = window.end().saturating_add_micros(-1);
-                let revisions = ledger
-                    .committed_windows(Some(just_before), Some(window.end()), u32::MAX)
-                    .await?;
-                Some(survey(&store, &revisions).await?)
-            } else {
-                None
-            };
-            let replaces = settled.as_ref().map(|settled| settled.damaged()).unwrap_or_default();
-            let partitions = splitter.split(window, revision, settled).await?;
-            Ok(Plan { window, revision, replaces, partitions })
+            if purpose == Purpose::Scan {
+                let Split { partitions, .. } = splitter.split(window, revision, None).await?;
+                let scanned = partitions.iter().map(|partition| partition.rows).sum();
+                let (replaces, findings) = (Vec::new(), Findings::default());
+                return Ok(Plan {
+                    window,
+                    revision,
+                    purpose,
+                    replaces,
+                    partitions,
+                    scanned,
+                    findings,
+                });
+            }
+            let just_before = window.end().saturating_add_micros(-1);
+            let revisions =
+                ledger.committed_windows(Some(just_before), Some(window.end()), u32::MAX).await?;
+            plan_again(restorer, splitter, &revisions, (window, revision, purpose)).await
         });
-        debug!(window = %window, revision, "planning");
+        debug!(window = %window, revision, purpose = purpose.as_str(), "planning");
+        self.restoring = Some(answer);
         self.planning = Some((WindowKey::new(window, revision), planning));
     }
 
@@ -133,6 +158,7 @@ impl Leader<'_> {
         planned: Result<Result<Plan, BackendError>, JoinError>,
     ) -> Result<(), BackendError> {
         let planned_key = self.planning.take().map(|(key, _)| key);
+        self.restoring = None;
         let plan = planned.map_err(|panicked| BackendError::Failed {
             what: "planning a window".to_owned(),
             cause: panicked.into(),
@@ -144,14 +170,15 @@ impl Leader<'_> {
             }
             (Err(error), _) => return Err(error),
         };
-        let Plan { window, revision, replaces, partitions } = plan;
-        let rows: Tally = partitions.iter().map(|partition| partition.rows).sum();
+        let rows: Tally = plan.partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
-        let key = WindowKey::new(window, revision);
-        if revision > 0 && rows.rows == 0 && replaces.is_empty() {
-            return self.finish_without_work(window, revision).await;
+        if plan.revision > 0 && rows.rows == 0 && plan.replaces.is_empty() {
+            return self.finish_without_work(plan).await;
         }
-        let new = NewWindow { window, revision, replaces, partitions };
+        let Plan { window, revision, purpose, replaces, partitions, scanned, findings } = plan;
+        let key = WindowKey::new(window, revision);
+        let findings = if revision > 0 { findings.encode() } else { None };
+        let new = NewWindow { window, revision, purpose, scanned, findings, replaces, partitions };
         self.it.ledger.add_window(&self.lease, &new).await?;
         info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
@@ -159,11 +186,13 @@ impl Leader<'_> {
         let record = WindowRecord {
             window,
             revision,
+            purpose,
             state: WindowState::Open,
             rows,
             replaces: new.replaces,
             totals: WindowTotals::default(),
             certificate: None,
+            findings: new.findings,
             released: None,
         };
         let settings = self.it.settings.pack;
@@ -175,11 +204,15 @@ impl Leader<'_> {
     async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
         let open = self.it.ledger.open_windows().await?;
         if let Some(record) = open.iter().find(|record| record.key() == key) {
-            warn!(window = %key.end, "the replay is dropped: {reason}");
+            warn!(window = %key.end, "the pass is dropped: {reason}");
+            self.rechecking.give_up(key.end);
             let commit = WindowCommit {
                 window: record.window,
                 revision: record.revision,
                 certificate: None,
+                scanned: None,
+                findings: Findings { dropped: Some(reason.clone()), ..Findings::default() }
+                    .encode(),
                 totals: WindowTotals::default(),
                 failures: Vec::new(),
                 advance_from: None,
@@ -191,25 +224,106 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// A replay of which every row is settled and every shard sound needs no certificate; the
-    /// ones that are there prove it.
-    async fn finish_without_work(
-        &mut self,
-        window: Window,
-        revision: Revision,
-    ) -> Result<(), BackendError> {
+    /// A pass that packs nothing needs no certificate; the ones that are there prove it.
+    async fn finish_without_work(&mut self, plan: Plan) -> Result<(), BackendError> {
+        let Plan { window, revision, purpose, scanned, findings, .. } = plan;
         let commit = WindowCommit {
             window,
             revision,
             certificate: None,
+            scanned: Some(scanned),
+            findings: findings.encode(),
             totals: WindowTotals::default(),
             failures: Vec::new(),
             advance_from: self.advance_from(window)?,
         };
         self.it.ledger.commit_window(&self.lease, &commit).await?;
         self.watermark = self.watermark.max(window.end());
-        info!(window = %window, "verified: every row is settled, every shard is sound");
+        match (purpose, findings.files_beyond_help) {
+            (Purpose::Replay, 0) => {
+                info!(window = %window, restored = findings.objects_restored,
+                    "verified: every row is settled, every shard is sound");
+            }
+            (_, 0) => info!(window = %window, "nothing remains to be packed"),
+            (_, files) => warn!(window = %window, files, "files are beyond help"),
+        }
         self.tell(Event::Verified { window });
         Ok(())
+    }
+}
+
+/// Plans a pass over a window that was committed before: what is damaged is made again under its
+/// own name where it can be, and what then remains is split.
+async fn plan_again(
+    restorer: Restorer,
+    splitter: Splitter,
+    revisions: &[WindowRecord],
+    (window, revision, purpose): (Window, Revision, Purpose),
+) -> Result<Plan, BackendError> {
+    let mut survey = survey(&splitter.store, revisions, purpose).await?;
+    let restored = restorer.restore(&mut survey).await?;
+    let mut findings = Findings {
+        shards_checked: survey.shards_checked,
+        objects_restored: restored,
+        ..Findings::default()
+    };
+    for big in &survey.lost_big_files {
+        findings.beyond_help(Named {
+            finding: Finding::BeyondHelp,
+            uid: big.key.clone(),
+            created_at: None,
+            location: None,
+        });
+    }
+    let damaged: Vec<String> = survey.damaged().map(str::to_owned).collect();
+    let Split { partitions, difference } = splitter.split(window, revision, Some(survey)).await?;
+    let replaces = given_up(damaged, partitions.is_empty(), &difference);
+    findings.add(Findings {
+        late_rows: difference.late,
+        retried_rows: if partitions.is_empty() { 0 } else { difference.failed },
+        vanished_rows: difference.vanished,
+        moved_rows: difference.moved,
+        // Where something is packed, it is known only then what still cannot be read.
+        files_beyond_help: if partitions.is_empty() { difference.beyond_help } else { 0 },
+        named: difference
+            .named
+            .into_iter()
+            .filter(|it| match it.finding {
+                Finding::BeyondHelp => partitions.is_empty(),
+                // Users delete rows of what is archived: whoever repairs has not asked for them.
+                Finding::Vanished | Finding::Moved => purpose == Purpose::Reconcile,
+            })
+            .collect(),
+        ..Findings::default()
+    });
+    let scanned = difference.scanned;
+    Ok(Plan { window, revision, purpose, replaces, partitions, scanned, findings })
+}
+
+/// The damaged shards that the pass takes up: all of them, or, where nothing is packed, those all
+/// files of which are elsewhere in the archive. A pass that packs nothing while some row is known as
+/// failed takes up none: a revision answers for every failed row of its window, and would lose it.
+fn given_up(damaged: Vec<String>, packs_nothing: bool, difference: &Difference) -> Vec<String> {
+    if packs_nothing && difference.failed > 0 {
+        return Vec::new();
+    }
+    let numbered = damaged.into_iter().enumerate();
+    let given_up = |number: &usize| !packs_nothing || !difference.needed.contains(number);
+    numbered.filter(|(number, _)| given_up(number)).map(|(_, shard)| shard).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_alone_holds_a_file_is_given_up_only_when_its_files_are_packed_again() {
+        let damaged = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let difference = Difference { needed: [1].into(), ..Difference::default() };
+        assert_eq!(given_up(damaged(), true, &difference), ["a", "c"]);
+        assert_eq!(given_up(damaged(), false, &difference), damaged());
+        let failed = Difference { failed: 1, ..Difference::default() };
+        assert_eq!(given_up(damaged(), true, &failed), Vec::<String>::new());
+        assert_eq!(given_up(damaged(), false, &failed), damaged());
     }
 }

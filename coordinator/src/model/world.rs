@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use backends::ledger::{
-    AcceptedReceipt, PartitionRecord, Setback, WindowRecord, WindowState, WindowTotals,
+    AcceptedReceipt, PartitionRecord, Purpose, Setback, WindowRecord, WindowState, WindowTotals,
 };
 use protocol::codec::CompressionCodec;
 use protocol::message::{Outcome, Task};
@@ -486,6 +486,8 @@ pub(super) fn recorded(window: Window, rows: Tally, partitions: Vec<PartitionRec
         replaces: Vec::new(),
         totals: WindowTotals::default(),
         certificate: None,
+        purpose: Purpose::Scan,
+        findings: None,
         released: None,
     };
     Recorded { record, partitions }

@@ -91,7 +91,8 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
-    let options = |goal| RunOptions { goal, workers, bar: "archiving" };
+    let recheck = args.mode == Mode::Continuous;
+    let options = |goal| RunOptions { goal, workers, bar: "archiving", recheck };
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
         let failed = failed_files(&fleet, &result).await?;
@@ -158,6 +159,8 @@ pub(crate) struct RunOptions {
     pub(crate) workers: u16,
     /// Label of the progress bar.
     pub(crate) bar: &'static str,
+    /// Whether windows that were committed lately are looked at again.
+    pub(crate) recheck: bool,
 }
 
 /// Runs a coordinator and local workers until the goal is reached.
@@ -168,7 +171,7 @@ pub(crate) async fn run_embedded(
     shutdown: &CancellationToken,
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
-    let RunOptions { goal, workers, bar } = options;
+    let RunOptions { goal, workers, bar, recheck } = options;
     let pending = match goal {
         Goal::UpToCutoff => {
             let span = config.coordinator.window_span_micros;
@@ -177,7 +180,7 @@ pub(crate) async fn run_embedded(
         Goal::Forever | Goal::Replays(_) => 0,
     };
     let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, events);
+    let coordinator = fleet.coordinator(config, recheck, events);
     let stop_workers = CancellationToken::new();
     let _stopped_whatever_happens = stop_workers.clone().drop_guard();
     let mut working = match workers {

@@ -8,9 +8,12 @@ mod gc;
 mod held;
 mod init;
 mod migrate;
+mod passes;
 mod read;
 mod rebuild;
+mod reconcile;
 mod replay;
+mod retry_failed;
 mod services;
 mod stats;
 
@@ -40,6 +43,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
+        Command::Reconcile(args) => reconcile::run(args, *output).await,
+        Command::RetryFailed(args) => retry_failed::run(args, *output).await,
         Command::Release(args) => held::release(args, *output).await,
         Command::Retry(args) => held::retry(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,

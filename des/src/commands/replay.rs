@@ -1,16 +1,16 @@
-//! `des replay`: verifies committed windows and archives again what is late, missing or damaged.
+//! `des replay`: verifies committed windows, restores what is damaged or missing, and archives again
+//! what cannot be restored, and what is late.
 
-use backends::ledger::AuditEntry;
-use coordinator::Goal;
+use backends::ledger::{AuditEntry, Purpose, WindowRecord};
 use coordinator::operate::request_replays;
 use protocol::Timestamp;
 use serde::Serialize;
 
-use super::migrate::{MigrateResult, RunOptions, run_embedded, workers};
+use super::migrate::workers;
+use super::passes::{PassesResult, carry_out};
 use crate::cli::ReplayArgs;
 use crate::config::Config;
-use crate::lifecycle::shutdown_on_signals;
-use crate::output::{Exit, Failure, Output, table};
+use crate::output::{Exit, Failure, Output};
 use crate::wiring::{self, Permissions};
 
 #[derive(Serialize)]
@@ -18,7 +18,7 @@ struct ReplayResult {
     /// Windows that were replayed.
     replayed: Vec<Timestamp>,
     #[serde(flatten)]
-    done: MigrateResult,
+    passes: PassesResult,
 }
 
 pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failure> {
@@ -39,37 +39,30 @@ pub(super) async fn run(args: ReplayArgs, output: Output) -> Result<Exit, Failur
         reason: args.reason,
     };
     let requested = request_replays(&*fleet.ledger, after, until, &audit).await?;
-    let keys: Vec<_> = requested.iter().map(backends::ledger::WindowRecord::key).collect();
-    let shutdown = shutdown_on_signals()?;
-    // Where another coordinator leads, it carries the request out: this one stands by until the
-    // request is gone.
-    let options = RunOptions { goal: Goal::Replays(keys), workers, bar: "replaying" };
-    let done = run_embedded(&config, &fleet, options, &shutdown).await?;
-    let held = !done.held.is_empty();
-    let replayed = requested.iter().map(|record| record.window.end()).collect();
+    let how = (Purpose::Replay, workers, "replaying");
+    let passes = carry_out(&config, &fleet, &requested, how).await?;
+    let exit = passes.exit();
     let failed = fleet.ledger.count_errors().await?;
-    output.result(&ReplayResult { replayed, done }, |result| human(result, failed))?;
-    Ok(if held { Exit::Failed } else { Exit::Done })
+    let replayed = requested.iter().map(WindowRecord::window_end).collect();
+    output.result(&ReplayResult { replayed, passes }, |result| human(result, failed))?;
+    Ok(exit)
 }
 
 fn human(result: &ReplayResult, failed: u64) -> String {
-    let mut rows = vec![("windows replayed", result.replayed.len().to_string())];
-    rows.extend(result.done.rows().into_iter().map(|(label, value)| match label {
-        "windows" => ("revisions committed", value),
-        other => (other, value),
-    }));
-    let mut text = table(&rows);
-    if result.done.windows == 0 && result.done.held.is_empty() {
-        text.push_str("Every row is settled and every shard is sound: nothing was changed.\n");
+    let rows = vec![("windows replayed", result.replayed.len().to_string())];
+    let mut text = result.passes.human(rows);
+    let done = &result.passes.done;
+    if done.windows == 0 && done.held.is_empty() && result.passes.exit() == Exit::Done {
+        text.push_str(match result.passes.found.objects_restored {
+            0 => "Every row is settled and every shard is sound: nothing was changed.\n",
+            _ => "Every row is settled and every shard is sound again.\n",
+        });
     }
     if failed > 0 {
         text.push_str(&format!(
             "{failed} files of the archive are recorded as failed in des_migration_errors; a \
-             replay does not try them again for their own sake.\n"
+             replay does not try them again for their own sake: `des retry-failed` does.\n"
         ));
-    }
-    for held in &result.done.held {
-        text.push_str(&format!("held: the window that ends at {}: {}\n", held.end, held.reason));
     }
     text
 }

@@ -40,7 +40,7 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     let shutdown = shutdown_on_signals()?;
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(&config, events);
+    let coordinator = fleet.coordinator(&config, true, events);
     coordinator.run(Goal::Forever, shutdown).await?;
     Ok(Exit::Done)
 }

@@ -77,6 +77,8 @@ pub(crate) struct CoordinatorConfig {
     pub(crate) failures: FailureLimits,
     pub(crate) attempts: AttemptLimits,
     pub(crate) gc_grace: Duration,
+    /// `None`: committed windows are not looked at again.
+    pub(crate) recheck_after: Option<Duration>,
 }
 
 impl Config {

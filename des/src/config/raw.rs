@@ -120,6 +120,7 @@ pub(crate) struct RawCoordinator {
     pub(crate) max_failed_ratio: Option<Lenient<f64>>,
     pub(crate) max_failed_files: Option<Lenient<u64>>,
     pub(crate) max_attempts: Option<Lenient<u32>>,
+    pub(crate) recheck_after: Option<Span>,
     pub(crate) gc_grace: Option<Span>,
 }
 

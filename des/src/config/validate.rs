@@ -20,6 +20,8 @@ const MIB: u64 = 1024 * 1024;
 const LEAST_WORKER_MEMORY: u64 = 32 * MIB;
 /// The least that sorting a window makes sense with.
 const LEAST_SORT_MEMORY: u64 = MIB;
+/// A window that is compared with the catalog later than this is not compared at all.
+const LONGEST_RECHECK: Duration = Duration::from_secs(366 * 86_400);
 /// A lag beyond this is a mistake rather than a wish.
 const MOST_LAG_DAYS: i64 = 36_500;
 
@@ -316,6 +318,10 @@ fn coordinator_config(
     let attempts = coordinator.max_attempts.map_or(5, |Lenient(attempts)| attempts);
     let grace = coordinator.gc_grace.map_or(Duration::from_secs(7 * 86_400), |Span(grace)| grace);
     complain.positive("coordinator.gc_grace", grace.as_secs())?;
+    let recheck = coordinator.recheck_after.map_or(Duration::from_secs(3_600), |Span(after)| after);
+    if recheck > LONGEST_RECHECK {
+        return Err(complain.at("coordinator.recheck_after", "it must be at most 366d"));
+    }
     Ok(CoordinatorConfig {
         window_span_micros: span_micros,
         windows_in_flight: complain.positive("coordinator.windows_in_flight", windows)?.into(),
@@ -331,6 +337,7 @@ fn coordinator_config(
             files: coordinator.max_failed_files.map_or(10, |Lenient(files)| files),
             ratio,
         },
+        recheck_after: (!recheck.is_zero()).then_some(recheck),
         attempts: AttemptLimits {
             attempts: complain.positive("coordinator.max_attempts", attempts)?,
         },

@@ -38,7 +38,7 @@ fn what_is_in_the_way_is_said_first() {
 
     place.des("migrate").expect(1);
     let told = format!("the window that ends at {} is held: 11 of its 30 files", place.midnight(9));
-    let facts = explained(&place, &[&place.midnight(8), &told, "Held windows"]);
+    let facts = explained(&place, &[&place.midnight(8), &told, "des release --window"]);
     assert_eq!(facts["windows"][0]["held"], true, "{facts:#}");
     assert_eq!(facts["windows"][0]["partitions"]["accepted"], 1, "{facts:#}");
 
@@ -62,20 +62,6 @@ fn what_is_in_the_way_is_said_first() {
 
     place.sql().execute("DELETE FROM des_archives; UPDATE des_lease SET epoch = 0");
     explained(&place, &["Nothing can move", "knows nothing of it", "des rebuild-ledger"]);
-}
-
-#[test]
-fn a_partition_that_used_up_its_attempts_is_named() {
-    let mut place = Place::new();
-    // All of a partition of ten files is missing: that looks like a lost mount, and is tried again.
-    for file in place.fill(9..10, 12) {
-        std::fs::remove_file(&file.path).expect("removed");
-    }
-    place.load();
-    place.set("coordinator.max_attempts", 1);
-    place.des("migrate").expect(1);
-    let facts = explained(&place, &["is held: partition 0 failed", "source: 12 of 12 files"]);
-    assert_eq!(facts["windows"][0]["partitions"]["used_up"], 1, "{facts:#}");
 }
 
 #[test]

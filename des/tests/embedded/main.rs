@@ -13,4 +13,5 @@ mod rebuild;
 mod refusals;
 mod repair;
 mod results;
+mod revisions;
 mod seed;

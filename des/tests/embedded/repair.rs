@@ -187,8 +187,13 @@ fn a_shard_that_was_cut_off_is_found_and_repaired() {
 /// `replay` makes the damage of day 7 good from the sources.
 #[track_caller]
 fn assert_repaired(place: &mut Place, files: usize) {
+    let before = place.objects();
     let done = place.json(&format!("replay --window {}", place.midnight(8)));
-    assert_eq!(done["files_failed"], 0, "{done}");
+    // The sources are what they were: the shard is whole again under its own name.
+    assert_eq!((&done["windows"], &done["found"]["objects_restored"]), (&json!(0), &json!(1)));
+    let mut names: Vec<_> = before.into_keys().collect();
+    names.retain(|name| !place.objects().contains_key(name));
+    assert_eq!(names, Vec::<String>::new());
     let sound = place.verify_deep();
     assert_eq!(sound["files"], files, "{sound}");
     assert_eq!(place.listed().len(), files, "every file once");
@@ -218,6 +223,96 @@ fn what_was_repaired_may_be_damaged_again() {
         assert_repaired(&mut place, 21);
         place.assert_archived(&late);
     }
+}
+
+/// A day of 40 files, some of which share a shard with `made[0]`: those, and that shard.
+fn of_one_shard() -> (Place, Vec<Made>, Vec<Made>, PathBuf) {
+    let mut place = Place::new();
+    let made = place.fill(9..10, 40);
+    place.load();
+    place.migrate();
+    let (shard, path) = shard_of(&place, &made[0].uid);
+    let shards = shards(&place);
+    let mut inside = made.clone();
+    inside.retain(|file| shards[&file.uid] == shard);
+    assert!(inside.len() > 2, "the shard holds several files");
+    (place, made, inside, path)
+}
+
+/// Users delete rows of files that they know to be in the archive.
+#[test]
+fn what_the_catalog_has_no_more_is_repaired_too() {
+    let (place, made, inside, path) = of_one_shard();
+    std::fs::remove_file(&path).expect("removed");
+    // One source is another now, so that the shard cannot be the same again.
+    std::fs::write(&inside[0].path, text("changed", 300)).expect("written");
+    place.sql().execute("DELETE FROM files");
+    let replay = format!("replay --window {}", place.cutoff());
+    let done = place.json(&replay);
+    assert_eq!(
+        (&done["files_archived"], &done["files_failed"]),
+        (&json!(inside.len()), &json!(0)),
+        "{done}"
+    );
+    for file in made.iter().filter(|file| file.uid != inside[0].uid) {
+        place.assert_archived(file);
+    }
+    let got = place.get(&inside[0].uid, &inside[0].created_at).expect(0);
+    assert_eq!(got.stdout, text("changed", 300));
+    assert_eq!(place.verify_deep()["files"], 40);
+    assert_eq!(place.listed().len(), 40, "every file once");
+    assert_eq!(place.errors(), []);
+    let before = place.objects();
+    assert_eq!(place.json(&replay)["windows"], 0);
+    assert_eq!(place.objects(), before);
+}
+
+/// Neither row nor source: such a file is named, for ever, until its source is there again.
+#[test]
+fn what_is_beyond_help_is_named_and_nothing_else_is_lost_with_it() {
+    let (mut place, made, inside, path) = of_one_shard();
+    let gone = &inside[1];
+    let shard = path.file_name().expect("a name").to_string_lossy().into_owned();
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::remove_file(&gone.path).expect("removed");
+    place.sql().execute("DELETE FROM files");
+    let replay = format!("replay --window {}", place.cutoff());
+    let done = place.des(&format!("{replay} --output json")).expect(1).json();
+    let found = &done["found"];
+    assert_eq!((&found["files_beyond_help"], &found["shards_repaired"]), (&json!(1), &json!(0)));
+    assert_eq!(found["named"][0]["finding"], "beyond_help", "{done}");
+    assert_eq!(found["named"][0]["uid"], gone.uid, "{done}");
+    assert_eq!(place.errors(), [(gone.uid.clone(), "missing".to_owned())]);
+    let others = || made.iter().filter(|file| file.uid != gone.uid);
+    others().for_each(|file| place.assert_archived(file));
+    assert_found(&place, "verify", &shard, "missing");
+
+    // Again, and with a late row: nothing is packed twice, and the file stays written down.
+    let before = place.objects();
+    let human = place.des(&replay).expect(1).text();
+    assert!(human.contains(&format!("beyond help: {}", gone.created_at.replace(".000000", ""))));
+    assert!(human.contains(&gone.path.display().to_string()), "{human}");
+    assert_eq!(place.objects(), before);
+    let late = place.file("late", 9);
+    place.load();
+    place.des(&replay).expect(1);
+    place.assert_archived(&late);
+    assert_eq!(place.json("stats")["failed_files"], 1);
+    place.get(&gone.uid, &gone.created_at).expect(1).says([shard.as_str()]);
+
+    // Its source comes back, changed, so that the shard cannot be the same again: it is given up for
+    // those that hold all of it.
+    std::fs::write(&gone.path, &gone.bytes).expect("written");
+    std::fs::write(&inside[0].path, text("changed", 300)).expect("written");
+    let retried = place.json("retry-failed --all");
+    assert_eq!((&retried["files_archived"], &retried["still_failed"]), (&json!(1), &json!(0)));
+    let done = place.json(&replay);
+    assert_eq!(done["found"]["shards_repaired"], 1, "{done}");
+    made.iter().for_each(|file| place.assert_archived(file));
+    assert_eq!(place.listed().len(), 41, "every file once");
+    assert_eq!(place.json("stats")["failed_files"], 0);
+    place.json(&replay);
+    place.verify_deep();
 }
 
 /// A customer may have deleted the sources: what the damaged shard still holds is all there is.

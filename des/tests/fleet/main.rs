@@ -83,6 +83,42 @@ fn a_replay_of_a_sound_window_changes_nothing() {
 }
 
 #[test]
+fn a_fleet_restores_what_is_damaged_and_finds_what_is_late() {
+    let mut fleet = Fleet::new(600);
+    let coordinator = fleet.start("coordinator");
+    let _workers = [fleet.start("worker"), fleet.start("worker")];
+    fleet.wait_until_archived(LIMIT);
+    let late = fleet.add_late_file(5);
+    // Whoever leads next counts the rows of windows that were committed lately, first of all.
+    coordinator.signal(Signal::TERM);
+    coordinator.end(LIMIT).expect(0);
+    let mut coordinator = fleet.start("coordinator");
+    let reconciled = "SELECT count(*) FROM des_windows WHERE revision > 0 AND state = 'committed'";
+    coordinator.run_until(LIMIT, || fleet.value(reconciled) == "1");
+    fleet.assert_archived(&late);
+
+    let before = fleet.objects();
+    let names: Vec<&String> = before.keys().collect();
+    let shards = names.iter().filter(|key| key.ends_with(".des")).step_by(25);
+    let big_files = names.iter().filter(|key| key.contains("_bigFiles/"));
+    let damaged: Vec<&String> = shards.chain(big_files).copied().collect();
+    assert!(damaged.len() > 5, "{damaged:?}");
+    fleet.damage(&damaged);
+    let all = format!("--from {} --to {}", fleet.window_end(0), fleet.window_end(10));
+    let replayed = fleet.json(&format!("replay {all} --reason drill"));
+    assert_eq!(replayed["found"]["objects_restored"], damaged.len(), "{replayed}");
+    assert_eq!((&replayed["windows"], &replayed["held"]), (&0.into(), &serde_json::Value::Null));
+    assert_eq!(fleet.objects(), before);
+    let verified = fleet.json("verify --deep");
+    assert_eq!((&verified["damaged"], &verified["missing"]), (&0.into(), &0.into()));
+    // The missing files are still missing, and say so.
+    let retried = fleet.json("retry-failed --all --reason drill");
+    assert_eq!((&retried["still_failed"], &retried["files_archived"]), (&20.into(), &0.into()));
+    let audit = "SELECT count(DISTINCT action) FROM des_audit_log WHERE reason = 'drill'";
+    assert_eq!(fleet.value(audit), "2");
+}
+
+#[test]
 fn killed_workers_and_coordinators_lose_nothing() {
     let fleet = Fleet::new(files_wanted(2_000));
     let mut coordinator = fleet.start("coordinator");

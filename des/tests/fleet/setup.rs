@@ -353,6 +353,21 @@ impl Fleet {
         found
     }
 
+    /// Takes the objects away, or changes a byte of them, by turns.
+    pub(crate) fn damage(&self, names: &[&String]) {
+        for (number, name) in names.iter().enumerate() {
+            let path = self.s3.bucket_dir.join(name);
+            if number % 2 == 0 {
+                std::fs::remove_file(path).expect("removed");
+            } else {
+                let mut bytes = std::fs::read(&path).expect("an object");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&path, bytes).expect("written");
+            }
+        }
+    }
+
     pub(crate) fn shards(&self) -> usize {
         let directory = self.s3.bucket_dir.join("a/prefix");
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

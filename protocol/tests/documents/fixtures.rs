@@ -12,8 +12,8 @@ use protocol::shard::{
 use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt};
 
 use crate::values::{
-    archive, at, certificate, certificate_with_parts, done, header, outcome, progress, receipt,
-    receipt_of_a_part, rows, task, task_of_a_part,
+    archive, at, certificate, certificate_of_repair, certificate_with_parts, done, header, outcome,
+    progress, receipt, receipt_of_a_part, restored, rows, task, task_of_a_part, task_to_restore,
 };
 
 /// The uid of the big file, which has the largest fingerprint of all.
@@ -65,7 +65,7 @@ fn manifest() -> Vec<u8> {
     writer.finish().expect("it ends").0
 }
 
-fn written_today() -> [(&'static str, Vec<u8>); 11] {
+fn written_today() -> [(&'static str, Vec<u8>); 14] {
     [
         ("shard.des", shard()),
         ("manifest.rows", manifest()),
@@ -78,6 +78,9 @@ fn written_today() -> [(&'static str, Vec<u8>); 11] {
         ("task-of-a-part.json", task_of_a_part().encode()),
         ("receipt-of-a-part.json", receipt_of_a_part().encode()),
         ("certificate-with-parts.json", certificate_with_parts().encode()),
+        ("certificate-repair.json", certificate_of_repair().encode()),
+        ("task-restore.json", task_to_restore().encode()),
+        ("outcome-restored.json", outcome(restored()).encode()),
     ]
 }
 
@@ -104,6 +107,10 @@ fn the_documents_of_version_1_stay_readable() {
     assert_eq!(ArchiveIdentity::decode(&fixture("archive.json")), Ok(archive()));
     assert_eq!(Task::decode(&fixture("task.json")), Ok(task()));
     assert_eq!(Outcome::decode(&fixture("outcome.json")), Ok(outcome(done())));
+    let repair = Certificate::decode(&fixture("certificate-repair.json"));
+    assert_eq!(repair, Ok(certificate_of_repair()));
+    assert_eq!(Task::decode(&fixture("task-restore.json")), Ok(task_to_restore()));
+    assert_eq!(Outcome::decode(&fixture("outcome-restored.json")), Ok(outcome(restored())));
     assert_eq!(Progress::decode(&fixture("progress.json")), Ok(progress()));
     assert_eq!(Task::decode(&fixture("task-of-a-part.json")), Ok(task_of_a_part()));
     assert_eq!(Receipt::decode(&fixture("receipt-of-a-part.json")), Ok(receipt_of_a_part()));

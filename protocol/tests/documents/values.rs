@@ -3,7 +3,7 @@
 use protocol::certificate::{CertificateKind, PartitionRef};
 use protocol::codec::CompressionCodec;
 use protocol::manifest::{ManifestHeader, RowRange};
-use protocol::message::{Outcome, PartitionAddress, Progress, Task, TaskResult};
+use protocol::message::{Outcome, PartitionAddress, Progress, Restore, Task, TaskResult};
 use protocol::receipt::{BigFileRef, ShardRef};
 use protocol::row::RowDefect;
 use protocol::{
@@ -140,6 +140,7 @@ pub(crate) fn certificate() -> Certificate {
         shards: receipt.shards,
         big_files: receipt.big_files,
         replaces: vec!["20241201_3B1_20241202T000000Z_r0000_0001-0011223344556677.des".to_owned()],
+        unrepaired: Vec::new(),
         failures: receipt.failures,
     }
 }
@@ -171,6 +172,7 @@ pub(crate) fn task() -> Task {
         rows: 50_000,
         range: None,
         settings: settings(),
+        restore: None,
         last_attempt: false,
         avoid: None,
     }
@@ -212,6 +214,21 @@ pub(crate) fn certificate_with_parts() -> Certificate {
         ..part
     });
     certificate
+}
+
+pub(crate) fn task_to_restore() -> Task {
+    let objects = vec![shard().key, big_file().key];
+    let receipt = certificate().partitions.remove(0).receipt;
+    Task { restore: Some(Restore { receipt, objects }), ..task() }
+}
+
+pub(crate) fn restored() -> TaskResult {
+    TaskResult::Restored { objects: vec![shard().key] }
+}
+
+pub(crate) fn certificate_of_repair() -> Certificate {
+    let unrepaired = "20241201_3B2_20241202T000000Z_r0000_0000-7766554433221100.des".to_owned();
+    Certificate { unrepaired: vec![unrepaired], ..certificate() }
 }
 
 pub(crate) fn outcome(result: TaskResult) -> Outcome {

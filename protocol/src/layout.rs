@@ -1,31 +1,38 @@
-//! Which row goes into which shard, in which order. Pure.
+//! Which row goes into which shard, in which order: what a worker packs by, and what tells a
+//! coordinator later which rows a shard held.
 
-use protocol::names::MAX_PART;
-use protocol::{Day, Fingerprint, NBits, Row, ShardIndex};
+use crate::names::MAX_PART;
+use crate::routing::{NBits, ShardIndex};
+use crate::row::{Fingerprint, Row};
+use crate::time::Day;
 
 /// Rows that belong together in shards of one day and shard index, in the order in which they are
 /// to be written. Rows of one run have ascending fingerprints, each once; a run may be cut into
 /// several shards where it grows too large.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) day: Day,
-    pub(crate) index: ShardIndex,
+pub struct Run {
+    /// Day of their created_at.
+    pub day: Day,
+    /// Their shard index.
+    pub index: ShardIndex,
     /// Positions in the manifest's rows, with each row's fingerprint.
-    pub(crate) rows: Vec<(u32, Fingerprint)>,
+    pub rows: Vec<(u32, Fingerprint)>,
 }
 
 /// How a manifest's rows are laid out.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub(crate) runs: Vec<Run>,
+pub struct Layout {
+    /// Runs, by shard index and day, those that hold a uid's first row before those that hold its
+    /// second.
+    pub runs: Vec<Run>,
     /// Rows that have no place, since more rows share their uid and day than names have parts.
-    pub(crate) surplus: Vec<u32>,
+    pub surplus: Vec<u32>,
 }
 
 /// Lays out rows that are in row order. Rows with a defect are left out. Equal fingerprints
 /// (equal uids, in practice) go to different runs, the n-th of them to the n-th run, since one
 /// uid stands once per shard.
-pub(crate) fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
+pub fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
     struct Placed {
         index: ShardIndex,
         day: Day,
@@ -78,7 +85,7 @@ pub(crate) fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::Timestamp;
+    use crate::time::Timestamp;
 
     fn row(uid: &str, at: &str) -> Row {
         let at: Timestamp = at.parse().expect("a date");
