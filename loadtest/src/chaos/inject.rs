@@ -1,0 +1,214 @@
+//! Carries out faults, and says of each whether it met anything.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use super::broker::{Tap, pid_of};
+use super::database::Database;
+use super::ground::Ground;
+use super::plan::{CrashPoint, DatabaseHarm, Fault, Kind, Role};
+use super::process::Process;
+
+/// How long a process may take to come to a crash point.
+const POINT_LIMIT: Duration = Duration::from_secs(25);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a round's faults work on.
+pub(crate) struct Target {
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) processes: Vec<Arc<Process>>,
+    pub(crate) tap: Tap,
+    /// Who leads, as of the oracle's last look.
+    pub(crate) leader: Mutex<Option<String>>,
+}
+
+/// What a fault did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Effect {
+    /// Whether it met something at work: a process with a task or the lease, a connection with
+    /// traffic, a request, a message.
+    pub(crate) effective: bool,
+    pub(crate) note: String,
+}
+
+impl Effect {
+    fn of(effective: bool, note: impl Into<String>) -> Self {
+        Self { effective, note: note.into() }
+    }
+
+    fn counted(count: u64, what: &str) -> Self {
+        Self::of(count > 0, format!("{count} {what}"))
+    }
+}
+
+impl Target {
+    /// Carries out a fault, to its end.
+    pub(crate) async fn inject(
+        &self,
+        fault: &Fault,
+        database: &Database,
+    ) -> anyhow::Result<Effect> {
+        let lasts = fault.lasts;
+        Ok(match fault.kind {
+            Kind::Kill(role) => self.signal(role, fault.choice, Signal::KILL).await,
+            Kind::Terminate(role) => self.signal(role, fault.choice, Signal::TERM).await,
+            Kind::Freeze(role) => self.freeze(role, fault).await,
+            Kind::Crash(point) => self.crash(point, fault).await,
+            Kind::Stall(point) => self.stall(point, fault).await,
+            Kind::Network(link, harm) => {
+                let met = self.ground.proxy(link).harm(harm, lasts).await;
+                Effect::counted(met, "bytes or busy connections")
+            }
+            Kind::Store(ill) => {
+                Effect::counted(self.ground.gate.harm(ill, lasts).await, "requests")
+            }
+            Kind::Broker(harm) => {
+                Effect::counted(self.tap.harm(harm, lasts, fault.choice).await?, "met")
+            }
+            Kind::Database(harm) => self.database(database, harm, lasts).await?,
+        })
+    }
+
+    fn of_role(&self, role: Role) -> Vec<&Arc<Process>> {
+        self.processes.iter().filter(|process| process.role == role).collect()
+    }
+
+    /// The worker by number; the coordinator that leads, but for every fourth choice.
+    fn pick(&self, role: Role, choice: u64) -> Option<&Arc<Process>> {
+        let all = self.of_role(role);
+        if role == Role::Coordinator
+            && !choice.is_multiple_of(4)
+            && let Some(leader) = all.iter().find(|process| self.leads(process))
+        {
+            return Some(leader);
+        }
+        let at = usize::try_from(choice / 4).unwrap_or_default() % all.len().max(1);
+        all.get(at).copied()
+    }
+
+    fn leads(&self, process: &Process) -> bool {
+        let leader = self.leader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let leader = leader.as_deref().and_then(pid_of);
+        leader.is_some() && leader == process.pid()
+    }
+
+    /// Whether a process is at something that its end would interrupt.
+    fn is_at_work(&self, process: &Process) -> bool {
+        match process.role {
+            Role::Coordinator => self.leads(process),
+            Role::Worker => process.pid().is_some_and(|pid| self.tap.has_task(pid)),
+        }
+    }
+
+    async fn signal(&self, role: Role, choice: u64, signal: Signal) -> Effect {
+        let Some(process) = self.pick(role, choice) else { return nobody() };
+        let _turn = process.turn.lock().await;
+        let (at_work, pid) = (self.is_at_work(process), process.pid());
+        let sent = process.signal(signal);
+        // The fault is over when its successor runs.
+        let deadline = Instant::now() + POINT_LIMIT;
+        while (process.pid() == pid || process.pid().is_none()) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let Some(pid) = pid {
+            self.tap.forget(pid);
+        }
+        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+    }
+
+    async fn freeze(&self, role: Role, fault: &Fault) -> Effect {
+        let Some(process) = self.pick(role, fault.choice) else { return nobody() };
+        let _turn = process.turn.lock().await;
+        let at_work = self.is_at_work(process);
+        let sent = process.signal(Signal::STOP);
+        let thaw = Thaw(process);
+        tokio::time::sleep(fault.lasts).await;
+        drop(thaw);
+        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+    }
+
+    /// Puts a process in place that will stop at a point; of coordinators one that stands by, which
+    /// then comes to lead. The others of its role go on.
+    async fn arm(&self, point: CrashPoint, fault: &Fault, action: &str) -> Option<&Arc<Process>> {
+        let all = self.of_role(point.role);
+        let armed = match point.role {
+            Role::Worker => self.pick(Role::Worker, fault.choice)?,
+            Role::Coordinator => all.iter().find(|process| !self.leads(process)).copied()?,
+        };
+        armed.replace_by(format!("{}:{}:{action}", point.name, fault.hit)).await;
+        if point.role == Role::Coordinator {
+            for other in all.iter().filter(|other| !Arc::ptr_eq(other, armed)) {
+                other.signal(Signal::KILL);
+            }
+        }
+        Some(armed)
+    }
+
+    async fn crash(&self, point: CrashPoint, fault: &Fault) -> Effect {
+        let Some(process) = self.arm(point, fault, "abort").await else { return nobody() };
+        let _turn = process.turn.lock().await;
+        let before = process.aborted();
+        let deadline = Instant::now() + POINT_LIMIT;
+        while process.aborted() == before {
+            if Instant::now() > deadline {
+                process.signal(Signal::KILL);
+                return Effect::of(false, "it never came to the point");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Effect::of(true, format!("at hit {}", fault.hit))
+    }
+
+    async fn stall(&self, point: CrashPoint, fault: &Fault) -> Effect {
+        let Some(process) = self.arm(point, fault, "stop").await else { return nobody() };
+        let _turn = process.turn.lock().await;
+        let deadline = Instant::now() + POINT_LIMIT;
+        while !process.is_stopped() {
+            if Instant::now() > deadline {
+                process.signal(Signal::KILL);
+                return Effect::of(false, "it never came to the point");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let thaw = Thaw(process);
+        tokio::time::sleep(fault.lasts).await;
+        drop(thaw);
+        Effect::of(true, format!("for {} ms", fault.lasts.as_millis()))
+    }
+
+    async fn database(
+        &self,
+        database: &Database,
+        harm: DatabaseHarm,
+        lasts: Duration,
+    ) -> anyhow::Result<Effect> {
+        let said = match harm {
+            DatabaseHarm::TerminateBackends => None,
+            DatabaseHarm::ReadOnly => Some("read-only transaction"),
+            DatabaseHarm::ConnectionLimit => Some("too many connections"),
+        };
+        let marks: Vec<u64> = self.processes.iter().map(|it| it.log_len()).collect();
+        let ended = database.harm(harm, lasts).await?;
+        let Some(said) = said else { return Ok(Effect::counted(ended, "sessions")) };
+        let processes = self.processes.iter().zip(marks);
+        let told = processes.map(|(process, mark)| process.log_since(mark).matches(said).count());
+        Ok(Effect::counted(told.sum::<usize>() as u64, "refusals told"))
+    }
+}
+
+fn nobody() -> Effect {
+    Effect::of(false, "nobody was there")
+}
+
+/// Lets a process go on, also when the fault is dropped half-way.
+struct Thaw<'a>(&'a Process);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
