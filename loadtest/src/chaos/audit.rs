@@ -32,11 +32,16 @@ pub(crate) struct Audited {
 pub(crate) fn audit(
     bucket: &Bucket,
     expected: &Expected,
-    commits: &[Commit],
+    (commits, settled_until): (&[Commit], Option<protocol::Timestamp>),
     errors: &[(String, String)],
 ) -> Audited {
-    let mut audit =
-        Audit { bucket, expected, seen: vec![0; expected.rows().len()], found: Audited::default() };
+    let mut audit = Audit {
+        bucket,
+        expected,
+        seen: vec![0; expected.rows().len()],
+        settled_until,
+        found: Audited::default(),
+    };
     audit.compare_listing(commits);
     for commit in commits {
         if let Err(error) = audit.certificate(commit) {
@@ -52,6 +57,7 @@ struct Audit<'a> {
     expected: &'a Expected,
     /// How often the row is in a shard.
     seen: Vec<u32>,
+    settled_until: Option<protocol::Timestamp>,
     found: Audited,
 }
 
@@ -186,6 +192,8 @@ impl Audit<'_> {
                 (0, Some(reason)) if row.content.is_none() && *reason == "missing" => {
                     self.found.failed += 1;
                 }
+                // What is not settled yet is not lost either.
+                (0, None) if self.settled_until.is_none_or(|until| row.created_at > until) => {}
                 (0, None) => lost.push(row),
                 (0, Some(_)) => unfair.push(row),
                 _ => twice.push(row),

@@ -1,6 +1,6 @@
 //! What the harness sees and does at the broker, over connections of its own past every proxy.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,9 +22,11 @@ use super::plan::BrokerHarm;
 /// Says of a message that it is of ours, so that it is not repeated again.
 const MARK: &str = "chaos";
 /// Tasks that are remembered, to forge answers to.
-const REMEMBERED_TASKS: usize = 3;
+const REMEMBERED_TASKS: usize = 1;
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(300);
 const CTL_LIMIT: Duration = Duration::from_secs(120);
+/// How long a queue is purged again and again until there was something in it.
+const PURGE_LIMIT: Duration = Duration::from_secs(5);
 /// `vm_memory_high_watermark` of a broker that is at ease, and of one that never is.
 const AT_EASE: &str = "0.4";
 const ALARMED: &str = "0.0000001";
@@ -41,10 +43,12 @@ pub(crate) struct Tap {
 
 #[derive(Default)]
 struct Seen {
-    /// What workers have told that they are at, by process id.
-    running: HashMap<i32, HashSet<PartitionAddress>>,
+    /// What workers have told that they are at, by process id, and how many answers to the same
+    /// had been seen by then.
+    running: HashMap<i32, HashMap<PartitionAddress, u64>>,
     /// Answers that something is done, by partition.
     done: HashMap<(WindowKey, PartitionId), u64>,
+    answers: HashMap<PartitionAddress, u64>,
     tasks: VecDeque<Task>,
     repeats: bool,
     copies: u64,
@@ -79,9 +83,15 @@ impl Tap {
         self.seen().running.get(&pid).is_some_and(|tasks| !tasks.is_empty())
     }
 
-    /// Forgets what a process that is gone was at.
-    pub(crate) fn forget(&self, pid: i32) {
-        self.seen().running.remove(&pid);
+    /// Forgets, and gives back, what a process that is gone was at and had not answered, each with
+    /// the answers that had been seen when it began.
+    pub(crate) fn forget(&self, pid: i32) -> Vec<(PartitionAddress, u64)> {
+        self.seen().running.remove(&pid).into_iter().flatten().collect()
+    }
+
+    /// Answers of whatever kind about a partition, as far as they were seen.
+    pub(crate) fn answers(&self, address: &PartitionAddress) -> u64 {
+        self.seen().answers.get(address).copied().unwrap_or_default()
     }
 
     /// Answers that say "done" beyond one for each partition, as far as they were seen.
@@ -123,8 +133,15 @@ impl Tap {
             }
             BrokerHarm::PurgeQueue => {
                 let (_connection, channel) = self.channel().await?;
-                let purged = channel.queue_purge(self.queue(choice), QueuePurgeOptions::default());
-                Ok(purged.await?.into())
+                let until = tokio::time::Instant::now() + PURGE_LIMIT;
+                loop {
+                    let options = QueuePurgeOptions::default();
+                    let purged = channel.queue_purge(self.queue(choice), options).await?;
+                    if purged > 0 || tokio::time::Instant::now() > until {
+                        return Ok(purged.into());
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             }
             BrokerHarm::Repeat => {
                 let before = {
@@ -261,6 +278,7 @@ fn note(seen: &mut Seen, key: &str, body: &[u8]) -> bool {
                 if let Some(running) = running {
                     running.remove(&outcome.address);
                 }
+                *seen.answers.entry(outcome.address.clone()).or_default() += 1;
                 let address = &outcome.address;
                 let key = WindowKey::new(address.window, address.revision);
                 if matches!(outcome.result, TaskResult::Done { .. }) {
@@ -273,7 +291,9 @@ fn note(seen: &mut Seen, key: &str, body: &[u8]) -> bool {
             if let Ok(progress) = Progress::decode(body)
                 && let Some(pid) = pid_of(progress.worker.as_str())
             {
-                seen.running.entry(pid).or_default().insert(progress.address);
+                let answers = seen.answers.get(&progress.address).copied().unwrap_or_default();
+                let running = seen.running.entry(pid).or_default();
+                running.entry(progress.address).or_insert(answers);
             }
             false
         }

@@ -53,7 +53,7 @@ impl Database {
                 Ok(ended)
             }
             DatabaseHarm::ConnectionLimit => {
-                self.run(&format!("ALTER ROLE {name} CONNECTION LIMIT 1")).await?;
+                self.run(&format!("ALTER ROLE {name} CONNECTION LIMIT 0")).await?;
                 let ended = self.terminate().await?;
                 tokio::time::sleep(lasts).await;
                 self.heal().await?;

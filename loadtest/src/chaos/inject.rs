@@ -1,29 +1,37 @@
 //! Carries out faults, and says of each whether it met anything.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::message::PartitionAddress;
 use rustix::process::Signal;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::broker::{Tap, pid_of};
 use super::database::Database;
 use super::ground::Ground;
+use super::oracle::Finding;
 use super::plan::{CrashPoint, DatabaseHarm, Fault, Kind, Role};
 use super::process::Process;
 
 /// How long a process may take to come to a crash point.
 const POINT_LIMIT: Duration = Duration::from_secs(25);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a fault of a worker waits for one that has a task.
+const WORK_LIMIT: Duration = Duration::from_secs(6);
+const WORK_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What a round's faults work on.
 pub(crate) struct Target {
     pub(crate) ground: Arc<Ground>,
     pub(crate) processes: Vec<Arc<Process>>,
     pub(crate) tap: Tap,
+    pub(crate) database: Arc<Database>,
     /// Who leads, as of the oracle's last look.
     pub(crate) leader: Mutex<Option<String>>,
+    /// What faults have brought to light by themselves.
+    pub(crate) findings: Mutex<Vec<Finding>>,
 }
 
 /// What a fault did.
@@ -33,11 +41,19 @@ pub(crate) struct Effect {
     /// traffic, a request, a message.
     pub(crate) effective: bool,
     pub(crate) note: String,
+    /// Tasks that a worker was at when it crashed, without having answered them, and how
+    /// many answers to each had been seen before.
+    pub(crate) left_tasks: Vec<(PartitionAddress, u64)>,
 }
 
 impl Effect {
+    /// Of a fault that could not be carried out.
+    pub(crate) fn none(note: String) -> Self {
+        Self::of(false, note)
+    }
+
     fn of(effective: bool, note: impl Into<String>) -> Self {
-        Self { effective, note: note.into() }
+        Self { effective, note: note.into(), left_tasks: Vec::new() }
     }
 
     fn counted(count: u64, what: &str) -> Self {
@@ -47,11 +63,7 @@ impl Effect {
 
 impl Target {
     /// Carries out a fault, to its end.
-    pub(crate) async fn inject(
-        &self,
-        fault: &Fault,
-        database: &Database,
-    ) -> anyhow::Result<Effect> {
+    pub(crate) async fn inject(&self, fault: &Fault) -> anyhow::Result<Effect> {
         let lasts = fault.lasts;
         Ok(match fault.kind {
             Kind::Kill(role) => self.signal(role, fault.choice, Signal::KILL).await,
@@ -69,8 +81,25 @@ impl Target {
             Kind::Broker(harm) => {
                 Effect::counted(self.tap.harm(harm, lasts, fault.choice).await?, "met")
             }
-            Kind::Database(harm) => self.database(database, harm, lasts).await?,
+            Kind::Database(harm) => self.harm_database(harm, lasts).await?,
         })
+    }
+
+    /// Who leads, as of the oracle's last look.
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn leader_is(&self, leader: Option<String>) {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    pub(crate) fn found(&self, finding: Finding) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    pub(crate) fn take_findings(&self) -> Vec<Finding> {
+        std::mem::take(&mut *self.findings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn of_role(&self, role: Role) -> Vec<&Arc<Process>> {
@@ -91,8 +120,7 @@ impl Target {
     }
 
     fn leads(&self, process: &Process) -> bool {
-        let leader = self.leader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let leader = leader.as_deref().and_then(pid_of);
+        let leader = self.leader().as_deref().and_then(pid_of);
         leader.is_some() && leader == process.pid()
     }
 
@@ -104,9 +132,25 @@ impl Target {
         }
     }
 
+    /// The one to harm, with its turn; waits a little for a worker with a task.
+    async fn victim(&self, role: Role, choice: u64) -> Option<(&Arc<Process>, MutexGuard<'_, ()>)> {
+        let longest = Instant::now() + WORK_LIMIT;
+        while role == Role::Worker && Instant::now() < longest {
+            let free = self.of_role(role).into_iter().filter(|it| self.is_at_work(it));
+            let free = free.filter_map(|it| Some((it, it.turn.try_lock().ok()?)));
+            let mut busy: Vec<_> = free.collect();
+            if !busy.is_empty() {
+                let at = usize::try_from(choice / 4).unwrap_or_default() % busy.len();
+                return Some(busy.swap_remove(at));
+            }
+            tokio::time::sleep(WORK_LOOK_EVERY).await;
+        }
+        let process = self.pick(role, choice)?;
+        Some((process, process.turn.lock().await))
+    }
+
     async fn signal(&self, role: Role, choice: u64, signal: Signal) -> Effect {
-        let Some(process) = self.pick(role, choice) else { return nobody() };
-        let _turn = process.turn.lock().await;
+        let Some((process, _turn)) = self.victim(role, choice).await else { return nobody() };
         let (at_work, pid) = (self.is_at_work(process), process.pid());
         let sent = process.signal(signal);
         // The fault is over when its successor runs.
@@ -121,8 +165,7 @@ impl Target {
     }
 
     async fn freeze(&self, role: Role, fault: &Fault) -> Effect {
-        let Some(process) = self.pick(role, fault.choice) else { return nobody() };
-        let _turn = process.turn.lock().await;
+        let Some((process, _turn)) = self.victim(role, fault.choice).await else { return nobody() };
         let at_work = self.is_at_work(process);
         let sent = process.signal(Signal::STOP);
         let thaw = Thaw(process);
@@ -152,6 +195,7 @@ impl Target {
         let Some(process) = self.arm(point, fault, "abort").await else { return nobody() };
         let _turn = process.turn.lock().await;
         let before = process.aborted();
+        let pid = process.pid();
         let deadline = Instant::now() + POINT_LIMIT;
         while process.aborted() == before {
             if Instant::now() > deadline {
@@ -160,7 +204,9 @@ impl Target {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Effect::of(true, format!("at hit {}", fault.hit))
+        let left = pid.map(|pid| self.tap.forget(pid)).unwrap_or_default();
+        let note = format!("at hit {}", fault.hit);
+        Effect { left_tasks: left, ..Effect::of(true, note) }
     }
 
     async fn stall(&self, point: CrashPoint, fault: &Fault) -> Effect {
@@ -180,19 +226,14 @@ impl Target {
         Effect::of(true, format!("for {} ms", fault.lasts.as_millis()))
     }
 
-    async fn database(
-        &self,
-        database: &Database,
-        harm: DatabaseHarm,
-        lasts: Duration,
-    ) -> anyhow::Result<Effect> {
+    async fn harm_database(&self, harm: DatabaseHarm, lasts: Duration) -> anyhow::Result<Effect> {
         let said = match harm {
             DatabaseHarm::TerminateBackends => None,
             DatabaseHarm::ReadOnly => Some("read-only transaction"),
             DatabaseHarm::ConnectionLimit => Some("too many connections"),
         };
         let marks: Vec<u64> = self.processes.iter().map(|it| it.log_len()).collect();
-        let ended = database.harm(harm, lasts).await?;
+        let ended = self.database.harm(harm, lasts).await?;
         let Some(said) = said else { return Ok(Effect::counted(ended, "sessions")) };
         let processes = self.processes.iter().zip(marks);
         let told = processes.map(|(process, mark)| process.log_since(mark).matches(said).count());

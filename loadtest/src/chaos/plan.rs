@@ -111,7 +111,7 @@ pub(crate) const CRASH_POINTS: [CrashPoint; 13] = [
     coordinator("after_publish"),
     coordinator("before_accept"),
     coordinator("after_accept"),
-    coordinator("after_certificate"),
+    coordinator("before_certificate"),
     coordinator("before_commit"),
     coordinator("after_commit"),
     worker("after_upload"),
@@ -127,6 +127,69 @@ const fn coordinator(name: &'static str) -> CrashPoint {
 const fn worker(name: &'static str) -> CrashPoint {
     CrashPoint { role: Role::Worker, name }
 }
+
+/// A way in which a build with the feature `sabotage` can be told to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sabotage {
+    pub(crate) name: &'static str,
+    pub(crate) wrong: &'static str,
+    /// The faults that bring it to light; none where it shows by itself.
+    pub(crate) provoked_by: &'static [(Kind, (u64, u64))],
+}
+
+/// What the harness must catch.
+pub(crate) const SABOTAGES: [Sabotage; 10] = [
+    Sabotage {
+        name: "ack_before_upload",
+        wrong: "a task is acked before its shards are uploaded",
+        provoked_by: &[(Kind::Crash(worker("after_upload")), (0, 0))],
+    },
+    Sabotage {
+        name: "commit_incomplete",
+        wrong: "a window is committed with one partition missing",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "commit_without_epoch",
+        wrong: "a window is committed whatever the lease's epoch",
+        provoked_by: &[(Kind::Stall(coordinator("before_commit")), STALL_MS)],
+    },
+    Sabotage {
+        name: "shard_overwritten",
+        wrong: "a shard is overwritten in place",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "failed_file_dropped",
+        wrong: "a failed file is dropped silently",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "midnight_excluded",
+        wrong: "a window's boundary is off by one at midnight",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "outcome_counted_twice",
+        wrong: "an outcome that comes twice is counted twice",
+        provoked_by: &[(Kind::Broker(BrokerHarm::Repeat), (3_000, 5_000))],
+    },
+    Sabotage {
+        name: "receipt_before_shards",
+        wrong: "a receipt is written before its shards are durable",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "stalled_leader_writes",
+        wrong: "a manifest is overwritten by a leader that was stalled",
+        provoked_by: &[(Kind::Freeze(Role::Coordinator), (3_500, 4_500))],
+    },
+    Sabotage {
+        name: "counts_from_message",
+        wrong: "counts are taken from the message instead of the receipt",
+        provoked_by: &[(Kind::Broker(BrokerHarm::Forge), (0, 0))],
+    },
+];
 
 /// One fault of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,10 +237,10 @@ const KINDS: [(Kind, u64, (u64, u64)); 33] = [
     (Kind::Store(Ill::Slow), 2, (500, 1_500)),
     (Kind::Store(Ill::Hang), 2, (500, 2_500)),
     (Kind::Broker(BrokerHarm::Repeat), 4, (500, 3_000)),
-    (Kind::Broker(BrokerHarm::Forge), 3, (0, 0)),
+    (Kind::Broker(BrokerHarm::Forge), 1, (0, 0)),
     (Kind::Database(DatabaseHarm::TerminateBackends), 4, (0, 0)),
     (Kind::Database(DatabaseHarm::ReadOnly), 2, (500, 2_500)),
-    (Kind::Database(DatabaseHarm::ConnectionLimit), 2, (500, 2_000)),
+    (Kind::Database(DatabaseHarm::ConnectionLimit), 2, (800, 2_500)),
 ];
 
 /// Kinds that take the broker's own tools, which are slow to start, or after which a task is
@@ -226,6 +289,17 @@ pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
         return at(Kind::Stall(point), lasts, hit);
     }
     at(Kind::Crash(point), Duration::ZERO, hit)
+}
+
+/// The fault with this number of a schedule that is to bring a sabotage to light.
+pub(crate) fn provocation(seed: u64, number: u64, sabotage: &Sabotage) -> Option<Fault> {
+    let mut dice = Dice::new(seed, sabotage.name, number);
+    let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
+    let which = usize::try_from(dice.below(sabotage.provoked_by.len() as u64)).ok()?;
+    let (kind, (from, to)) = *sabotage.provoked_by.get(which)?;
+    let lasts = Duration::from_millis(dice.between(from, to));
+    // A leader is what is wanted, and the first time that it comes to a point.
+    Some(Fault { number, kind, pause, lasts, choice: 1 + dice.below(1 << 20) * 4, hit: 1 })
 }
 
 impl Kind {

@@ -18,6 +18,10 @@ const NARROW_BYTES_PER_SECOND: u64 = 200_000;
 /// A connection that carried nothing for so long is idle: to cut it proves little.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 
+/// How long a fault waits for traffic to meet.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// How bytes go through now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mode {
@@ -102,6 +106,9 @@ impl Proxy {
             Harm::Reset => (Mode::Open, Some(How::Reset)),
             Harm::SlowClose => (Mode::Open, Some(How::Slowly(lasts))),
         };
+        if end.is_some() {
+            self.wait_for_traffic(carried).await;
+        }
         self.state.mode.send_replace(mode);
         let open_again = OpenAgain(&self.state);
         if let Some(how) = end {
@@ -110,10 +117,25 @@ impl Proxy {
             });
         }
         tokio::time::sleep(lasts.max(Duration::from_millis(20))).await;
+        if end.is_none() {
+            self.wait_for_traffic(carried).await;
+        }
         drop(open_again);
         match end {
             Some(_) => self.state.ended_busy.load(Ordering::Relaxed) - ended,
             None => self.state.carried.load(Ordering::Relaxed) - carried,
+        }
+    }
+}
+
+impl Proxy {
+    /// Waits a little for bytes beyond the first so many.
+    async fn wait_for_traffic(&self, carried: u64) {
+        let longest = tokio::time::Instant::now() + LONGEST_WAIT;
+        while self.state.carried.load(Ordering::Relaxed) == carried
+            && tokio::time::Instant::now() < longest
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
@@ -269,8 +291,10 @@ mod tests {
         let proxy = Proxy::start(echo().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("connected");
         assert_eq!(&asked(&mut stream).await.expect("an answer"), b"ping");
-        assert_eq!(proxy.harm(Harm::Reset, Duration::ZERO).await, 1);
-        assert!(asked(&mut stream).await.is_err(), "it was not reset");
+        let (met, ()) = tokio::join!(proxy.harm(Harm::Reset, Duration::ZERO), async {
+            while asked(&mut stream).await.is_ok() {}
+        });
+        assert_eq!(met, 1);
         let mut again = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("connected");
         assert_eq!(&asked(&mut again).await.expect("an answer"), b"ping");
     }

@@ -1,24 +1,23 @@
 //! One round: a fresh catalog and archive, a fleet that works, faults all the while, the oracle
 //! watching, and the audit at the end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use protocol::Timestamp;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::audit::{Audited, audit};
 use super::broker::Tap;
+use super::faults::{Schedule, inject_all};
 use super::files::Expected;
 use super::fleet::{Fleet, days_of};
 use super::ground::Ground;
 use super::inject::Target;
 use super::oracle::{Bucket, Finding, Oracle, Sin};
-use super::plan::{CRASH_POINTS, Fault, fault};
 use super::report::{FaultRecord, Sample};
 use super::watch::{Watch, now_micros, recorded_errors};
 
@@ -28,22 +27,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const STUCK_AFTER: Duration = Duration::from_secs(300);
 /// So long the oracle's own connection may fail.
 const BLIND_LIMIT: Duration = Duration::from_secs(60);
-/// Faults under way at a time.
-const FAULTS_AT_A_TIME: usize = 3;
-/// How long is waited, after a fault that is to be alone, for the fleet to go on.
-const ALONE_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a round is to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundPlan {
     pub(crate) round: u64,
-    pub(crate) seed: u64,
-    /// Number of the first fault.
-    pub(crate) first_fault: u64,
-    pub(crate) with_crash_points: bool,
+    /// With a sabotage, the round ends at the first finding.
+    pub(crate) schedule: Schedule,
     pub(crate) partition_rows: u64,
-    /// End at the first finding.
-    pub(crate) until_found: bool,
 }
 
 /// What came of it.
@@ -99,8 +90,10 @@ async fn work(
     let target = Arc::new(Target {
         ground: Arc::clone(ground),
         processes: fleet.processes.clone(),
+        database: Arc::clone(&fleet.database),
         tap,
         leader: Mutex::new(None),
+        findings: Mutex::default(),
     });
     let mut watching = Watching {
         watch,
@@ -111,11 +104,11 @@ async fn work(
         accepted: watch::Sender::new(0),
     };
     let ended = CancellationToken::new();
-    let faults =
-        inject_all(&target, &fleet.database, plan, watching.accepted.subscribe(), ended.clone());
+    let until_found = plan.schedule.sabotage.is_some();
+    let faults = inject_all(&target, plan.schedule, watching.accepted.subscribe(), ended.clone());
     let watched = async {
         let watched = tokio::select! {
-            watched = watching.until(cutoff, plan.until_found) => watched,
+            watched = watching.until(cutoff, until_found) => watched,
             () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
         };
         ended.cancel();
@@ -133,10 +126,12 @@ async fn work(
     oracle.look(&last.look().await?);
     let errors = recorded_errors(&fleet.direct_url).await?;
     let commits: Vec<_> = oracle.commits().cloned().collect();
+    let settled_until = oracle.watermark();
     let (for_audit, rows) = (Arc::clone(&bucket), Arc::clone(expected));
-    let (windows, cut_short) =
-        (commits.len() as u64, plan.until_found && !oracle.findings().is_empty());
-    let audited = tokio::task::spawn_blocking(move || audit(&for_audit, &rows, &commits, &errors));
+    let (windows, cut_short) = (commits.len() as u64, until_found && !oracle.findings().is_empty());
+    let audited = tokio::task::spawn_blocking(move || {
+        audit(&for_audit, &rows, (&commits, settled_until), &errors)
+    });
     let Audited { equal, failed, findings } = audited.await?;
     // A round that ended at its first finding has rows that nobody came to.
     if !cut_short {
@@ -182,12 +177,13 @@ impl Watching {
                     self.oracle.look(&news);
                     let count = self.report.accepts.len() as u64;
                     self.accepted.send_replace(count);
-                    let mut leader =
-                        self.target.leader.lock().unwrap_or_else(PoisonError::into_inner);
-                    *leader = news.lease_holder;
+                    self.target.leader_is(news.lease_holder);
                 }
                 Err(error) if saw.elapsed() > BLIND_LIMIT => return Err(error),
                 Err(_database_is_being_harmed) => {}
+            }
+            for finding in self.target.take_findings() {
+                self.oracle.found(finding);
             }
             let watermark = self.oracle.watermark();
             let settled = watermark.map_or(0, |time| self.expected.up_to(time));
@@ -210,82 +206,4 @@ impl Watching {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-}
-
-/// Injects faults by the schedule until `ended`, then waits for those under way.
-async fn inject_all(
-    target: &Arc<Target>,
-    database: &Arc<super::database::Database>,
-    plan: RoundPlan,
-    accepted: watch::Receiver<u64>,
-    ended: CancellationToken,
-) -> Vec<FaultRecord> {
-    let records = Arc::new(Mutex::new(Vec::new()));
-    let slots = Arc::new(Semaphore::new(FAULTS_AT_A_TIME));
-    let mut under_way = JoinSet::new();
-    // Faults come to a fleet that works.
-    wait_for_more(&accepted, 0, &ended, ALONE_LIMIT).await;
-    for number in plan.first_fault.. {
-        let fault = fault(plan.seed, number, plan.with_crash_points);
-        let pause = tokio::time::sleep(fault.pause);
-        let slot = tokio::select! {
-            () = ended.cancelled() => break,
-            slot = async { pause.await; Arc::clone(&slots).acquire_owned().await } => slot,
-        };
-        let Ok(slot) = slot else { break };
-        let injecting =
-            inject(Arc::clone(target), Arc::clone(database), fault, Arc::clone(&records));
-        if plan.with_crash_points && number < CRASH_POINTS.len() as u64 {
-            let before = *accepted.borrow();
-            injecting.await;
-            wait_for_more(&accepted, before, &ended, ALONE_LIMIT).await;
-        } else {
-            under_way.spawn(async move {
-                injecting.await;
-                drop(slot);
-            });
-        }
-        while under_way.try_join_next().is_some() {}
-    }
-    while under_way.join_next().await.is_some() {}
-    let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-    std::mem::take(&mut *records)
-}
-
-async fn wait_for_more(
-    accepted: &watch::Receiver<u64>,
-    before: u64,
-    ended: &CancellationToken,
-    limit: Duration,
-) {
-    let mut accepted = accepted.clone();
-    tokio::select! {
-        _more = accepted.wait_for(|count| *count > before) => {}
-        () = ended.cancelled() => {}
-        () = tokio::time::sleep(limit) => {}
-    }
-}
-
-async fn inject(
-    target: Arc<Target>,
-    database: Arc<super::database::Database>,
-    fault: Fault,
-    records: Arc<Mutex<Vec<FaultRecord>>>,
-) {
-    let began = now_micros();
-    let injected = target.inject(&fault, &database).await;
-    let (effective, note) = match injected {
-        Ok(effect) => (effect.effective, effect.note),
-        Err(error) => (false, format!("{error:#}")),
-    };
-    let record = FaultRecord {
-        number: fault.number,
-        kind: fault.kind.name(),
-        began,
-        over: now_micros(),
-        effective,
-        note,
-        recovered: None,
-    };
-    records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
 }

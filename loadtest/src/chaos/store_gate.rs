@@ -20,6 +20,9 @@ use super::s3_server::Gate;
 
 /// Of the requests while a fault lasts one in so many passes unharmed.
 const PASSES_ONE_IN: u64 = 4;
+/// How much longer a fault lasts that has met nothing.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SLOW_BY: Duration = Duration::from_millis(700);
 
 /// What the gate does to requests, and what it has seen.
@@ -66,6 +69,10 @@ impl StoreGate {
         let well_again = WellAgain(self);
         self.ill.send_replace(Some(ill));
         tokio::time::sleep(lasts).await;
+        let longest = tokio::time::Instant::now() + LONGEST_WAIT;
+        while self.hit.load(Ordering::Relaxed) == before && tokio::time::Instant::now() < longest {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         drop(well_again);
         self.hit.load(Ordering::Relaxed) - before
     }
