@@ -18,6 +18,8 @@ use super::process::Process;
 /// How long a process may take to come to a crash point.
 const POINT_LIMIT: Duration = Duration::from_secs(25);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What a process said before it ended has been heard after so long.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a fault of a worker waits for one that has a task.
 const WORK_LIMIT: Duration = Duration::from_secs(6);
 const WORK_LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -204,6 +206,7 @@ impl Target {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        tokio::time::sleep(LAST_WORDS).await;
         let left = pid.map(|pid| self.tap.forget(pid)).unwrap_or_default();
         let note = format!("at hit {}", fault.hit);
         Effect { left_tasks: left, ..Effect::of(true, note) }
