@@ -66,7 +66,9 @@ pub(crate) async fn inject_all(
     let slots = Arc::new(Semaphore::new(FAULTS_AT_A_TIME));
     let mut under_way = JoinSet::new();
     // Faults come to a fleet that works.
-    wait_for_more(&accepted, 0, ALONE_LIMIT, &ended).await;
+    if schedule.sabotage.is_none() {
+        wait_for_more(&accepted, 0, ALONE_LIMIT, &ended).await;
+    }
     let (mut last_count, mut faults_since) = (0, 0);
     for number in schedule.first.. {
         let Some(fault) = schedule.fault(number) else { break };

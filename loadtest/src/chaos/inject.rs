@@ -73,6 +73,7 @@ impl Target {
             Kind::Freeze(role) => self.freeze(role, fault).await,
             Kind::Crash(point) => self.crash(point, fault).await,
             Kind::Stall(point) => self.stall(point, fault).await,
+            Kind::Duel(point) => self.duel(point, fault).await,
             Kind::Network(link, harm) => {
                 let met = self.ground.proxy(link).harm(harm, lasts).await;
                 Effect::counted(met, "bytes or busy connections")
@@ -227,6 +228,36 @@ impl Target {
         tokio::time::sleep(fault.lasts).await;
         drop(thaw);
         Effect::of(true, format!("for {} ms", fault.lasts.as_millis()))
+    }
+
+    /// The leader stops at a point, its lease runs out, the other takes over and stops there too;
+    /// then the first goes on as if nothing had been.
+    async fn duel(&self, point: CrashPoint, fault: &Fault) -> Effect {
+        let [first, second] = self.of_role(Role::Coordinator)[..] else { return nobody() };
+        let _turns = (first.turn.lock().await, second.turn.lock().await);
+        for process in [first, second] {
+            process.replace_by(format!("{}:1:stop", point.name)).await;
+        }
+        let thaw = (Thaw(first), Thaw(second));
+        let deadline = Instant::now() + 2 * POINT_LIMIT;
+        let mut earlier = None;
+        while !(first.is_stopped() && second.is_stopped()) {
+            if earlier.is_none() {
+                earlier = [first, second].into_iter().find(|process| process.is_stopped());
+            }
+            if Instant::now() > deadline {
+                // Neither is to stop when nobody waits for it any more.
+                for process in [first, second] {
+                    process.signal(Signal::KILL);
+                }
+                return Effect::of(false, "they never both came to the point");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        earlier.unwrap_or(first).signal(Signal::CONT);
+        tokio::time::sleep(fault.lasts).await;
+        drop(thaw);
+        Effect::of(true, "the earlier one went on under the later one's lease")
     }
 
     async fn harm_database(&self, harm: DatabaseHarm, lasts: Duration) -> anyhow::Result<Effect> {

@@ -84,9 +84,10 @@ impl Journal {
         (entries.log.get(from..).unwrap_or_default().to_vec(), entries.log.len())
     }
 
-    /// What lies under a name, as far as it was noted.
-    pub(crate) fn content(&self, key: &str) -> Option<(blake3::Hash, u64)> {
-        self.entries().now.get(key).copied()
+    /// Forgets everything but how often an object was written again: the round is over.
+    pub(crate) fn forget(&self) {
+        let mut entries = self.entries();
+        (entries.now, entries.log) = (HashMap::new(), Vec::new());
     }
 
     /// How often an object was written again with the same bytes.

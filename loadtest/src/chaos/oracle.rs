@@ -60,10 +60,6 @@ impl Bucket {
     pub(crate) fn read(&self, key: &str) -> std::io::Result<Vec<u8>> {
         std::fs::read(self.bucket_dir.join(format!("{}{key}", self.prefix)))
     }
-
-    fn content(&self, key: &str) -> Option<(blake3::Hash, u64)> {
-        self.journal.content(&format!("{}{key}", self.prefix))
-    }
 }
 
 /// The judge of one round.
@@ -75,6 +71,8 @@ pub(crate) struct Oracle {
     /// Objects that a receipt or certificate names, with who names them first.
     named: HashMap<String, String>,
     accepted: BTreeSet<(WindowKey, PartitionId)>,
+    /// What lies under each name, as of the part of the journal that was read.
+    there: HashMap<String, (blake3::Hash, u64)>,
     read_to: usize,
     findings: Vec<Finding>,
 }
@@ -89,6 +87,7 @@ impl Oracle {
             commits: BTreeMap::new(),
             named: HashMap::new(),
             accepted: BTreeSet::new(),
+            there: HashMap::new(),
             read_to,
             findings: Vec::new(),
         }
@@ -141,6 +140,10 @@ impl Oracle {
         let Some(key) = object.key.strip_prefix(&self.bucket.prefix).map(str::to_owned) else {
             return;
         };
+        match object.content {
+            Some(content) => self.there.insert(key.clone(), content),
+            None => self.there.remove(&key),
+        };
         let staging = !key.starts_with('_') && names::content_hash(&key).is_none();
         if let Some(why) = object.complaint().filter(|_| !staging) {
             let who = self.named.get(&key).map(|who| format!("; {who} names it"));
@@ -166,7 +169,7 @@ impl Oracle {
         let shards = receipt.shards.iter().map(|it| (it.key.as_str(), it.size));
         let big = receipt.big_files.iter().map(|it| (it.key.as_str(), it.size));
         for (named, size) in shards.chain(big) {
-            if self.bucket.content(named).is_none_or(|there| there.1 != size) {
+            if self.there.get(named).is_none_or(|there| there.1 != size) {
                 let what = format!(
                     "the receipt {key} was written before {named}, which it names, was durable"
                 );
@@ -268,7 +271,7 @@ impl Oracle {
             self.found(Finding::new(Sin::Wrong, 1, what));
         }
         for (object, size) in named_by(certificate) {
-            if self.bucket.content(&object).is_none_or(|there| there.1 != size) {
+            if self.there.get(&object).is_none_or(|there| there.1 != size) {
                 let what = format!("{name} names {object}, which is not there as it says");
                 self.found(Finding::new(Sin::Wrong, 1, what));
             }

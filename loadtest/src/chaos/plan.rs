@@ -90,6 +90,9 @@ pub(crate) enum Kind {
     Crash(CrashPoint),
     /// The process stops at a named point in its code, past the lease, and goes on.
     Stall(CrashPoint),
+    /// Both coordinators come to a point, one after the other's lease has run out, and the first
+    /// goes on.
+    Duel(CrashPoint),
     Network(Link, Harm),
     Store(Ill),
     Broker(BrokerHarm),
@@ -152,7 +155,7 @@ pub(crate) const SABOTAGES: [Sabotage; 10] = [
     Sabotage {
         name: "commit_without_epoch",
         wrong: "a window is committed whatever the lease's epoch",
-        provoked_by: &[(Kind::Stall(coordinator("before_commit")), STALL_MS)],
+        provoked_by: &[(Kind::Duel(coordinator("before_commit")), STALL_MS)],
     },
     Sabotage {
         name: "shard_overwritten",
@@ -257,6 +260,8 @@ const RARE: [(Kind, u64, (u64, u64)); 5] = [
 const CRASH_WEIGHT: u64 = 14;
 /// How often in a crash point's share the process stops there instead, and goes on later.
 const STALL_ONE_IN: u64 = 4;
+/// How often, of coordinators, both stop there.
+const DUEL_ONE_IN: u64 = 3;
 /// How long a process that stopped at a point stays so: past the lease, in milliseconds.
 const STALL_MS: (u64, u64) = (2_500, 4_000);
 
@@ -286,7 +291,9 @@ pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
     let point = CRASH_POINTS.get(which).copied().unwrap_or(CRASH_POINTS[0]);
     if dice.below(STALL_ONE_IN) == 0 {
         let lasts = Duration::from_millis(dice.between(STALL_MS.0, STALL_MS.1));
-        return at(Kind::Stall(point), lasts, hit);
+        let duel = point.role == Role::Coordinator && dice.below(DUEL_ONE_IN) == 0;
+        let kind = if duel { Kind::Duel(point) } else { Kind::Stall(point) };
+        return at(kind, lasts, hit);
     }
     at(Kind::Crash(point), Duration::ZERO, hit)
 }
@@ -315,6 +322,7 @@ impl Kind {
             Self::Terminate(which) => format!("{} terminated", role(which)),
             Self::Crash(point) => format!("crash at {}", point.name),
             Self::Stall(point) => format!("stalled at {}", point.name),
+            Self::Duel(point) => format!("stalled both at {}", point.name),
             Self::Network(link, harm) => format!("{} {}", link.name(), harm.name()),
             Self::Store(ill) => format!("store {}", ill.name()),
             Self::Broker(harm) => format!("broker {}", harm.name()),
@@ -411,13 +419,14 @@ mod tests {
             assert!(kinds.contains(kind), "{kind:?} never comes");
         }
         assert!(kinds.iter().any(|kind| matches!(kind, Kind::Stall(_))));
+        assert!(kinds.iter().any(|kind| matches!(kind, Kind::Duel(_))));
         let names: BTreeSet<String> = kinds.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), kinds.len(), "two kinds have one name");
     }
 
     #[test]
     fn a_binary_without_crash_points_is_not_asked_for_them() {
-        let crash = |it: &Fault| matches!(it.kind, Kind::Crash(_) | Kind::Stall(_));
+        let crash = |it: &Fault| matches!(it.kind, Kind::Crash(_) | Kind::Stall(_) | Kind::Duel(_));
         assert!(!schedule(1, false).iter().any(crash));
     }
 }

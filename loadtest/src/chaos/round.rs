@@ -66,6 +66,7 @@ pub(crate) async fn run(
     fleet.abandon();
     fleet.database.remove().await?;
     let objects = ground.s3.bucket_dir.join(fleet.prefix.trim_end_matches('/'));
+    ground.journal.forget();
     std::fs::remove_dir_all(&objects).with_context(|| objects.display().to_string())?;
     worked
 }
