@@ -177,54 +177,57 @@ impl Target {
         Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
     }
 
-    /// Puts a process in place that will stop at a point; of coordinators one that stands by, which
-    /// then comes to lead. The others of its role go on.
-    async fn arm(&self, point: CrashPoint, fault: &Fault, action: &str) -> Option<&Arc<Process>> {
+    /// Puts a process in place that will end or stop at a point. Of coordinators it is one that
+    /// stands by; the others stand still until it leads.
+    async fn arm(&self, point: CrashPoint, fault: &Fault, action: &str) -> Option<Armed<'_>> {
         let all = self.of_role(point.role);
-        let armed = match point.role {
+        let process = match point.role {
             Role::Worker => self.pick(Role::Worker, fault.choice)?,
             Role::Coordinator => all.iter().find(|process| !self.leads(process)).copied()?,
         };
-        armed.replace_by(format!("{}:{}:{action}", point.name, fault.hit)).await;
+        let turn = process.turn.lock().await;
+        process.replace_by(format!("{}:{}:{action}", point.name, fault.hit)).await;
+        let deadline = Instant::now() + POINT_LIMIT;
+        let armed = Armed {
+            process,
+            pid: process.pid(),
+            aborted: process.aborted(),
+            deadline,
+            _turn: turn,
+        };
         if point.role == Role::Coordinator {
-            for other in all.iter().filter(|other| !Arc::ptr_eq(other, armed)) {
-                other.signal(Signal::KILL);
+            let others = all.iter().filter(|other| !Arc::ptr_eq(other, process));
+            let held: Vec<Thaw<'_>> = others
+                .map(|other| {
+                    other.signal(Signal::STOP);
+                    Thaw(other)
+                })
+                .collect();
+            while !self.leads(process) && !armed.is_there() && Instant::now() < deadline {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
+            drop(held);
         }
         Some(armed)
     }
 
     async fn crash(&self, point: CrashPoint, fault: &Fault) -> Effect {
-        let Some(process) = self.arm(point, fault, "abort").await else { return nobody() };
-        let _turn = process.turn.lock().await;
-        let before = process.aborted();
-        let pid = process.pid();
-        let deadline = Instant::now() + POINT_LIMIT;
-        while process.aborted() == before {
-            if Instant::now() > deadline {
-                process.signal(Signal::KILL);
-                return Effect::of(false, "it never came to the point");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+        let Some(armed) = self.arm(point, fault, "abort").await else { return nobody() };
+        if !armed.comes_to_the_point().await {
+            return Effect::of(false, "it never came to the point");
         }
         tokio::time::sleep(LAST_WORDS).await;
-        let left = pid.map(|pid| self.tap.forget(pid)).unwrap_or_default();
+        let left = armed.pid.map(|pid| self.tap.forget(pid)).unwrap_or_default();
         let note = format!("at hit {}", fault.hit);
         Effect { left_tasks: left, ..Effect::of(true, note) }
     }
 
     async fn stall(&self, point: CrashPoint, fault: &Fault) -> Effect {
-        let Some(process) = self.arm(point, fault, "stop").await else { return nobody() };
-        let _turn = process.turn.lock().await;
-        let deadline = Instant::now() + POINT_LIMIT;
-        while !process.is_stopped() {
-            if Instant::now() > deadline {
-                process.signal(Signal::KILL);
-                return Effect::of(false, "it never came to the point");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+        let Some(armed) = self.arm(point, fault, "stop").await else { return nobody() };
+        if !armed.comes_to_the_point().await {
+            return Effect::of(false, "it never came to the point");
         }
-        let thaw = Thaw(process);
+        let thaw = Thaw(armed.process);
         tokio::time::sleep(fault.lasts).await;
         drop(thaw);
         Effect::of(true, format!("for {} ms", fault.lasts.as_millis()))
@@ -272,6 +275,35 @@ impl Target {
         let processes = self.processes.iter().zip(marks);
         let told = processes.map(|(process, mark)| process.log_since(mark).matches(said).count());
         Ok(Effect::counted(told.sum::<usize>() as u64, "refusals told"))
+    }
+}
+
+/// A process that will end or stop at a point.
+struct Armed<'a> {
+    process: &'a Arc<Process>,
+    pid: Option<i32>,
+    /// How often it had been ended by a point before.
+    aborted: u64,
+    deadline: Instant,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Armed<'_> {
+    fn is_there(&self) -> bool {
+        self.process.aborted() > self.aborted || self.process.is_stopped()
+    }
+
+    /// Waits for it; a process that does not come to its point in time is killed, since nobody
+    /// would wait for it later.
+    async fn comes_to_the_point(&self) -> bool {
+        while !self.is_there() {
+            if Instant::now() > self.deadline {
+                self.process.signal(Signal::KILL);
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        true
     }
 }
 
