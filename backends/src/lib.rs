@@ -7,9 +7,11 @@
 #![warn(missing_docs)]
 
 pub mod catalog;
+pub mod crash;
 pub mod error;
 pub mod ledger;
 pub mod queue;
+pub mod sabotage;
 mod sql;
 pub mod store;
 

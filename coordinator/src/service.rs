@@ -18,6 +18,7 @@ use crate::decide::FailureLimits;
 use crate::held::held_windows;
 use crate::lead::{Ended, Leader};
 use crate::partitions::PartitionLimits;
+use crate::sabotage;
 use crate::split::Splitter;
 
 /// How a coordinator works. Sizes in bytes.
@@ -207,6 +208,7 @@ impl Coordinator {
                 }
             };
             self.give_back(&lease).await;
+            sabotage::write_without_the_lease(&self.store).await?;
             if reached {
                 return Ok(report);
             }

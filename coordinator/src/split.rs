@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
 use crate::remaining::{Difference, Remaining};
+use crate::sabotage;
 use crate::sort::{Sorted, SortedIter, SortedRow, Sorter};
 use crate::survey::Survey;
 
@@ -110,7 +111,8 @@ impl Splitter {
             }
             sorter.finish()
         });
-        let (scanned, sorted) = tokio::join!(self.catalog.scan(window, batches), sorting);
+        let (scanned, sorted) =
+            tokio::join!(self.catalog.scan(sabotage::scanned(window), batches), sorting);
         let sorted = sorted.map_err(|panicked| BackendError::Failed {
             what: format!("sorting the window that ends at {}", window.end()),
             cause: panicked.into(),

@@ -16,6 +16,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     // `des ls | head` is to end quietly, and clap exits with 2 on its own for bad usage.
+    backends::crash::point(if cfg!(feature = "sabotage") { "start_sabotage" } else { "start" });
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.output);
     telemetry::start(&cli);

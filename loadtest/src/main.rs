@@ -1,11 +1,13 @@
-//! Generators and benchmarks. Starts real `des` processes, and measures them beside other
+//! Generators, benchmarks and the chaos harness. Starts real `des` processes, and measures them beside other
 //! programs in the same run, since machines are shared and noisy.
 
 mod bench;
+mod chaos;
 mod generate;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -55,18 +57,25 @@ enum Command {
         #[arg(long)]
         des: Option<PathBuf>,
     },
+    /// Try faults of every kind on a real fleet, and prove that nothing is lost.
+    ///
+    /// It needs a private PostgreSQL and RabbitMQ and starts itself again under
+    /// `./test --servers-only` where there are none.
+    Chaos(chaos::ChaosArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let text = match Cli::parse().command {
         Command::Gen { files, days, dir } => {
             let made = generate::make(&dir, files, days)?;
             format!("{files} files of {} bytes on average in {}\n", made.mean(), dir.display())
         }
+        Command::Chaos(args) => return chaos::run(&args),
         Command::Bench { files, days, n_bits, runs, dir, des } => {
             let plan = bench::Plan { files, days, n_bits, runs, des };
             serde_json::to_string_pretty(&bench::run(&plan, dir)?)? + "\n"
         }
     };
-    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

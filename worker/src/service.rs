@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage};
-use backends::{Store, TaskQueue};
+use backends::{Store, TaskQueue, crash, sabotage};
 use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::task::JoinSet;
@@ -148,6 +148,12 @@ async fn handle(
         delivery.settle.ack().await;
         return;
     };
+    let mut settle = Some(delivery.settle);
+    if sabotage::is("ack_before_upload")
+        && let Some(settle) = settle.take()
+    {
+        settle.ack().await;
+    }
     let result = if delivery.redelivered {
         TaskResult::Interrupted
     } else if task.avoid.as_ref() == Some(&context.worker) {
@@ -181,12 +187,16 @@ async fn handle(
         tokio::time::sleep(UNFIT_PAUSE).await;
     }
     answer(&*queue, &context.worker, &task, result).await;
-    if !delivery.settle.ack().await {
+    crash::point("before_ack");
+    if let Some(settle) = settle
+        && !settle.ack().await
+    {
         info!(
             partition = task.address.partition,
             "the task will be delivered again: its connection was lost"
         );
     }
+    crash::point("after_ack");
 }
 
 /// The task in a delivery, or `None` after it was published as a dead letter.

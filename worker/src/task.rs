@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use backends::store::AcceptAll;
-use backends::{BackendError, Store};
+use backends::{BackendError, Store, crash, sabotage};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::ManifestReader;
@@ -134,6 +134,7 @@ async fn try_execute(
         left_out: Vec::new(),
     };
     let (packed, shards, packed_tally) = pack_and_upload(&context.store, input).await?;
+    crash::point("after_upload");
     let receipt = write_up(context, task, packed, shards, packed_tally);
     if receipt.packed + receipt.failed != expected {
         let why = "shards and failures do not add up to the manifest; please report this";
@@ -163,6 +164,12 @@ async fn try_execute(
     let key = names::receipt(window_key(task), address.partition, address.manifest_hash, hash);
     context.store.put(&key, bytes).await?;
     context.store.flush().await?;
+    crash::point("after_receipt");
+    if sabotage::is("shard_overwritten")
+        && let Some(shard) = receipt.shards.first()
+    {
+        context.store.put(&shard.key, Bytes::from_static(b"other bytes")).await?;
+    }
     Ok((key, size))
 }
 
@@ -328,6 +335,13 @@ async fn pack_and_upload(
 async fn upload(store: &Store, shard: FinishedShard) -> Result<(ShardRef, Tally), BackendError> {
     let (reference, packed) = shard.reference();
     match shard.body {
+        ShardBody::Memory(bytes) if sabotage::is("receipt_before_shards") => {
+            let (store, key) = (store.clone(), reference.key.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                store.put(&key, bytes).await
+            });
+        }
         ShardBody::Memory(bytes) => store.put(&reference.key, bytes).await?,
         ShardBody::Spooled(file) => {
             store.put_file(&reference.key, file, reference.size, &mut AcceptAll).await?;

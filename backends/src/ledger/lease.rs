@@ -8,6 +8,7 @@ use super::record::Record;
 use super::session::{Param, Session};
 use super::{Lease, LeaseStatus};
 use crate::error::{BackendError, Result};
+use crate::sabotage;
 
 /// Locks the job's lease row until the transaction ends, and makes it where there is none: epoch
 /// 0, held by nobody.
@@ -32,7 +33,7 @@ pub(super) async fn lock<S: Session>(session: &mut S, job: &Job) -> Result<Lease
 /// [`BackendError::Conflict`] naming who holds it.
 pub(super) async fn require<S: Session>(session: &mut S, job: &Job, lease: &Lease) -> Result<()> {
     let current = lock(session, job).await?;
-    if is_current(lease, &current) {
+    if is_current(lease, &current) || sabotage::is("commit_without_epoch") {
         return Ok(());
     }
     let holder = current.holder.as_ref().map_or("nobody", WorkerId::as_str);

@@ -4,7 +4,7 @@ use backends::Store;
 use backends::store::{S3Credentials, S3Settings};
 use tempfile::TempDir;
 
-use crate::s3_server::S3Server;
+use crate::s3_server::{S3Server, Setup};
 
 /// A store, and what has to stay while it is used.
 pub(crate) struct Place {
@@ -37,7 +37,7 @@ pub(crate) fn s3_with_prefix() -> Place {
 }
 
 fn bucket(prefix: &str) -> Place {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let store = Store::s3(&settings(&server, prefix)).expect("the settings are good");
     Place { store, _behind: Behind::Server { _server: server } }
 }

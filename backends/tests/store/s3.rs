@@ -8,7 +8,7 @@ use backends::{BackendError, Store};
 use futures::TryStreamExt;
 
 use crate::places::settings;
-use crate::s3_server::{S3Server, Shortcomings};
+use crate::s3_server::{S3Server, Setup};
 
 /// What each call that needs an answer says about a store that does not give it.
 async fn complaints(store: &Store) -> Vec<BackendError> {
@@ -32,7 +32,7 @@ async fn complaints(store: &Store) -> Vec<BackendError> {
 
 #[tokio::test]
 async fn wrong_credentials_are_refused_and_not_told() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let wrong_secret = S3Credentials {
         access_key_id: server.access_key.clone(),
         secret_access_key: "wrong-hush".to_owned(),
@@ -60,7 +60,7 @@ async fn wrong_credentials_are_refused_and_not_told() {
 
 #[tokio::test]
 async fn a_prefix_is_where_the_objects_lie_in_the_bucket() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let store = Store::s3(&settings(&server, "some/prefix")).expect("the settings are good");
     store.put("folder/key", "x".into()).await.expect("it is written");
     let file = server.bucket_dir.join("some/prefix/folder/key");
@@ -69,7 +69,7 @@ async fn a_prefix_is_where_the_objects_lie_in_the_bucket() {
 
 #[test]
 fn settings_do_not_tell_their_secret() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let text = format!("{:?}", settings(&server, ""));
     assert!(text.contains(&server.access_key), "{text}");
     assert!(!text.contains(&server.secret_key), "{text}");
@@ -77,7 +77,7 @@ fn settings_do_not_tell_their_secret() {
 
 #[tokio::test]
 async fn a_bucket_that_is_not_there_is_named() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let mut settings = settings(&server, "");
     settings.bucket = "elsewhere".to_owned();
     let store = Store::s3(&settings).expect("the settings are good");
@@ -97,7 +97,7 @@ async fn a_bucket_that_is_not_there_is_named() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unavailable() {
-    let mut server = S3Server::start();
+    let mut server = S3Server::start(Setup::default()).expect("a server");
     // Nobody listens here any more.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it has an address");
@@ -118,10 +118,8 @@ async fn a_server_that_is_not_there_is_unavailable() {
 
 #[tokio::test]
 async fn a_server_without_conditional_writes_says_so() {
-    let server = S3Server::start_with(Shortcomings {
-        no_conditional_writes: true,
-        ..Shortcomings::default()
-    });
+    let setup = Setup { no_conditional_writes: true, ..Setup::default() };
+    let server = S3Server::start(setup).expect("a server");
     let store = Store::s3(&settings(&server, "")).expect("the settings are good");
     let error = store.create("_des/archive.json", "{}".into()).await.expect_err("it cannot");
     assert!(matches!(error, BackendError::Failed { .. }), "{error}");
@@ -130,7 +128,7 @@ async fn a_server_without_conditional_writes_says_so() {
 
 #[tokio::test]
 async fn a_prefix_is_a_place_of_its_own() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let open = |prefix| Store::s3(&settings(&server, prefix)).expect("the settings are good");
     let (whole, one, two) = (open(""), open("jobs/one"), open("jobs/two"));
     one.put("a", "1".into()).await.expect("it is written");
@@ -146,7 +144,7 @@ async fn a_prefix_is_a_place_of_its_own() {
 
 #[tokio::test]
 async fn objects_are_written_in_their_storage_class() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     // The server knows this class, and not the other.
     for (class, known) in [("REDUCED_REDUNDANCY", true), ("BLUE", false)] {
         let mut settings = settings(&server, class);
@@ -168,7 +166,7 @@ async fn objects_are_written_in_their_storage_class() {
 
 #[test]
 fn encryption_that_nobody_knows_is_refused() {
-    let server = S3Server::start();
+    let server = S3Server::start(Setup::default()).expect("a server");
     let open = |encryption: &str, key: Option<&str>| {
         let mut settings = settings(&server, "");
         settings.server_side_encryption = Some(encryption.to_owned());

@@ -2,28 +2,38 @@
 //! directory of its own. It runs on its own threads, so a test may block as it likes, and ends
 //! when it is dropped.
 //!
-//! Other crates' tests use it by `#[path]`; they need `async-trait`, `futures`, `hyper-util`, `s3s`,
-//! `s3s-fs`, `tempfile` and `tokio`.
+//! Other crates' tests and `loadtest` use it by `#[path]`; they need `async-trait`, `futures`,
+//! `hyper`, `hyper-util`, `s3s`, `s3s-fs`, `tempfile` and `tokio`.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder as Connections;
 use s3s::auth::SimpleAuth;
 use s3s::crypto::{Checksum, Md5};
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use s3s::{
+    HttpError, HttpRequest, HttpResponse, S3, S3Error, S3ErrorCode, S3Request, S3Response,
+    S3Result, s3_error,
+};
 use s3s_fs::FileSystem;
 use tokio::sync::oneshot;
 
 /// S3 lists so many objects at once.
 const PAGE: usize = 1_000;
+/// The wait after a connection that could not be accepted.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Some of the storage classes that there are.
 const CLASSES: [&str; 4] = ["STANDARD", "STANDARD_IA", "REDUCED_REDUNDANCY", "GLACIER"];
 
@@ -43,52 +53,57 @@ pub(crate) struct S3Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// In what the server falls behind S3.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Shortcomings {
+/// What stands between the wire and the server, and decides what becomes of a request.
+pub(crate) type Gate = Arc<
+    dyn Fn(HttpRequest, S3Service) -> BoxFuture<'static, Result<HttpResponse, HttpError>>
+        + Send
+        + Sync,
+>;
+
+/// How the server differs from S3; not at all by default.
+#[derive(Clone, Default)]
+pub(crate) struct Setup {
     /// It refuses `If-None-Match`, as older servers do.
     pub(crate) no_conditional_writes: bool,
     /// It never answers a write of a key that contains this text; each leaves a file
     /// `.stuck-<number>` beside the bucket.
     pub(crate) stuck_writes: Option<&'static str>,
+    /// Sees every request first.
+    pub(crate) gate: Option<Gate>,
 }
 
 impl S3Server {
-    /// Starts a server that lacks nothing.
-    pub(crate) fn start() -> Self {
-        Self::start_with(Shortcomings::default())
-    }
-
-    /// Starts a server with shortcomings.
-    pub(crate) fn start_with(shortcomings: Shortcomings) -> Self {
+    /// Starts a server on a free port.
+    ///
+    /// # Errors
+    /// When there is no directory, port or thread for it.
+    pub(crate) fn start(setup: Setup) -> io::Result<Self> {
         let (access_key, secret_key, bucket) = ("TESTACCESSKEY", "test/secret+key", "archive");
-        let root = tempfile::tempdir().expect("a directory for the objects");
+        let root = tempfile::tempdir()?;
         let bucket_dir = root.path().join(bucket);
-        std::fs::create_dir(&bucket_dir).expect("a directory for the bucket");
-        let files = FileSystem::new(root.path()).expect("the directory can be served");
+        std::fs::create_dir(&bucket_dir)?;
+        let files =
+            FileSystem::new(root.path()).map_err(|error| io::Error::other(format!("{error:?}")))?;
         let mut service = S3ServiceBuilder::new(Objects {
             files,
             root: root.path().to_owned(),
-            shortcomings,
+            no_conditional_writes: setup.no_conditional_writes,
+            stuck_writes: setup.stuck_writes,
             writes: AtomicU64::new(0),
         });
         service.set_auth(SimpleAuth::from_single(access_key, secret_key));
         let service = service.build();
 
-        let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-            .expect("a free port");
-        listener.set_nonblocking(true).expect("a socket of tokio's kind");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .expect("threads for the server");
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, service) => {}
+                    () = serve(listener, service, setup.gate) => {}
                     _stop = stopped => {}
                 }
             });
@@ -96,7 +111,7 @@ impl S3Server {
             drop(runtime);
             drop(root);
         });
-        Self {
+        Ok(Self {
             endpoint: format!("http://{address}"),
             access_key: access_key.to_owned(),
             secret_key: secret_key.to_owned(),
@@ -104,7 +119,7 @@ impl S3Server {
             bucket_dir,
             stop: Some(stop),
             thread: Some(thread),
-        }
+        })
     }
 }
 
@@ -119,16 +134,30 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime is here");
+async fn serve(listener: std::net::TcpListener, service: S3Service, gate: Option<Gate>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
-        let (socket, _peer) = listener.accept().await.expect("connections come in");
-        socket.set_nodelay(true).expect("a TCP socket");
-        let service = service.clone();
+        let Ok((socket, _peer)) = listener.accept().await else {
+            // Out of file descriptors, say: others may close theirs.
+            tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            continue;
+        };
+        let _slower_without = socket.set_nodelay(true);
+        let (service, gate) = (service.clone(), gate.clone());
         tokio::spawn(async move {
             let connections = Connections::new(TokioExecutor::new());
+            let answer = service_fn(move |request: hyper::Request<Incoming>| {
+                let (request, service) = (request.map(s3s::Body::from), service.clone());
+                let gate = gate.clone();
+                async move {
+                    match gate {
+                        Some(gate) => gate(request, service).await,
+                        None => service.call(request).await,
+                    }
+                }
+            });
             // Clients hang up when they like.
-            let _hung_up = connections.serve_connection(TokioIo::new(socket), service).await;
+            let _hung_up = connections.serve_connection(TokioIo::new(socket), answer).await;
         });
     }
 }
@@ -137,7 +166,8 @@ async fn serve(listener: std::net::TcpListener, service: S3Service) {
 struct Objects {
     files: FileSystem,
     root: PathBuf,
-    shortcomings: Shortcomings,
+    no_conditional_writes: bool,
+    stuck_writes: Option<&'static str>,
     writes: AtomicU64,
 }
 
@@ -172,7 +202,7 @@ impl Objects {
     /// Writes a whole object at once: one file, where the file server makes three.
     async fn write(&self, input: PutObjectInput) -> S3Result<ETag> {
         let number = self.writes.fetch_add(1, Ordering::Relaxed);
-        if self.shortcomings.stuck_writes.is_some_and(|text| input.key.contains(text)) {
+        if self.stuck_writes.is_some_and(|text| input.key.contains(text)) {
             let stuck = self.root.join(format!(".stuck-{number}"));
             std::fs::write(stuck, &input.key).map_err(S3Error::internal_error)?;
             return std::future::pending().await;
@@ -258,7 +288,7 @@ impl S3 for Objects {
     ) -> S3Result<S3Response<PutObjectOutput>> {
         let input = request.input;
         self.bucket_is_there(&input.bucket)?;
-        if self.shortcomings.no_conditional_writes && input.if_none_match.is_some() {
+        if self.no_conditional_writes && input.if_none_match.is_some() {
             return Err(s3_error!(NotImplemented, "no conditional writes here"));
         }
         if input.storage_class.as_ref().is_some_and(|class| !CLASSES.contains(&class.as_str())) {

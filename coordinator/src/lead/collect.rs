@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use backends::BackendError;
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::{BackendError, crash};
 use protocol::message::{Outcome, TaskResult};
 use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
@@ -14,6 +14,7 @@ use crate::answer::{Meaning, meaning};
 use crate::attempts::give_back_wait;
 use crate::certify::MAX_RECEIPT_BYTES;
 use crate::decide::{Expected, check_receipt};
+use crate::sabotage;
 use crate::service::{Coordinator, Event};
 
 /// The largest part of an unreadable message that goes into its dead letter.
@@ -48,10 +49,14 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
+        sabotage::count_twice(&mut self.flight, outcome);
         let Some(partition) = self.flight.awaited(outcome).cloned() else {
             self.offer(address, Some(outcome.result.clone()));
             return Ok(());
         };
+        if let Some(believed) = sabotage::believed(outcome) {
+            return self.accept(key, address.partition, believed).await;
+        }
         let receipt = match &outcome.result {
             TaskResult::Done { receipt: name, .. } => {
                 Some(self.read_receipt(name, address.window, &partition, outcome).await?)
@@ -139,6 +144,7 @@ impl Leader<'_> {
         partition: PartitionId,
         receipt: AcceptedReceipt,
     ) -> Result<(), BackendError> {
+        crash::point("before_accept");
         if !self.it.ledger.accept(&self.lease, window, partition, &receipt).await? {
             // Another receipt was accepted before, under another lease: what is there counts.
             self.flight.windows.remove(&window);
@@ -150,6 +156,7 @@ impl Leader<'_> {
             open.record.accepted = Some(receipt);
             self.tell(Event::Read { rows, bytes: 0 });
         }
+        crash::point("after_accept");
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Committing: certificates and the watermark, in order.
 
-use backends::BackendError;
 use backends::ledger::{WindowCommit, WindowState};
+use backends::{BackendError, crash};
 use protocol::{PartitionId, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
@@ -51,7 +51,9 @@ impl Leader<'_> {
         mut commit: WindowCommit,
     ) -> Result<(), BackendError> {
         commit.advance_from = self.advance_from(commit.window)?;
+        crash::point("before_commit");
         self.it.ledger.commit_window(&self.lease, &commit).await?;
+        crash::point("after_commit");
         self.watermark = self.watermark.max(key.end);
         self.flight.windows.remove(&key);
         let totals = commit.totals;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use backends::BackendError;
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::{BackendError, crash};
 use futures::{StreamExt, stream};
 use protocol::message::{Progress, Task};
 use protocol::{PartitionId, Timestamp, WindowKey};
@@ -29,6 +29,7 @@ impl Leader<'_> {
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
+        crash::point("before_publish");
         let published = stream::iter(tasks)
             .map(|(at, task)| async move {
                 let message = OutgoingMessage {
@@ -57,6 +58,7 @@ impl Leader<'_> {
                 open.reported = (0, 0);
             }
         }
+        crash::point("after_publish");
         Ok(())
     }
 

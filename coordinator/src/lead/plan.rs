@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backends::BackendError;
 use backends::ledger::{
     NewPartition, NewWindow, Purpose, WindowCommit, WindowRecord, WindowState, WindowTotals,
 };
+use backends::{BackendError, crash};
 use protocol::{Revision, Tally, Timestamp, Window, WindowKey};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
@@ -179,7 +179,9 @@ impl Leader<'_> {
         let key = WindowKey::new(window, revision);
         let findings = if revision > 0 { findings.encode() } else { None };
         let new = NewWindow { window, revision, purpose, scanned, findings, replaces, partitions };
+        crash::point("after_manifest");
         self.it.ledger.add_window(&self.lease, &new).await?;
+        crash::point("after_ledger");
         info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
         let records = self.it.ledger.partitions(key).await?;

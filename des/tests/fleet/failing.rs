@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::LIMIT;
 use crate::broker::Broker;
-use crate::s3_server::{S3Server, Shortcomings};
+use crate::s3_server::{S3Server, Setup};
 use crate::setup::{Fleet, Made};
 
 /// The window that these tests put their files in.
@@ -29,8 +29,8 @@ fn certificate(fleet: &Fleet) -> serde_json::Value {
 /// The upload of one file never ends, and whoever is at it is killed: the moment does not matter.
 #[test]
 fn a_file_that_kills_its_workers_is_isolated_and_given_up() {
-    let shortcomings = Shortcomings { stuck_writes: Some("_bigFiles/"), ..Default::default() };
-    let mut fleet = Fleet::over(S3Server::start_with(shortcomings), 0);
+    let setup = Setup { stuck_writes: Some("_bigFiles/"), ..Setup::default() };
+    let mut fleet = Fleet::over(S3Server::start(setup).expect("a server"), 0);
     fleet.configure("packer", "big_file_threshold", json!("1KiB"));
     fleet.configure("coordinator", "max_attempts", json!(2));
     fleet.configure("worker", "slots", json!(1));

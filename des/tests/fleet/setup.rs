@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::process::{Run, Running};
-use super::s3_server::S3Server;
+use super::s3_server::{S3Server, Setup};
 
 const LAG_DAYS: i64 = 7;
 const DAYS: i64 = 10;
@@ -48,7 +48,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(files: usize) -> Self {
-        Self::over(S3Server::start(), files)
+        Self::over(S3Server::start(Setup::default()).expect("a server"), files)
     }
 
     /// A fleet over an S3 server of another kind.

@@ -1,0 +1,54 @@
+//! Crash points: named places in the code at which a process can be told to end, or to stand
+//! still. They exist only with the feature `failpoints`, for `loadtest chaos`.
+
+/// Ends or stops the process when `DES_FAILPOINT`, as `NAME:HIT:abort` or `NAME:HIT:stop`, says so
+/// of the hit (from 1) of the point with this name. Without the feature it does nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub const fn point(_name: &str) {}
+
+#[cfg(feature = "failpoints")]
+pub use armed::point;
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    struct Armed {
+        name: String,
+        hit: u64,
+        stops: bool,
+        hits: AtomicU64,
+    }
+
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+    fn from_environment() -> Option<Armed> {
+        let text = std::env::var("DES_FAILPOINT").ok()?;
+        let mut parts = text.splitn(3, ':');
+        let (name, hit, action) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Armed {
+            name: name.to_owned(),
+            hit: hit.parse().ok()?,
+            stops: action == "stop",
+            hits: AtomicU64::new(0),
+        })
+    }
+
+    /// A named place at which the process may end or stop.
+    pub fn point(name: &str) {
+        let Some(armed) = ARMED.get_or_init(from_environment) else { return };
+        if armed.name != name || armed.hits.fetch_add(1, Ordering::Relaxed) + 1 != armed.hit {
+            return;
+        }
+        tracing::warn!(name, "crash point");
+        if armed.stops {
+            let _stopped_and_continued = kill_process(getpid(), Signal::STOP);
+        } else {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One round's fleet: a database, a broker prefix and a place in the bucket of its own, and the
+//! processes that work there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use protocol::Timestamp;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+
+use super::database::Database;
+use super::files::{BIG_FILE_THRESHOLD, CatalogRow, DAYS};
+use super::ground::Ground;
+use super::plan::{Link, Role};
+use super::process::{Process, Recipe};
+use super::servers::{as_user, through, with_database};
+use super::watch::connect;
+
+/// Files younger than this many days are left alone.
+const LAG_DAYS: i64 = 7;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+const COORDINATORS: usize = 2;
+const WORKERS: usize = 3;
+/// Rows that one statement inserts.
+const INSERT_ROWS: usize = 2_000;
+
+/// One round's fleet.
+pub(crate) struct Fleet {
+    pub(crate) database: Arc<Database>,
+    /// The superuser's URL of the round's database, past every proxy.
+    pub(crate) direct_url: String,
+    /// What object names begin with in the bucket.
+    pub(crate) prefix: String,
+    /// What queues' names begin with.
+    pub(crate) broker_prefix: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) processes: Vec<Arc<Process>>,
+    keeping: Vec<JoinHandle<anyhow::Result<()>>>,
+    environment: Vec<(String, String)>,
+    des: PathBuf,
+}
+
+/// The midnight before the first row of a round that begins now, and the one that its last window
+/// ends on.
+pub(crate) fn days_of(now: Timestamp) -> (Timestamp, Timestamp) {
+    let days = i64::try_from(DAYS).unwrap_or_default();
+    let cutoff = now.saturating_add_micros(-LAG_DAYS * MICROS_PER_DAY).floor_to(MICROS_PER_DAY);
+    (cutoff.saturating_add_micros(-days * MICROS_PER_DAY), cutoff)
+}
+
+impl Fleet {
+    /// Makes catalog and archive; nothing runs yet.
+    pub(crate) async fn make(
+        ground: &Ground,
+        round: u64,
+        rows: &[CatalogRow],
+        partition_rows: u64,
+    ) -> anyhow::Result<Self> {
+        let name = format!("chaos_{}", uuid::Uuid::new_v4().simple());
+        let database = Arc::new(Database::make(&ground.servers.postgres, &name).await?);
+        let dir = ground.dir.join(format!("round-{round}"));
+        std::fs::create_dir_all(&dir)?;
+        let mut fleet = Self {
+            database,
+            direct_url: with_database(&ground.servers.postgres, &name),
+            prefix: format!("round-{round}/"),
+            broker_prefix: name.clone(),
+            dir,
+            processes: Vec::new(),
+            keeping: Vec::new(),
+            environment: vec![
+                ("AWS_ACCESS_KEY_ID".to_owned(), ground.s3.access_key.clone()),
+                ("AWS_SECRET_ACCESS_KEY".to_owned(), ground.s3.secret_key.clone()),
+            ],
+            des: ground.des.clone(),
+        };
+        let config = fleet.config(ground, partition_rows)?;
+        std::fs::write(fleet.dir.join("coordinator.yaml"), config.to_string())?;
+        // A worker's configuration holds no database: it has no business there.
+        let mut of_worker = config;
+        of_worker["database"] = json!({});
+        std::fs::write(fleet.dir.join("worker.yaml"), of_worker.to_string())?;
+        fleet.load(rows).await?;
+        fleet.run(&["init"]).await?;
+        if let Some(sabotage) = &ground.sabotage {
+            fleet.environment.push(("DES_SABOTAGE".to_owned(), sabotage.clone()));
+        }
+        Ok(fleet)
+    }
+
+    fn config(&self, ground: &Ground, partition_rows: u64) -> anyhow::Result<Value> {
+        let port = |link| ground.proxy(link).port;
+        let name = &self.database.name;
+        let url = as_user(&self.direct_url, name, "chaos")?;
+        let prefix = self.prefix.trim_end_matches('/');
+        Ok(json!({
+            "database": {
+                "url": through(&url, port(Link::Postgres))?, "table_name": "documents",
+                "size_column": "size_bytes", "lag_days": LAG_DAYS,
+            },
+            "packer": { "n_bits": 4, "big_file_threshold": BIG_FILE_THRESHOLD },
+            "broker": {
+                "url": through(&ground.servers.amqp, port(Link::Broker))?,
+                "prefix": self.broker_prefix,
+            },
+            "store": {
+                "url": format!("s3://{}/{prefix}", ground.s3.bucket),
+                "endpoint": through(&ground.s3.endpoint, port(Link::Store))?,
+            },
+            "source": { "roots": [ground.files.root] },
+            "worker": { "spool_dir": self.dir, "drain_timeout": "20s", "memory": "64MiB" },
+            // A partition is to survive every fault of a run, so its attempts do not run out.
+            "coordinator": {
+                "spool_dir": self.dir, "lease_ttl": "2s", "partition_rows": partition_rows,
+                "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000,
+            },
+        }))
+    }
+
+    async fn load(&self, rows: &[CatalogRow]) -> anyhow::Result<()> {
+        let mut connection = connect(&self.direct_url).await?;
+        let name = &self.database.name;
+        let table = format!(
+            "CREATE TABLE documents (uid text, created_at timestamptz, file_location text, \
+             size_bytes bigint); ALTER TABLE documents OWNER TO {name}; \
+             CREATE INDEX ON documents (created_at)"
+        );
+        sqlx::raw_sql(AssertSqlSafe(table)).execute(&mut connection).await?;
+        for batch in rows.chunks(INSERT_ROWS) {
+            let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+            let values: Vec<String> = batch
+                .iter()
+                .map(|row| {
+                    let location = row.location.display().to_string();
+                    let (uid, location) = (quoted(&row.uid), quoted(&location));
+                    format!("({uid}, '{}', {location}, {})", row.created_at, row.size)
+                })
+                .collect();
+            let sql = format!("INSERT INTO documents VALUES {}", values.join(","));
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `des WORDS` to its end, which must be a good one; what it printed.
+    pub(crate) async fn run(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.des)
+            .args(words)
+            .arg("--config")
+            .arg(self.dir.join("coordinator.yaml"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("cannot start {}", self.des.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "des {words:?} ended with {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts every process.
+    pub(crate) fn start(&mut self) {
+        let roles =
+            [("coordinator", Role::Coordinator, COORDINATORS), ("worker", Role::Worker, WORKERS)];
+        for (word, role, count) in roles {
+            for number in 0..count {
+                let config = self.dir.join(format!("{word}.yaml")).display().to_string();
+                let recipe = Recipe {
+                    binary: self.des.clone(),
+                    arguments: vec![word.to_owned(), "--config".to_owned(), config],
+                    environment: self.environment.clone(),
+                    log: self.dir.join(format!("{word}-{number}.log")),
+                };
+                let (process, keeping) = Process::start(role, recipe);
+                self.processes.push(process);
+                self.keeping.push(keeping);
+            }
+        }
+    }
+
+    /// Asks every process to end, and waits; what was wrong with their ends.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<Vec<String>> {
+        let stops = self.processes.iter().zip(self.keeping.drain(..));
+        let stops = stops.map(|(process, keeping)| process.stop(keeping));
+        let complaints = futures::future::join_all(stops).await;
+        let complaints: anyhow::Result<Vec<_>> = complaints.into_iter().collect();
+        Ok(complaints?.into_iter().flatten().collect())
+    }
+}
+
+impl Fleet {
+    /// Kills what still runs: each process ends with the task that keeps it.
+    pub(crate) fn abandon(&mut self) {
+        for keeping in self.keeping.drain(..) {
+            keeping.abort();
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

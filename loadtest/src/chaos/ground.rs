@@ -1,0 +1,89 @@
+//! What all rounds of a run share: servers, proxies in front of them, the S3 server with its
+//! faults, the source files, the binary.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustix::process::Signal;
+
+use super::files::Files;
+use super::journal::Journal;
+use super::plan::Link;
+use super::proxy::Proxy;
+use super::s3_server::{S3Server, Setup};
+use super::servers::{Servers, address_of};
+use super::store_gate::StoreGate;
+
+/// What every round stands on.
+pub(crate) struct Ground {
+    pub(crate) servers: Servers,
+    pub(crate) dir: PathBuf,
+    pub(crate) des: PathBuf,
+    pub(crate) sabotage: Option<String>,
+    pub(crate) files: Files,
+    pub(crate) s3: S3Server,
+    pub(crate) gate: Arc<StoreGate>,
+    pub(crate) journal: Arc<Journal>,
+    proxies: [Proxy; 3],
+}
+
+impl Ground {
+    /// Starts what does not come from outside, and makes `files` source files.
+    pub(crate) async fn prepare(
+        servers: Servers,
+        dir: &Path,
+        des: &Path,
+        files: u64,
+        sabotage: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let gate = StoreGate::new();
+        let setup = Setup { gate: Some(gate.gate()), ..Setup::default() };
+        let s3 = S3Server::start(setup).context("the S3 server does not start")?;
+        let journal = Arc::new(Journal::new(s3.bucket_dir.clone()));
+        gate.note_in(&s3.bucket, Arc::clone(&journal));
+        let proxies = [
+            Proxy::start(address_of(&servers.postgres)?).await?,
+            Proxy::start(address_of(&servers.amqp)?).await?,
+            Proxy::start(address_of(&s3.endpoint)?).await?,
+        ];
+        let root = dir.join("files");
+        let files = tokio::task::spawn_blocking(move || Files::make(&root, files)).await??;
+        Ok(Self {
+            servers,
+            dir: dir.to_owned(),
+            des: des.to_owned(),
+            sabotage,
+            files,
+            s3,
+            gate,
+            journal,
+            proxies,
+        })
+    }
+
+    pub(crate) fn proxy(&self, link: Link) -> &Proxy {
+        let [postgres, broker, store] = &self.proxies;
+        match link {
+            Link::Postgres => postgres,
+            Link::Broker => broker,
+            Link::Store => store,
+        }
+    }
+}
+
+/// Whether a `des` was compiled with crash points: it aborts at the one that comes first.
+pub(crate) fn has_crash_point(des: &Path, name: &str) -> anyhow::Result<bool> {
+    let status = Command::new(des)
+        .arg("demo")
+        .arg("--help")
+        .env("DES_FAILPOINT", format!("{name}:1:abort"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {}", des.display()))?;
+    Ok(status.signal() == Some(Signal::ABORT.as_raw()))
+}

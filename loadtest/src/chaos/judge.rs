@@ -1,0 +1,58 @@
+//! The judge is judged: a product that does wrong in every way we know, one after the other, each
+//! of which the harness has to catch.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+
+use super::plan::Sabotage;
+use super::report::Report;
+
+/// What became of one sabotage.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) sabotage: &'static str,
+    pub(crate) wrong: &'static str,
+    /// The message that caught it; nothing when it got away.
+    pub(crate) caught_by: Option<String>,
+    pub(crate) seconds: f64,
+}
+
+impl Verdict {
+    pub(crate) fn of(sabotage: &Sabotage, report: &Report) -> Self {
+        let caught_by = report.findings.first().map(|it| format!("{:?}: {}", it.sin, it.what));
+        Self { sabotage: sabotage.name, wrong: sabotage.wrong, caught_by, seconds: report.seconds }
+    }
+}
+
+/// For people.
+pub(crate) fn table(verdicts: &[Verdict]) -> String {
+    let caught = verdicts.iter().filter(|verdict| verdict.caught_by.is_some()).count();
+    let mut text = String::new();
+    for verdict in verdicts {
+        let by = verdict.caught_by.as_deref().unwrap_or("NOT CAUGHT");
+        text.push_str(&format!("{:<24} {}\n{:<24} {by}\n", verdict.sabotage, verdict.wrong, ""));
+    }
+    text + &format!("{caught} of {} sabotages were caught\n", verdicts.len())
+}
+
+/// Builds `des` with every sabotage compiled in, apart from the one for use.
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a workspace")?;
+    let target = root.join("target").join("chaos");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["build", "--locked", "-p", "des-fleet", "--features", "sabotage", "--target-dir"])
+        .arg(&target)
+        .current_dir(root)
+        .stdin(Stdio::null());
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    if profile == "release" {
+        command.arg("--release");
+    }
+    let status = command.status().context("cannot start cargo")?;
+    ensure!(status.success(), "des could not be built for sabotage: cargo ended with {status}");
+    Ok(target.join(profile).join("des"))
+}

@@ -1,0 +1,246 @@
+//! The chaos harness: real `des` processes under faults of every kind, judged by an oracle that
+//! knows what the catalog held.
+
+mod audit;
+mod broker;
+mod database;
+mod dice;
+mod faults;
+mod files;
+mod fleet;
+mod ground;
+mod inject;
+mod journal;
+mod judge;
+mod oracle;
+mod page;
+mod plan;
+mod process;
+mod proxy;
+mod report;
+mod round;
+#[path = "../../../backends/tests/support/s3_server.rs"]
+mod s3_server;
+mod servers;
+mod store_gate;
+mod watch;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+use self::faults::Schedule;
+use self::ground::{Ground, has_crash_point};
+use self::judge::Verdict;
+use self::plan::{SABOTAGES, Sabotage};
+use self::report::{Report, note_recovery};
+use self::round::{RoundPlan, RoundReport};
+use self::servers::Servers;
+
+/// Rounds after which a sabotage has got away.
+const SABOTAGE_ROUNDS: u64 = 2;
+/// The most files that one round archives: rounds share their source files.
+const MOST_FILES_A_ROUND: u64 = 50_000;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChaosArgs {
+    /// File placements, over as many rounds as it takes; each round has a catalog, a ledger and an
+    /// archive of its own.
+    #[arg(long, default_value_t = 20_000)]
+    files: u64,
+    /// Faults that met something at work.
+    #[arg(long, default_value_t = 40)]
+    faults: u64,
+    /// Everything but timing follows from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Files of one round.
+    #[arg(long, default_value_t = 20_000)]
+    round_files: u64,
+    /// Files of one partition.
+    #[arg(long, default_value_t = 250)]
+    partition_rows: u64,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Write the report as a page of HTML, with a timeline.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Tell the product to do wrong in this way, and end with success when that is caught.
+    #[arg(long, value_name = "NAME")]
+    sabotage: Option<String>,
+    /// Every sabotage, one after the other: what caught each.
+    #[arg(long, conflicts_with_all = ["sabotage", "report"])]
+    judge: bool,
+    /// The binary; default: `des` beside this program, and for sabotage one that is built for it
+    /// in `target/chaos`.
+    #[arg(long, value_name = "PATH")]
+    des: Option<PathBuf>,
+    /// Keep logs and configurations below this directory.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    #[default]
+    Human,
+    Json,
+}
+
+/// Runs the harness; the exit code is 1 when anything was found, or a sabotage was not.
+pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<ExitCode> {
+    let Some(servers) = Servers::from_environment() else {
+        return Err(servers::start_again_with_servers());
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let stop = stop_on_signals()?;
+        if args.judge {
+            judge_all(args, servers, &stop).await
+        } else {
+            one(args, servers, &stop).await
+        }
+    });
+    // Processes of a run that failed are killed with the tasks that keep them.
+    drop(runtime);
+    let (text, good) = done?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn one(
+    args: &ChaosArgs,
+    servers: Servers,
+    stop: &CancellationToken,
+) -> anyhow::Result<(String, bool)> {
+    let des = match (&args.des, &args.sabotage) {
+        (Some(des), _) => des.clone(),
+        (None, Some(_)) => judge::build()?,
+        (None, None) => std::env::current_exe()?.with_file_name("des"),
+    };
+    ensure!(des.is_file(), "{} is not there: cargo build --release", des.display());
+    let sabotage = args.sabotage.as_deref().map(known_sabotage).transpose()?;
+    let (report, rounds) = all_rounds(args, (servers, &des), sabotage, stop).await?;
+    if let Some(path) = &args.report {
+        std::fs::write(path, page::page(&report, &rounds))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let text = match args.output {
+        Output::Human => report.text(),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    Ok((text, report.is_clean() == sabotage.is_none()))
+}
+
+async fn judge_all(
+    args: &ChaosArgs,
+    servers: Servers,
+    stop: &CancellationToken,
+) -> anyhow::Result<(String, bool)> {
+    let des = args.des.clone().map_or_else(judge::build, Ok)?;
+    let mut verdicts = Vec::new();
+    for sabotage in &SABOTAGES {
+        let run = all_rounds(args, (servers.clone(), &des), Some(sabotage), stop);
+        verdicts.push(Verdict::of(sabotage, &run.await?.0));
+    }
+    let good = verdicts.iter().all(|verdict| verdict.caught_by.is_some());
+    let text = match args.output {
+        Output::Human => judge::table(&verdicts),
+        Output::Json => serde_json::to_string_pretty(&verdicts)? + "\n",
+    };
+    Ok((text, good))
+}
+
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+async fn all_rounds(
+    args: &ChaosArgs,
+    (servers, des): (Servers, &Path),
+    sabotage: Option<&'static Sabotage>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Report, Vec<RoundReport>)> {
+    let began = Instant::now();
+    let temporary = tempfile::Builder::new().prefix("des-chaos-").tempdir()?;
+    let dir = args.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let for_sabotage = has_crash_point(des, "start_sabotage")?;
+    ensure!(
+        for_sabotage || sabotage.is_none(),
+        "{} is not compiled for sabotage: leave --des away, or build it with --features sabotage",
+        des.display()
+    );
+    let with_crash_points = for_sabotage || has_crash_point(des, "start")?;
+    let files = args.round_files.min(args.files).min(MOST_FILES_A_ROUND);
+    let name = sabotage.map(|it| it.name.to_owned());
+    let ground = Ground::prepare(servers, &dir, des, files, name).await?;
+    let ground = Arc::new(ground);
+    let mut rounds: Vec<RoundReport> = Vec::new();
+    loop {
+        let plan = RoundPlan {
+            round: rounds.len() as u64 + 1,
+            schedule: Schedule {
+                seed: args.seed,
+                first: rounds.iter().map(|round| round.faults.len() as u64).sum(),
+                with_crash_points,
+                sabotage,
+            },
+            partition_rows: args.partition_rows,
+        };
+        let mut round = round::run(&ground, plan, stop).await?;
+        note_recovery(&mut round);
+        rounds.push(round);
+        let report = Report::of(
+            args.seed,
+            &rounds,
+            ground.journal.repeated(),
+            began.elapsed().as_secs_f64(),
+        );
+        tell(&report)?;
+        let enough = match sabotage {
+            None => report.files >= args.files && report.faults_effective >= args.faults,
+            Some(_) => report.rounds >= SABOTAGE_ROUNDS,
+        };
+        if enough || !report.is_clean() {
+            return Ok((report, rounds));
+        }
+    }
+}
+
+fn known_sabotage(name: &str) -> anyhow::Result<&'static Sabotage> {
+    let names: Vec<&str> = SABOTAGES.iter().map(|it| it.name).collect();
+    let known = SABOTAGES.iter().find(|it| it.name == name);
+    known.with_context(|| format!("no sabotage `{name}`: use {}", names.join(", ")))
+}
+
+/// Where a long run stands, after each round.
+fn tell(report: &Report) -> anyhow::Result<()> {
+    let line = format!(
+        "round {}: {} files, {} effective faults, {} findings, {:.0} s\n",
+        report.rounds,
+        report.files,
+        report.faults_effective,
+        report.findings.len(),
+        report.seconds
+    );
+    Ok(std::io::stderr().lock().write_all(line.as_bytes())?)
+}

@@ -1,0 +1,432 @@
+//! Which fault comes when: a schedule that follows from the seed. Pure.
+
+use std::time::Duration;
+
+use super::dice::Dice;
+
+/// The wait before a fault, counted from the one before, in milliseconds.
+const PAUSE_MS: (u64, u64) = (150, 900);
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Coordinator,
+    Worker,
+}
+
+/// What stands behind a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Link {
+    Postgres,
+    Broker,
+    Store,
+}
+
+/// What a proxy does to the connections that go through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Harm {
+    /// Every piece of bytes comes late.
+    Latency,
+    /// Few bytes a second.
+    Bandwidth,
+    /// All connections end; new ones are turned away.
+    Cut,
+    /// All connections are reset, and new ones work.
+    Reset,
+    /// Nothing gets to the server, and the client is not told.
+    BlackholeUp,
+    /// Nothing comes back from the server.
+    BlackholeDown,
+    /// The server's side ends at once, the client's bytes are taken and thrown away for a while.
+    SlowClose,
+}
+
+/// What the S3 server does to a part of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ill {
+    InternalError,
+    SlowDown,
+    Forbidden,
+    /// The object is written, and the connection ends before the answer.
+    LostResponse,
+    /// The body of an answer ends before its length.
+    Truncated,
+    Slow,
+    /// No answer at all while the fault lasts.
+    Hang,
+}
+
+/// What happens to the broker, or to what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BrokerHarm {
+    Restart,
+    CloseConnections,
+    DeleteQueue,
+    PurgeQueue,
+    MemoryAlarm,
+    /// Every task and every outcome is delivered a second time.
+    Repeat,
+    /// Messages that nobody can parse, and outcomes that nobody has earned.
+    Forge,
+}
+
+/// What happens to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DatabaseHarm {
+    TerminateBackends,
+    ReadOnly,
+    ConnectionLimit,
+}
+
+/// A fault of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Kill(Role),
+    /// SIGSTOP, for a coordinator past its lease, and SIGCONT.
+    Freeze(Role),
+    /// SIGTERM.
+    Terminate(Role),
+    /// The process aborts at a named point in its code.
+    Crash(CrashPoint),
+    /// The process stops at a named point in its code, past the lease, and goes on.
+    Stall(CrashPoint),
+    /// Both coordinators come to a point, one after the other's lease has run out, and the first
+    /// goes on.
+    Duel(CrashPoint),
+    Network(Link, Harm),
+    Store(Ill),
+    Broker(BrokerHarm),
+    Database(DatabaseHarm),
+}
+
+/// A named point in the code of one role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CrashPoint {
+    pub(crate) role: Role,
+    pub(crate) name: &'static str,
+}
+
+/// Every crash point that the binary has when it is compiled with them.
+pub(crate) const CRASH_POINTS: [CrashPoint; 13] = [
+    coordinator("after_manifest"),
+    coordinator("after_ledger"),
+    coordinator("before_publish"),
+    coordinator("after_publish"),
+    coordinator("before_accept"),
+    coordinator("after_accept"),
+    coordinator("before_certificate"),
+    coordinator("before_commit"),
+    coordinator("after_commit"),
+    worker("after_upload"),
+    worker("after_receipt"),
+    worker("before_ack"),
+    worker("after_ack"),
+];
+
+const fn coordinator(name: &'static str) -> CrashPoint {
+    CrashPoint { role: Role::Coordinator, name }
+}
+
+const fn worker(name: &'static str) -> CrashPoint {
+    CrashPoint { role: Role::Worker, name }
+}
+
+/// A way in which a build with the feature `sabotage` can be told to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sabotage {
+    pub(crate) name: &'static str,
+    pub(crate) wrong: &'static str,
+    /// The faults that bring it to light; none where it shows by itself.
+    pub(crate) provoked_by: &'static [(Kind, (u64, u64))],
+}
+
+/// What the harness must catch.
+pub(crate) const SABOTAGES: [Sabotage; 10] = [
+    Sabotage {
+        name: "ack_before_upload",
+        wrong: "a task is acked before its shards are uploaded",
+        provoked_by: &[(Kind::Crash(worker("after_upload")), (0, 0))],
+    },
+    Sabotage {
+        name: "commit_incomplete",
+        wrong: "a window is committed with one partition missing",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "commit_without_epoch",
+        wrong: "a window is committed whatever the lease's epoch",
+        provoked_by: &[(Kind::Duel(coordinator("before_commit")), STALL_MS)],
+    },
+    Sabotage {
+        name: "shard_overwritten",
+        wrong: "a shard is overwritten in place",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "failed_file_dropped",
+        wrong: "a failed file is dropped silently",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "midnight_excluded",
+        wrong: "a window's boundary is off by one at midnight",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "outcome_counted_twice",
+        wrong: "an outcome that comes twice is counted twice",
+        provoked_by: &[(Kind::Broker(BrokerHarm::Repeat), (3_000, 5_000))],
+    },
+    Sabotage {
+        name: "receipt_before_shards",
+        wrong: "a receipt is written before its shards are durable",
+        provoked_by: &[],
+    },
+    Sabotage {
+        name: "stalled_leader_writes",
+        wrong: "a manifest is overwritten by a leader that was stalled",
+        provoked_by: &[(Kind::Freeze(Role::Coordinator), (3_500, 4_500))],
+    },
+    Sabotage {
+        name: "counts_from_message",
+        wrong: "counts are taken from the message instead of the receipt",
+        provoked_by: &[(Kind::Broker(BrokerHarm::Forge), (0, 0))],
+    },
+];
+
+/// One fault of the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
+    /// From the beginning of the fault before to the beginning of this one.
+    pub(crate) pause: Duration,
+    /// How long it lasts, where it lasts.
+    pub(crate) lasts: Duration,
+    /// Which one, where there are several: modulo their number.
+    pub(crate) choice: u64,
+    /// At which hit, for a crash point.
+    pub(crate) hit: u64,
+}
+
+/// Kinds with their weights, and how long they last in milliseconds.
+const KINDS: [(Kind, u64, (u64, u64)); 33] = [
+    (Kind::Kill(Role::Worker), 12, (0, 0)),
+    (Kind::Kill(Role::Coordinator), 5, (0, 0)),
+    (Kind::Freeze(Role::Worker), 6, (300, 3_000)),
+    (Kind::Freeze(Role::Coordinator), 3, (2_500, 4_500)),
+    (Kind::Terminate(Role::Worker), 5, (0, 0)),
+    (Kind::Terminate(Role::Coordinator), 2, (0, 0)),
+    (Kind::Network(Link::Postgres, Harm::Latency), 2, (500, 2_000)),
+    (Kind::Network(Link::Postgres, Harm::Cut), 3, (100, 1_500)),
+    (Kind::Network(Link::Postgres, Harm::Reset), 3, (0, 0)),
+    (Kind::Network(Link::Postgres, Harm::BlackholeUp), 2, (500, 3_500)),
+    (Kind::Network(Link::Postgres, Harm::BlackholeDown), 2, (500, 3_500)),
+    (Kind::Network(Link::Broker, Harm::Latency), 2, (500, 2_000)),
+    (Kind::Network(Link::Broker, Harm::Cut), 3, (100, 1_500)),
+    (Kind::Network(Link::Broker, Harm::Reset), 4, (0, 0)),
+    (Kind::Network(Link::Broker, Harm::BlackholeUp), 2, (500, 3_000)),
+    (Kind::Network(Link::Broker, Harm::SlowClose), 2, (300, 1_500)),
+    (Kind::Network(Link::Store, Harm::Latency), 2, (500, 2_000)),
+    (Kind::Network(Link::Store, Harm::Bandwidth), 2, (500, 2_000)),
+    (Kind::Network(Link::Store, Harm::Cut), 3, (100, 1_000)),
+    (Kind::Network(Link::Store, Harm::Reset), 4, (0, 0)),
+    (Kind::Network(Link::Store, Harm::BlackholeDown), 2, (500, 2_500)),
+    (Kind::Store(Ill::InternalError), 4, (300, 1_500)),
+    (Kind::Store(Ill::SlowDown), 4, (300, 1_500)),
+    (Kind::Store(Ill::Forbidden), 2, (300, 1_000)),
+    (Kind::Store(Ill::LostResponse), 5, (300, 1_500)),
+    (Kind::Store(Ill::Truncated), 4, (300, 1_500)),
+    (Kind::Store(Ill::Slow), 2, (500, 1_500)),
+    (Kind::Store(Ill::Hang), 2, (500, 2_500)),
+    (Kind::Broker(BrokerHarm::Repeat), 4, (500, 3_000)),
+    (Kind::Broker(BrokerHarm::Forge), 1, (0, 0)),
+    (Kind::Database(DatabaseHarm::TerminateBackends), 4, (0, 0)),
+    (Kind::Database(DatabaseHarm::ReadOnly), 2, (500, 2_500)),
+    (Kind::Database(DatabaseHarm::ConnectionLimit), 2, (800, 2_500)),
+];
+
+/// Kinds that take the broker's own tools, which are slow to start, or after which a task is
+/// found only by its silence.
+const RARE: [(Kind, u64, (u64, u64)); 5] = [
+    (Kind::Broker(BrokerHarm::Restart), 1, (0, 500)),
+    (Kind::Broker(BrokerHarm::CloseConnections), 2, (0, 0)),
+    (Kind::Broker(BrokerHarm::MemoryAlarm), 1, (500, 2_500)),
+    (Kind::Broker(BrokerHarm::DeleteQueue), 1, (0, 0)),
+    (Kind::Broker(BrokerHarm::PurgeQueue), 1, (0, 0)),
+];
+
+/// Weight of all crash points together, where the binary has them.
+const CRASH_WEIGHT: u64 = 14;
+/// How often in a crash point's share the process stops there instead, and goes on later.
+const STALL_ONE_IN: u64 = 4;
+/// How often, of coordinators, both stop there.
+const DUEL_ONE_IN: u64 = 3;
+/// How long a process that stopped at a point stays so: past the lease, in milliseconds.
+const STALL_MS: (u64, u64) = (2_500, 4_000);
+
+/// The fault with this number, from 0.
+///
+/// With crash points, the first faults are one crash at each.
+pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
+    let mut dice = Dice::new(seed, "fault", number);
+    let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
+    let (choice, hit) = (dice.next(), dice.between(1, 4));
+    let at = |kind, lasts, hit| Fault { number, kind, pause, lasts, choice, hit };
+    if with_crash_points
+        && let Some(point) = usize::try_from(number).ok().and_then(|at| CRASH_POINTS.get(at))
+    {
+        return at(Kind::Crash(*point), Duration::ZERO, 1);
+    }
+    let crashes = if with_crash_points { CRASH_WEIGHT } else { 0 };
+    let all = || KINDS.iter().chain(&RARE);
+    let mut left = dice.below(all().map(|(_, weight, _)| weight).sum::<u64>() + crashes);
+    for (kind, weight, (from, to)) in all() {
+        match left.checked_sub(*weight) {
+            Some(rest) => left = rest,
+            None => return at(*kind, Duration::from_millis(dice.between(*from, *to)), hit),
+        }
+    }
+    let which = usize::try_from(dice.below(CRASH_POINTS.len() as u64)).unwrap_or_default();
+    let point = CRASH_POINTS.get(which).copied().unwrap_or(CRASH_POINTS[0]);
+    if dice.below(STALL_ONE_IN) == 0 {
+        let lasts = Duration::from_millis(dice.between(STALL_MS.0, STALL_MS.1));
+        let duel = point.role == Role::Coordinator && dice.below(DUEL_ONE_IN) == 0;
+        let kind = if duel { Kind::Duel(point) } else { Kind::Stall(point) };
+        return at(kind, lasts, hit);
+    }
+    at(Kind::Crash(point), Duration::ZERO, hit)
+}
+
+/// The fault with this number of a schedule that is to bring a sabotage to light.
+pub(crate) fn provocation(seed: u64, number: u64, sabotage: &Sabotage) -> Option<Fault> {
+    let mut dice = Dice::new(seed, sabotage.name, number);
+    let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
+    let which = usize::try_from(dice.below(sabotage.provoked_by.len() as u64)).ok()?;
+    let (kind, (from, to)) = *sabotage.provoked_by.get(which)?;
+    let lasts = Duration::from_millis(dice.between(from, to));
+    // A leader is what is wanted, and the first time that it comes to a point.
+    Some(Fault { number, kind, pause, lasts, choice: 1 + dice.below(1 << 20) * 4, hit: 1 })
+}
+
+impl Kind {
+    /// The name of the kind, as reports have it.
+    pub(crate) fn name(self) -> String {
+        let role = |role| match role {
+            Role::Coordinator => "coordinator",
+            Role::Worker => "worker",
+        };
+        match self {
+            Self::Kill(which) => format!("{} killed", role(which)),
+            Self::Freeze(which) => format!("{} frozen", role(which)),
+            Self::Terminate(which) => format!("{} terminated", role(which)),
+            Self::Crash(point) => format!("crash at {}", point.name),
+            Self::Stall(point) => format!("stalled at {}", point.name),
+            Self::Duel(point) => format!("stalled both at {}", point.name),
+            Self::Network(link, harm) => format!("{} {}", link.name(), harm.name()),
+            Self::Store(ill) => format!("store {}", ill.name()),
+            Self::Broker(harm) => format!("broker {}", harm.name()),
+            Self::Database(harm) => format!("database {}", harm.name()),
+        }
+    }
+}
+
+impl Link {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "database link",
+            Self::Broker => "broker link",
+            Self::Store => "store link",
+        }
+    }
+}
+
+impl Harm {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "late",
+            Self::Bandwidth => "narrow",
+            Self::Cut => "cut",
+            Self::Reset => "reset",
+            Self::BlackholeUp => "one-way up",
+            Self::BlackholeDown => "one-way down",
+            Self::SlowClose => "closed slowly",
+        }
+    }
+}
+
+impl Ill {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::InternalError => "500",
+            Self::SlowDown => "503 SlowDown",
+            Self::Forbidden => "403",
+            Self::LostResponse => "response lost",
+            Self::Truncated => "body truncated",
+            Self::Slow => "slow",
+            Self::Hang => "hanging",
+        }
+    }
+}
+
+impl BrokerHarm {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "stopped and started",
+            Self::CloseConnections => "closed all connections",
+            Self::DeleteQueue => "queue deleted",
+            Self::PurgeQueue => "queue purged",
+            Self::MemoryAlarm => "memory alarm",
+            Self::Repeat => "delivers everything again",
+            Self::Forge => "forged messages",
+        }
+    }
+}
+
+impl DatabaseHarm {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::TerminateBackends => "backends terminated",
+            Self::ReadOnly => "read-only",
+            Self::ConnectionLimit => "connection limit",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn schedule(seed: u64, with_crash_points: bool) -> Vec<Fault> {
+        (0..2_000).map(|number| fault(seed, number, with_crash_points)).collect()
+    }
+
+    #[test]
+    fn a_schedule_follows_from_its_seed() {
+        assert_eq!(schedule(7, true), schedule(7, true));
+        assert_ne!(schedule(7, true), schedule(8, true));
+    }
+
+    #[test]
+    fn every_kind_comes_and_every_crash_point_first() {
+        let faults = schedule(1, true);
+        let first: Vec<Kind> = faults.iter().take(CRASH_POINTS.len()).map(|it| it.kind).collect();
+        assert_eq!(first, CRASH_POINTS.map(Kind::Crash));
+        let kinds: BTreeSet<Kind> = faults.iter().map(|it| it.kind).collect();
+        for (kind, ..) in KINDS.iter().chain(&RARE) {
+            assert!(kinds.contains(kind), "{kind:?} never comes");
+        }
+        assert!(kinds.iter().any(|kind| matches!(kind, Kind::Stall(_))));
+        assert!(kinds.iter().any(|kind| matches!(kind, Kind::Duel(_))));
+        let names: BTreeSet<String> = kinds.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), kinds.len(), "two kinds have one name");
+    }
+
+    #[test]
+    fn a_binary_without_crash_points_is_not_asked_for_them() {
+        let crash = |it: &Fault| matches!(it.kind, Kind::Crash(_) | Kind::Stall(_) | Kind::Duel(_));
+        assert!(!schedule(1, false).iter().any(crash));
+    }
+}

@@ -1,0 +1,210 @@
+//! One round: a fresh catalog and archive, a fleet that works, faults all the while, the oracle
+//! watching, and the audit at the end.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use protocol::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::audit::{Audited, audit};
+use super::broker::Tap;
+use super::faults::{Schedule, inject_all};
+use super::files::Expected;
+use super::fleet::{Fleet, days_of};
+use super::ground::Ground;
+use super::inject::Target;
+use super::oracle::{Bucket, Finding, Oracle, Sin};
+use super::report::{FaultRecord, Sample};
+use super::watch::{Watch, now_micros, recorded_errors};
+
+/// How often the oracle looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// So long nothing at all may be accepted or committed.
+const STUCK_AFTER: Duration = Duration::from_secs(300);
+/// So long the oracle's own connection may fail.
+const BLIND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a round is to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoundPlan {
+    pub(crate) round: u64,
+    /// With a sabotage, the round ends at the first finding.
+    pub(crate) schedule: Schedule,
+    pub(crate) partition_rows: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct RoundReport {
+    /// Rows that are in the archive as they should, or are error rows as they should.
+    pub(crate) settled: u64,
+    pub(crate) windows: u64,
+    pub(crate) partitions: u64,
+    pub(crate) duplicates_removed: u64,
+    pub(crate) faults: Vec<FaultRecord>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) samples: Vec<Sample>,
+    /// When partitions were accepted, in microseconds since 1970, and their rows.
+    pub(crate) accepts: Vec<(i64, u64)>,
+}
+
+/// Runs a round to its end, and removes what it made in the servers.
+pub(crate) async fn run(
+    ground: &Arc<Ground>,
+    plan: RoundPlan,
+    stop: &CancellationToken,
+) -> anyhow::Result<RoundReport> {
+    let now = Timestamp::from_micros(now_micros()).context("the clock is out of range")?;
+    let (first_day, cutoff) = days_of(now);
+    let expected = Arc::new(Expected::new(ground.files.rows(first_day, plan.round)));
+    let mut fleet = Fleet::make(ground, plan.round, expected.rows(), plan.partition_rows).await?;
+    let worked = work(ground, &mut fleet, plan, (&expected, cutoff), stop).await;
+    fleet.abandon();
+    fleet.database.remove().await?;
+    let objects = ground.s3.bucket_dir.join(fleet.prefix.trim_end_matches('/'));
+    ground.journal.forget();
+    std::fs::remove_dir_all(&objects).with_context(|| objects.display().to_string())?;
+    worked
+}
+
+async fn work(
+    ground: &Arc<Ground>,
+    fleet: &mut Fleet,
+    plan: RoundPlan,
+    (expected, cutoff): (&Arc<Expected>, Timestamp),
+    stop: &CancellationToken,
+) -> anyhow::Result<RoundReport> {
+    let watch = Watch::install(&fleet.direct_url).await?;
+    let bucket = Arc::new(Bucket {
+        journal: Arc::clone(&ground.journal),
+        bucket_dir: ground.s3.bucket_dir.clone(),
+        prefix: fleet.prefix.clone(),
+    });
+    let oracle = Oracle::new(Arc::clone(expected), Arc::clone(&bucket));
+    let servers = &ground.servers;
+    let tap = Tap::start(&servers.amqp, &fleet.broker_prefix, servers.rabbitmqctl.clone());
+    fleet.start();
+    let target = Arc::new(Target {
+        ground: Arc::clone(ground),
+        processes: fleet.processes.clone(),
+        database: Arc::clone(&fleet.database),
+        tap,
+        leader: Mutex::new(None),
+        findings: Mutex::default(),
+    });
+    let mut watching = Watching {
+        watch,
+        oracle,
+        target: Arc::clone(&target),
+        expected: Arc::clone(expected),
+        report: RoundReport::default(),
+        accepted: watch::Sender::new(0),
+    };
+    let ended = CancellationToken::new();
+    let until_found = plan.schedule.sabotage.is_some();
+    let faults = inject_all(&target, plan.schedule, watching.accepted.subscribe(), ended.clone());
+    let watched = async {
+        let watched = tokio::select! {
+            watched = watching.until(cutoff, until_found) => watched,
+            () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+        };
+        ended.cancel();
+        watched
+    };
+    let (watched, faults) = tokio::join!(watched, faults);
+    watched?;
+    target.tap.heal().await?;
+    fleet.database.heal().await?;
+    for complaint in fleet.stop().await? {
+        watching.oracle.found(Finding::new(Sin::Stuck, 1, complaint));
+    }
+    let Watching { watch, mut oracle, mut report, .. } = watching;
+    let mut last = watch;
+    oracle.look(&last.look().await?);
+    let errors = recorded_errors(&fleet.direct_url).await?;
+    let commits: Vec<_> = oracle.commits().cloned().collect();
+    let settled_until = oracle.watermark();
+    let (for_audit, rows) = (Arc::clone(&bucket), Arc::clone(expected));
+    let (windows, cut_short) = (commits.len() as u64, until_found && !oracle.findings().is_empty());
+    let audited = tokio::task::spawn_blocking(move || {
+        audit(&for_audit, &rows, (&commits, settled_until), &errors)
+    });
+    let Audited { equal, failed, findings } = audited.await?;
+    // A round that ended at its first finding has rows that nobody came to.
+    if !cut_short {
+        findings.into_iter().for_each(|finding| oracle.found(finding));
+        if oracle.findings().is_empty() {
+            fleet.run(&["verify", "--deep"]).await.context("and des itself finds damage")?;
+        }
+    }
+    report.settled = equal + failed;
+    report.windows = windows;
+    report.partitions = oracle.accepted() as u64;
+    report.duplicates_removed = target.tap.duplicates();
+    report.faults = faults;
+    report.findings = oracle.findings().to_vec();
+    Ok(report)
+}
+
+/// The oracle at work.
+struct Watching {
+    watch: Watch,
+    oracle: Oracle,
+    target: Arc<Target>,
+    expected: Arc<Expected>,
+    report: RoundReport,
+    /// How many partitions have been accepted.
+    accepted: watch::Sender<u64>,
+}
+
+impl Watching {
+    /// Looks until everything is settled, or nothing moves any more.
+    async fn until(&mut self, cutoff: Timestamp, until_found: bool) -> anyhow::Result<()> {
+        let mut moved = Instant::now();
+        let mut saw = Instant::now();
+        loop {
+            match self.watch.look().await {
+                Ok(news) => {
+                    saw = Instant::now();
+                    if !news.accepts.is_empty() || !news.commits.is_empty() {
+                        moved = saw;
+                    }
+                    let accepts = news.accepts.iter().map(|accept| (accept.at, accept.rows));
+                    self.report.accepts.extend(accepts);
+                    self.oracle.look(&news);
+                    let count = self.report.accepts.len() as u64;
+                    self.accepted.send_replace(count);
+                    self.target.leader_is(news.lease_holder);
+                }
+                Err(error) if saw.elapsed() > BLIND_LIMIT => return Err(error),
+                Err(_database_is_being_harmed) => {}
+            }
+            for finding in self.target.take_findings() {
+                self.oracle.found(finding);
+            }
+            let watermark = self.oracle.watermark();
+            let settled = watermark.map_or(0, |time| self.expected.up_to(time));
+            self.report.samples.push(Sample { at: now_micros(), settled });
+            if watermark.is_some_and(|time| time >= cutoff) {
+                return Ok(());
+            }
+            if until_found && !self.oracle.findings().is_empty() {
+                return Ok(());
+            }
+            if moved.elapsed() > STUCK_AFTER {
+                let rows = self.expected.rows().len() as u64;
+                let what = format!(
+                    "nothing was accepted or committed for {} s: {settled} of {rows} rows are settled",
+                    STUCK_AFTER.as_secs()
+                );
+                self.oracle.found(Finding::new(Sin::Stuck, rows - settled, what));
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
