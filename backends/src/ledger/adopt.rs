@@ -6,7 +6,7 @@ use protocol::{FailedRow, Job, Revision, Tally, Timestamp, Window, WindowKey};
 use super::session::{Param, Session};
 use super::{
     ArchiveRecord, AuditEntry, Lease, NewWindow, WatermarkRow, WindowState, WindowTotals, commit,
-    lease, operator, watermark, windows,
+    lease, looks, operator, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -77,6 +77,7 @@ async fn adopt_window<S: Session>(session: &mut S, job: &Job, pass: &AdoptedWind
     windows::insert(session, job, (&record, pass.rows), WindowState::Open).await?;
     commit::record_failures(session, job, key, &pass.failures).await?;
     commit::mark_committed(session, job, key, &pass.certificate, pass.totals).await?;
+    looks::adopt(session, job, key, pass.rows, pass.certified_at).await?;
     let [job, end, revision] = windows::key_params(job, key);
     let update = "UPDATE des_windows SET committed_at = $4 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";

@@ -228,6 +228,34 @@ pub(super) async fn record<S: Session>(
     Ok(())
 }
 
+/// Writes down the rows of a window's first pass as those that the catalog had, where nothing is
+/// written down: what a certificate knows. Such windows are not looked at by themselves, and those
+/// without rows not at all, since they may have been skipped at somebody's word.
+pub(super) async fn adopt<S: Session>(
+    session: &mut S,
+    job: &Job,
+    key: WindowKey,
+    rows: Tally,
+    certified_at: Timestamp,
+) -> Result<()> {
+    if key.revision > 0 || rows.rows == 0 {
+        return Ok(());
+    }
+    let insert = "INSERT INTO des_looks (job, window_end, row_count, digest, looked_at, \
+                  rechecked_at) VALUES ($1, $2, $3, $4, $5, $5) \
+                  ON CONFLICT (job, window_end) DO NOTHING";
+    let digest = rows.digest.to_string();
+    let params = [
+        Param::Text(job.as_str()),
+        Param::Time(key.end),
+        Param::count(rows.rows),
+        Param::Text(&digest),
+        Param::Time(certified_at),
+    ];
+    session.execute(insert, &params).await?;
+    Ok(())
+}
+
 /// Writes down what a pass found that saw nothing of the catalog.
 pub(super) async fn record_findings<S: Session>(
     session: &mut S,

@@ -68,6 +68,11 @@ pub(crate) async fn an_empty_ledger_takes_up_what_is_certified(bench: &dyn Bench
             assert_eq!((record.totals, &record.replaces), (pass.totals, &pass.replaces));
             assert_eq!(record.certificate.as_ref(), Some(&pass.certificate));
         }
+        let looks = ledger.looks(None, None, 9).await.expect("looks");
+        let looks: Vec<_> = looks.iter().map(|it| (it.window, it.catalog, it.rechecked)).collect();
+        // What the catalog had is what the first pass saw.
+        let seen = |day| (window(day), Some(tally(11)), true);
+        assert_eq!(looks, [seen(1), seen(2)]);
         // uid-1 was archived by the revision, uid-2 failed again: as their commits leave them.
         assert_eq!(errors(bench).await, "2 uid-1 1");
         let unresolved = ledger.errors(9).await.expect("errors");
