@@ -228,6 +228,34 @@ pub(super) async fn record<S: Session>(
     Ok(())
 }
 
+/// Writes down what the first pass over a window saw, for a ledger that has lost it. Such a window
+/// is not looked at by itself; where it has later passes, a reconcile will find out more. One
+/// without rows may have been skipped at somebody's word.
+pub(super) async fn adopt<S: Session>(
+    session: &mut S,
+    job: &Job,
+    key: WindowKey,
+    rows: Tally,
+    at: Timestamp,
+) -> Result<()> {
+    if key.revision > 0 || rows.rows == 0 {
+        return Ok(());
+    }
+    let insert = "INSERT INTO des_looks (job, window_end, row_count, digest, looked_at, \
+                  rechecked_at) VALUES ($1, $2, $3, $4, $5, $5) \
+                  ON CONFLICT (job, window_end) DO NOTHING";
+    let digest = rows.digest.to_string();
+    let params = [
+        Param::Text(job.as_str()),
+        Param::Time(key.end),
+        Param::count(rows.rows),
+        Param::Text(&digest),
+        Param::Time(at),
+    ];
+    session.execute(insert, &params).await?;
+    Ok(())
+}
+
 /// Writes down what a pass found that saw nothing of the catalog.
 pub(super) async fn record_findings<S: Session>(
     session: &mut S,

@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 
 use protocol::{Certificate, Timestamp, names};
 
-/// Everything that a certificate names, itself included; what it replaces, or leaves
-/// unrepaired, is named by the certificate of the pass before. Every field is listed, so that a new one is not forgotten here.
+/// Everything that a certificate names, itself included; what it replaces, or leaves unrepaired, is
+/// named by the certificate of the pass before. Every field is listed, so that a new one is not
+/// forgotten here.
 pub(crate) fn for_each_name(certificate: &Certificate, mut visit: impl FnMut(&str)) {
     let Certificate {
         partitions,
