@@ -65,6 +65,7 @@ async fn adopt_window<S: Session>(session: &mut S, job: &Job, pass: &AdoptedWind
     match windows::find(session, job, key).await? {
         Some(known) if known.state != WindowState::Committed => {
             windows::delete(session, job, key).await?;
+            looks::delete_pass(session, job, key).await?;
         }
         Some(known) if known.certificate.as_deref() == Some(&*pass.certificate) => return Ok(()),
         Some(_) => return Err(commit::committed_otherwise(job, key)),
@@ -77,12 +78,11 @@ async fn adopt_window<S: Session>(session: &mut S, job: &Job, pass: &AdoptedWind
     windows::insert(session, job, (&record, pass.rows), WindowState::Open).await?;
     commit::record_failures(session, job, key, &pass.failures).await?;
     commit::mark_committed(session, job, key, &pass.certificate, pass.totals).await?;
-    looks::adopt(session, job, key, pass.rows, pass.certified_at).await?;
-    let [job, end, revision] = windows::key_params(job, key);
+    let [of_job, end, revision] = windows::key_params(job, key);
     let update = "UPDATE des_windows SET committed_at = $4 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";
-    session.execute(update, &[job, end, revision, Param::Time(pass.certified_at)]).await?;
-    Ok(())
+    session.execute(update, &[of_job, end, revision, Param::Time(pass.certified_at)]).await?;
+    looks::adopt(session, job, key, pass.rows, pass.certified_at).await
 }
 
 /// Records the archive and puts the watermark where its windows end, which ends the rebuilding.
@@ -126,6 +126,7 @@ pub(super) async fn adopt_archive<S: Session>(
             watermark::insert_watermark(session, config_id, row).await?;
         }
     }
+    looks::delete_uncommitted(session, job).await?;
     windows::delete_uncommitted(session, job).await?;
     lease::release_above(session, job, lease, *epoch).await?;
     operator::append_audit(session, job, audit).await

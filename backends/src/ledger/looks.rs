@@ -228,15 +228,15 @@ pub(super) async fn record<S: Session>(
     Ok(())
 }
 
-/// Writes down the rows of a window's first pass as those that the catalog had, where nothing is
-/// written down: what a certificate knows. Such windows are not looked at by themselves, and those
-/// without rows not at all, since they may have been skipped at somebody's word.
+/// Writes down what the first pass over a window saw, for a ledger that has lost it. Such a window
+/// is not looked at by itself; where it has later passes, a reconcile will find out more. One
+/// without rows may have been skipped at somebody's word.
 pub(super) async fn adopt<S: Session>(
     session: &mut S,
     job: &Job,
     key: WindowKey,
     rows: Tally,
-    certified_at: Timestamp,
+    at: Timestamp,
 ) -> Result<()> {
     if key.revision > 0 || rows.rows == 0 {
         return Ok(());
@@ -250,7 +250,7 @@ pub(super) async fn adopt<S: Session>(
         Param::Time(key.end),
         Param::count(rows.rows),
         Param::Text(&digest),
-        Param::Time(certified_at),
+        Param::Time(at),
     ];
     session.execute(insert, &params).await?;
     Ok(())

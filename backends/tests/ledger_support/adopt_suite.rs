@@ -79,6 +79,13 @@ pub(crate) async fn an_empty_ledger_takes_up_what_is_certified(bench: &dyn Bench
         assert_eq!(unresolved.len(), 1);
         assert_eq!((&*unresolved[0].failed.uid, unresolved[0].window), ("uid-2", key(1, 1)));
     }
+    // What the first passes saw is known again; nobody is to compare it by himself.
+    let looks = ledger.looks(None, None, 9).await.expect("looks");
+    let seen: Vec<_> =
+        looks.iter().map(|look| (look.window, look.revision, look.catalog)).collect();
+    let expected = [(window(1), 1, Some(passes[0].rows)), (window(2), 0, Some(passes[2].rows))];
+    assert_eq!(seen, expected);
+    assert!(looks.iter().all(|look| look.rechecked));
     assert_eq!(ledger.archive().await.expect("an answer"), None, "it is not usable yet");
 
     let whole = archive("2024-12-03", 7);
