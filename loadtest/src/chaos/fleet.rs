@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use protocol::Timestamp;
@@ -22,6 +23,8 @@ use super::watch::connect;
 /// Files younger than this many days are left alone.
 const LAG_DAYS: i64 = 7;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
+/// What `des gc` leaves alone at the end of a round.
+pub(crate) const GC_GRACE: Duration = Duration::from_secs(1);
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 3;
 /// Rows that one statement inserts.
@@ -116,6 +119,7 @@ impl Fleet {
             "coordinator": {
                 "spool_dir": self.dir, "lease_ttl": "2s", "partition_rows": partition_rows,
                 "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000,
+                "gc_grace": format!("{}s", GC_GRACE.as_secs()),
             },
         }))
     }

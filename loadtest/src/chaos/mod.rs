@@ -12,6 +12,7 @@ mod ground;
 mod inject;
 mod journal;
 mod judge;
+mod leftovers;
 mod oracle;
 mod page;
 mod plan;

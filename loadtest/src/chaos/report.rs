@@ -59,6 +59,8 @@ pub(crate) struct Report {
     pub(crate) stuck: u64,
     /// Answers for partitions that were settled already: delivered, and not counted.
     pub(crate) duplicates_removed: u64,
+    /// Objects that nothing named in the end: `des gc` removed them, and no others.
+    pub(crate) objects_collected: u64,
     /// Objects that were written again, with the same bytes.
     pub(crate) objects_written_again: u64,
     pub(crate) windows: u64,
@@ -93,6 +95,7 @@ impl Report {
             double_commits: count(Sin::DoubleCommit),
             stuck: count(Sin::Stuck),
             duplicates_removed: sum(|it| it.duplicates_removed),
+            objects_collected: sum(|it| it.objects_collected),
             objects_written_again,
             windows: sum(|it| it.windows),
             partitions: sum(|it| it.partitions),
@@ -140,13 +143,14 @@ impl Report {
             self.seed
         ));
         line(format!(
-            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}",
+            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}, objects collected {}",
             self.lost,
             self.wrong,
             self.watermark_regressions,
             self.double_commits,
             self.stuck,
-            self.duplicates_removed
+            self.duplicates_removed,
+            self.objects_collected
         ));
         for finding in &self.findings {
             line(format!("FOUND {:?}: {}", finding.sin, finding.what));

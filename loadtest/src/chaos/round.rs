@@ -14,9 +14,10 @@ use super::audit::{Audited, audit};
 use super::broker::Tap;
 use super::faults::{Schedule, inject_all};
 use super::files::Expected;
-use super::fleet::{Fleet, days_of};
+use super::fleet::{Fleet, GC_GRACE, days_of};
 use super::ground::Ground;
 use super::inject::Target;
+use super::leftovers::judge;
 use super::oracle::{Bucket, Finding, Oracle, Sin};
 use super::report::{FaultRecord, Sample};
 use super::watch::{Watch, now_micros, recorded_errors};
@@ -45,6 +46,8 @@ pub(crate) struct RoundReport {
     pub(crate) windows: u64,
     pub(crate) partitions: u64,
     pub(crate) duplicates_removed: u64,
+    /// Objects that nothing named, which `des gc` removed.
+    pub(crate) objects_collected: u64,
     pub(crate) faults: Vec<FaultRecord>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) samples: Vec<Sample>,
@@ -130,6 +133,7 @@ async fn work(
     let settled_until = oracle.watermark();
     let (for_audit, rows) = (Arc::clone(&bucket), Arc::clone(expected));
     let (windows, cut_short) = (commits.len() as u64, until_found && !oracle.findings().is_empty());
+    let committed = commits.clone();
     let audited = tokio::task::spawn_blocking(move || {
         audit(&for_audit, &rows, (&commits, settled_until), &errors)
     });
@@ -139,6 +143,9 @@ async fn work(
         findings.into_iter().for_each(|finding| oracle.found(finding));
         if oracle.findings().is_empty() {
             fleet.run(&["verify", "--deep"]).await.context("and des itself finds damage")?;
+            report.objects_collected = collect_garbage(fleet).await?;
+            let left = tokio::task::spawn_blocking(move || judge(&bucket, &committed));
+            left.await??.into_iter().for_each(|finding| oracle.found(finding));
         }
     }
     report.settled = equal + failed;
@@ -148,6 +155,16 @@ async fn work(
     report.faults = faults;
     report.findings = oracle.findings().to_vec();
     Ok(report)
+}
+
+/// Runs `des gc`; the number of objects that it removed.
+async fn collect_garbage(fleet: &Fleet) -> anyhow::Result<u64> {
+    // Times in listings are in whole seconds, and what is younger than the grace stays.
+    tokio::time::sleep(GC_GRACE * 3).await;
+    let words = ["gc", "--reason", "the round is over", "--output", "json"];
+    let report: serde_json::Value = serde_json::from_str(&fleet.run(&words).await?)?;
+    let kinds = ["certificates", "receipts", "shards", "manifests"];
+    Ok(kinds.iter().filter_map(|kind| report[kind]["objects"].as_u64()).sum())
 }
 
 /// The oracle at work.

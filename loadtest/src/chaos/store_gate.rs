@@ -119,19 +119,25 @@ impl StoreGate {
         }
     }
 
+    /// Serves a request to its end, also where its connection is cut meanwhile: what is written is
+    /// noted, whether or not anybody is there to hear of it.
     async fn serve(
         &self,
         request: HttpRequest,
         service: S3Service,
     ) -> Result<HttpResponse, HttpError> {
         let effect = self.effect_of(&request);
-        let response = service.call(request).await?;
-        if let (Some((key, deletes)), Some(journal)) = (effect, self.journal.get())
-            && response.status().is_success()
-        {
-            if deletes { journal.deleted(&key) } else { journal.wrote(&key) }
-        }
-        Ok(response)
+        let journal = self.journal.get().map(Arc::clone);
+        let serving = tokio::spawn(async move {
+            let response = service.call(request).await?;
+            if let (Some((key, deletes)), Some(journal)) = (effect, journal)
+                && response.status().is_success()
+            {
+                if deletes { journal.deleted(&key) } else { journal.wrote(&key) }
+            }
+            Ok(response)
+        });
+        serving.await.map_err(|panicked| HttpError::new(panicked.into()))?
     }
 
     /// The object that a request writes or deletes, and whether it deletes it.
