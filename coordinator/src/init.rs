@@ -8,7 +8,7 @@ use protocol::{ArchiveId, ArchiveIdentity, Job, NBits, Timestamp, names};
 use tracing::{info, warn};
 
 /// The identity is a few hundred bytes.
-const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
+pub(crate) const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 
 /// What the configuration says about an archive.
 #[derive(Clone, Debug)]

@@ -83,8 +83,16 @@ impl KnownRevision {
     fn fate_in_doubt(&self, row: &SortedRow, n_bits: NBits) -> Option<Fate> {
         let prefix = names::shard_prefix(n_bits, row.row.created_at().day(), row.index);
         let may_hold = |shard: &&ShardRef| may_hold(shard, &prefix, row.fingerprint);
-        let mut candidates = self.shards.iter().filter(may_hold);
-        candidates.find_map(|shard| self.fates.get(&shard.key).copied())
+        let candidates = self.shards.iter().filter(may_hold);
+        let fates = candidates.map(|shard| self.fates.get(&shard.key).copied());
+        // A row that may be lost is rather tried again than taken for one that another revision
+        // answers for.
+        fates.max_by_key(|fate| match fate {
+            Some(Fate::Lost) => 3,
+            Some(Fate::TakenUp(_)) => 2,
+            None => 1,
+            Some(Fate::Replaced) => 0,
+        })?
     }
 }
 

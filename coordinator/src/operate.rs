@@ -9,6 +9,7 @@ use protocol::certificate::CertificateKind;
 use protocol::{
     ArchiveIdentity, Certificate, PackSettings, Tally, Timestamp, Window, WorkerId, names,
 };
+use tracing::warn;
 
 use crate::cutting::cutoff;
 use crate::findings::Findings;
@@ -217,6 +218,13 @@ pub async fn plan_adjust(
     plan.certified_windows = distinct_ends(&certified);
     let covered = contiguous_from(settled_until, &certified);
     if covered < asked {
+        let beyond = certified.iter().map(|record| record.window.start());
+        if let Some(next) = beyond.filter(|start| *start > covered).min() {
+            return refuse(format!(
+                "windows from {next} on are archived already, and nothing between {covered} and \
+                 them: skip that first with `--set-date {next} --allow-skip`, then go on from there"
+            ));
+        }
         let skip =
             Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
         plan.skipped_files = catalog.count(Some(covered), Some(asked)).await?.files;
@@ -296,11 +304,15 @@ async fn adjust_under(
 ) -> Result<(), AdjustError> {
     let skip = match plan.skip {
         Some(window) => {
+            // A certificate of this epoch would count before any other of its window. Nobody else
+            // commits while the lease is ours, so that what holds now holds until we are done.
+            require_as_planned(ledger, plan, window).await?;
             let certificate = write_skip_certificate(ledger, store, (window, lease), operator);
             Some((window, certificate.await?))
         }
         None => None,
     };
+    let certificate = skip.as_ref().map(|(_, certificate)| certificate.clone());
     let adjustment = Adjustment {
         from: plan.from,
         to: plan.to,
@@ -313,7 +325,35 @@ async fn adjust_under(
             reason: operator.reason.clone(),
         },
     };
-    Ok(ledger.adjust(lease, &adjustment).await?)
+    let adjusted = ledger.adjust(lease, &adjustment).await;
+    // What was refused for certain must not be left behind as if it had happened.
+    if let (Err(error), Some(certificate)) = (&adjusted, certificate)
+        && !error.is_retryable()
+    {
+        store.delete(&certificate).await?;
+    }
+    Ok(adjusted?)
+}
+
+/// Refuses when something was committed, or the watermark moved, since the adjustment was planned.
+async fn require_as_planned(
+    ledger: &dyn Ledger,
+    plan: &AdjustPlan,
+    skip: Window,
+) -> Result<(), AdjustError> {
+    let (watermark, archive) = initialised(ledger).await?;
+    let committed = ledger.committed_windows(Some(skip.start()), None, u32::MAX).await?;
+    let overlaps = committed.iter().any(|record| record.window.start() < skip.end());
+    if (watermark.archived_until, archive.settled_until) == (plan.from, plan.settled_until)
+        && !overlaps
+    {
+        return Ok(());
+    }
+    Err(AdjustError::Refused(
+        "a window was committed, or the watermark moved, since this adjustment was planned: nothing \
+         was changed; look again with `--dry-run`"
+            .to_owned(),
+    ))
 }
 
 async fn write_skip_certificate(
@@ -382,9 +422,22 @@ pub async fn request_passes(
     purpose: Purpose,
     audit: &AuditEntry,
 ) -> Result<Vec<WindowRecord>, BackendError> {
-    let mut requested = Vec::with_capacity(ends.len());
-    for end in ends {
-        requested.push(ledger.request_pass(*end, purpose, audit).await?);
+    let (watermark, _archive) = initialised(ledger).await?;
+    let until = watermark.archived_until;
+    let (due, above): (Vec<_>, Vec<_>) = ends.iter().partition(|end| **end <= until);
+    if let Some(first) = above.first() {
+        let what = format!(
+            "the watermark was moved back to {until}, and the window that ends at {first} is \
+             verified and reconciled when it passes there again: run `des migrate`"
+        );
+        if due.is_empty() {
+            return Err(BackendError::Invalid { what });
+        }
+        warn!("{what}");
+    }
+    let mut requested = Vec::with_capacity(due.len());
+    for end in due {
+        requested.push(ledger.request_pass(end, purpose, audit).await?);
     }
     Ok(requested)
 }

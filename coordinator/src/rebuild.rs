@@ -14,6 +14,7 @@ use backends::ledger::{
 };
 use backends::{BackendError, Ledger, Store};
 use futures::{StreamExt, stream};
+use protocol::certificate::CertificateKind;
 use protocol::{ArchiveIdentity, Certificate, Timestamp, WorkerId, names};
 use serde::Serialize;
 use tracing::info;
@@ -268,6 +269,7 @@ fn adopted(certificate: Certificate) -> AdoptedWindow {
             bytes_stored: certificate.bytes_stored,
         },
         replaces: certificate.replaces,
+        skipped: certificate.kind == CertificateKind::Skipped,
         failures: certificate.failures,
     }
 }

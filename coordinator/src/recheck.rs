@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use backends::ledger::Look;
 use backends::{BackendError, Catalog, Ledger};
 use protocol::{Row, Tally, Timestamp, Window};
 use tokio::sync::mpsc;
@@ -54,7 +55,11 @@ pub(crate) async fn round(
     after: Duration,
 ) -> Result<Round, BackendError> {
     let mut round = Round::default();
-    for look in ledger.looks_to_recheck(true, WINDOWS_PER_ROUND).await? {
+    let watermark = ledger.watermark().await?.map_or(Timestamp::MIN, |row| row.archived_until);
+    // One above the watermark, which was moved back over it, is met again anyway.
+    let settled = |look: &Look| look.window.end() <= watermark;
+    for look in ledger.looks_to_recheck(true, WINDOWS_PER_ROUND).await?.into_iter().filter(settled)
+    {
         let (window, Some(then)) = (look.window, look.catalog) else { continue };
         let count = catalog.count(Some(window.start()), Some(window.end())).await?;
         if count.files != then.rows {
@@ -62,7 +67,8 @@ pub(crate) async fn round(
         }
     }
     let now = ledger.now().await?;
-    for look in ledger.looks_to_recheck(false, WINDOWS_PER_ROUND).await? {
+    let oldest = ledger.looks_to_recheck(false, WINDOWS_PER_ROUND).await?;
+    for look in oldest.into_iter().filter(settled) {
         let window = look.window;
         if !is_due(look.committed_at, now, after) || round.different.contains(&window.end()) {
             continue;

@@ -2,9 +2,12 @@
 //! that they name are there and whole, and which rows are settled by them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
 
 use backends::ledger::{Purpose, WindowRecord};
 use backends::{BackendError, Store};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::ManifestReader;
 use protocol::receipt::{BigFileRef, ShardRef};
@@ -12,6 +15,7 @@ use protocol::{Certificate, NBits, PackSettings, names};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
+use crate::init::MAX_IDENTITY_BYTES;
 use crate::known::{Fate, KnownRevision, KnownRows, failed_rows, in_row_order};
 
 pub(crate) const MAX_CERTIFICATE_BYTES: u64 = 1024 * 1024 * 1024;
@@ -19,6 +23,9 @@ pub(crate) const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 /// Shards whose bytes are checked at a time, each in pieces of [`PIECE_BYTES`].
 const CHECKS_IN_FLIGHT: usize = 4;
 const PIECE_BYTES: u64 = 8 * 1024 * 1024;
+/// Tries of a piece that cannot be read, and the pause between them.
+const READ_TRIES: u32 = 3;
+const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// What earlier revisions of a window account for.
 #[derive(Clone)]
@@ -191,7 +198,7 @@ async fn is_sound_big_file(store: &Store, big: &BigFileRef) -> Result<bool, Back
     let mut at = 0;
     while at < big.size {
         let end = (at + PIECE_BYTES).min(big.size);
-        let piece = store.get_range(&big.key, at..end).await?;
+        let Some(piece) = piece(store, &big.key, at..end).await? else { return Ok(false) };
         // Hashing takes long enough for a heartbeat to come late.
         let hashing = tokio::task::spawn_blocking(move || hasher.chain_update(&piece));
         hasher = hashing.await.map_err(|panicked| BackendError::Failed {
@@ -204,6 +211,24 @@ async fn is_sound_big_file(store: &Store, big: &BigFileRef) -> Result<bool, Back
     Ok(big.key == names::big_file(&hash))
 }
 
+/// Reads a piece of an object; `None` where that cannot be done though the store can be read, as
+/// with a bad sector. The object is damaged then: making it again does no harm to one that is not.
+async fn piece(store: &Store, key: &str, range: Range<u64>) -> Result<Option<Bytes>, BackendError> {
+    let mut tries = 1;
+    loop {
+        match store.get_range(key, range.clone()).await {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(_may_pass) if tries < READ_TRIES => tokio::time::sleep(READ_PAUSE).await,
+            Err(error) => {
+                let _others_can_be_read = store.get(names::ARCHIVE, MAX_IDENTITY_BYTES).await?;
+                warn!(object = key, "it cannot be read: {error}");
+                return Ok(None);
+            }
+        }
+        tries += 1;
+    }
+}
+
 /// Whether the shard is there with the size and checksum that its certificate states.
 async fn is_sound(store: &Store, shard: &ShardRef) -> Result<bool, BackendError> {
     if store.size(&shard.key).await? != Some(shard.size) {
@@ -214,7 +239,8 @@ async fn is_sound(store: &Store, shard: &ShardRef) -> Result<bool, BackendError>
     let mut at = 0;
     while at < shard.size {
         let end = (at + PIECE_BYTES).min(shard.size);
-        crc32c = crc32c::crc32c_append(crc32c, &store.get_range(&shard.key, at..end).await?);
+        let Some(piece) = piece(store, &shard.key, at..end).await? else { return Ok(false) };
+        crc32c = crc32c::crc32c_append(crc32c, &piece);
         at = end;
     }
     if crc32c != shard.crc32c {

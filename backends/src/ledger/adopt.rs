@@ -29,6 +29,9 @@ pub struct AdoptedWindow {
     pub totals: WindowTotals,
     /// Its error rows.
     pub failures: Vec<FailedRow>,
+    /// Whether it was skipped over at an operator's word, so that nobody compares it with the
+    /// catalog.
+    pub skipped: bool,
 }
 
 /// The archive as the store proves it, for a ledger that has lost it.
@@ -82,7 +85,10 @@ async fn adopt_window<S: Session>(session: &mut S, job: &Job, pass: &AdoptedWind
     let update = "UPDATE des_windows SET committed_at = $4 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";
     session.execute(update, &[of_job, end, revision, Param::Time(pass.certified_at)]).await?;
-    looks::adopt(session, job, key, pass.rows, pass.certified_at).await
+    if pass.skipped || pass.revision > 0 {
+        return Ok(());
+    }
+    looks::adopt(session, job, key.end, pass.rows, pass.certified_at).await
 }
 
 /// Records the archive and puts the watermark where its windows end, which ends the rebuilding.

@@ -234,20 +234,17 @@ pub(super) async fn record<S: Session>(
 pub(super) async fn adopt<S: Session>(
     session: &mut S,
     job: &Job,
-    key: WindowKey,
+    end: Timestamp,
     rows: Tally,
     at: Timestamp,
 ) -> Result<()> {
-    if key.revision > 0 || rows.rows == 0 {
-        return Ok(());
-    }
     let insert = "INSERT INTO des_looks (job, window_end, row_count, digest, looked_at, \
                   rechecked_at) VALUES ($1, $2, $3, $4, $5, $5) \
                   ON CONFLICT (job, window_end) DO NOTHING";
     let digest = rows.digest.to_string();
     let params = [
         Param::Text(job.as_str()),
-        Param::Time(key.end),
+        Param::Time(end),
         Param::count(rows.rows),
         Param::Text(&digest),
         Param::Time(at),

@@ -94,6 +94,14 @@ async fn record_skip<S: Session>(
     if windows::find(session, job, name.window).await?.is_some() {
         return Err(refused(format!("window {} is in the ledger already", name.window)));
     }
+    let overlapping = "SELECT window_end FROM des_windows WHERE job = $1 AND state = 'committed' \
+                       AND window_end > $2 AND window_start < $3 LIMIT 1";
+    let params =
+        [Param::Text(job.as_str()), Param::Time(window.start()), Param::Time(window.end())];
+    if let Some(row) = session.fetch_optional(overlapping, &params).await? {
+        let end = row.time("window_end")?;
+        return Err(refused(format!("it lies over the committed window that ends at {end}")));
+    }
     let skipped = windows::without_rows(window, name.window.revision);
     windows::insert(session, job, (&skipped, windows::NO_ROWS), WindowState::Open).await?;
     let update = "UPDATE des_windows SET state = 'committed', certificate = $4, \

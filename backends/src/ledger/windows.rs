@@ -362,11 +362,36 @@ pub(super) async fn set_state<S: Session>(
             ),
         });
     }
+    if state == WindowState::Held {
+        require_reason_to_hold(session, job, &known).await?;
+    }
     let update = "UPDATE des_windows SET state = $4 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";
     let [job, end, revision] = key_params(job, key);
     session.execute(update, &[job, end, revision, Param::Text(state.as_str())]).await?;
     Ok(())
+}
+
+/// Refuses to hold a window that an operator let go meanwhile: its partitions are to be done again,
+/// or its failures were accepted.
+async fn require_reason_to_hold<S: Session>(
+    session: &mut S,
+    job: &Job,
+    known: &WindowRecord,
+) -> Result<()> {
+    let partitions = partitions(session, job, known.key()).await?;
+    let complete = partitions.iter().all(|partition| partition.accepted.is_some());
+    let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
+    let failed: u64 = accepted.map(|accepted| accepted.files_failed).sum();
+    if complete && known.released.is_none_or(|released| failed > released) {
+        return Ok(());
+    }
+    Err(BackendError::Conflict {
+        what: format!(
+            "window {} of job `{job}` was let go by an operator meanwhile; nothing was changed",
+            known.key()
+        ),
+    })
 }
 
 pub(super) async fn require_uncommitted<S: Session>(

@@ -24,6 +24,7 @@ fn adopted(day: i64, revision: Revision, epoch: u64, failures: Vec<FailedRow>) -
             bytes_stored: 5_000_000_000,
         },
         failures,
+        skipped: false,
     }
 }
 

@@ -307,6 +307,12 @@ pub(crate) async fn the_watermark_can_skip_forward(bench: &dyn Bench) {
         let error = adjust(&*ledger, &wrong).await.expect_err("it is refused");
         assert!(matches!(error, BackendError::Invalid { .. }), "{error:?}");
     }
+    // One over a window that is committed: what it holds is not skipped.
+    let mut over = adjustment("2024-12-12", "2024-12-13");
+    let stretch = Window::new(at("2024-12-09"), over.to).expect("a window");
+    over.skip = Some((stretch, names::certificate(key(12, 0), 9)));
+    let error = adjust(&*ledger, &over).await.expect_err("it is refused").to_string();
+    assert!(error.contains("committed window that ends at 2024-12-10"), "{error}");
     assert_eq!(Snapshot::of(&*ledger).await.without_lease(), before);
 }
 

@@ -145,6 +145,9 @@ pub(crate) async fn a_held_window_is_released_with_what_failed(bench: &dyn Bench
     assert_eq!(ledger.partitions(key(1, 0)).await.expect("partitions"), before);
     let log = "SELECT actor || ' ' || reason FROM des_audit_log WHERE action = 'release'";
     assert_eq!(bench.text(log).await.as_deref(), Some("ada@console it's a test"));
+    // A leader that does not know yet would hold it for the same failures once more.
+    let hold = ledger.set_window_state(&lease, key(1, 0), WindowState::Held).await;
+    assert_conflict(hold, "was let go by an operator");
     ledger.commit_window(&lease, &commit(1, &lease)).await.expect("whoever leads commits it");
 }
 

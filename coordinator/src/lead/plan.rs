@@ -47,9 +47,14 @@ impl Leader<'_> {
         if self.planning.is_some() {
             return Ok(true);
         }
-        let wanted = |key: WindowKey| match goal {
-            Goal::Replays(keys) => keys.contains(&key),
-            Goal::Forever | Goal::UpToCutoff => true,
+        // A window above the watermark, which was moved back over it, is met when it is its turn.
+        let watermark = self.watermark;
+        let wanted = |key: WindowKey| {
+            key.end <= watermark
+                && match goal {
+                    Goal::Replays(keys) => keys.contains(&key),
+                    Goal::Forever | Goal::UpToCutoff => true,
+                }
         };
         if let Some(at) = self.requested.iter().position(|record| wanted(record.key())) {
             let requested = self.requested.swap_remove(at);

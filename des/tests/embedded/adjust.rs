@@ -199,3 +199,48 @@ fn a_watermark_that_was_moved_back_by_hand_may_be_put_back() {
     place.sql().execute("DELETE FROM des_archive_config");
     place.des("migrate").expect(2).says(["des_archive_config holds no row", &left]);
 }
+
+#[test]
+fn a_skip_ends_where_archived_windows_begin() {
+    let mut place = Place::new();
+    let old = place.fill(2..4, 3);
+    let new = place.fill(6..9, 3);
+    place.load();
+    place.set("watermark", json!({ "default_archived_until": place.midnight(6) }));
+    place.json(&format!("init --accept-below {}", old.len()));
+    assert_eq!(place.migrate()["files_archived"], new.len());
+    place.json(&format!("adjust --set-date {}", place.midnight(2)));
+
+    // Between lies what is archived: a skip over it would outrank its certificates.
+    let before = (place.objects(), place.watermark());
+    let words = format!("adjust --set-date {} --allow-skip", place.midnight(9));
+    place.des(&words).expect(2).says(["archived already", &place.midnight(6), "--allow-skip"]);
+    assert_eq!((place.objects(), place.watermark()), before);
+    let words = format!("adjust --set-date {} --allow-skip", place.midnight(6));
+    assert_eq!(place.json(&words)["skipped_files"], old.len());
+    assert_eq!(place.migrate()["files_archived"], 0);
+    for file in &new {
+        place.assert_archived(file);
+    }
+}
+
+#[test]
+fn what_lies_above_a_watermark_that_was_moved_back_waits_for_its_turn() {
+    let place = archived(5..9);
+    place.json(&format!("adjust --set-date {}", place.midnight(6)));
+    let words = format!("replay --window {}", place.midnight(8));
+    place.des(&words).expect(1).says(["was moved back to", "des migrate"]);
+    // Also one that was recorded before it was moved back stands in nobody's way.
+    place.sql().execute(&format!(
+        "INSERT INTO des_windows (job, window_end, revision, window_start, state, row_count, \
+         digest, replaces) SELECT job, window_end, 1, window_start, 'requested', 0, digest, '[]' \
+         FROM des_windows WHERE window_end = (SELECT max(window_end) FROM des_windows \
+         WHERE window_end < {}000000)",
+        chrono::DateTime::parse_from_rfc3339(&place.midnight(9)).expect("a date").timestamp()
+    ));
+    let before = place.listed();
+    let done = place.migrate();
+    assert_eq!((&done["files_archived"], place.watermark()), (&json!(0), place.cutoff()));
+    assert_eq!(place.listed(), before);
+    assert_eq!(place.json("stats")["open_windows"], 0);
+}
