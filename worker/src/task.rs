@@ -226,7 +226,12 @@ async fn earlier_receipt(store: &Store, task: &Task) -> Result<Option<(String, u
         let ours = receipt.archive == address.archive
             && receipt.manifest_hash == address.manifest_hash
             && receipt.range == task.range;
-        if receipt.failed.rows == 0 && ours && objects_are_there(store, &receipt).await? {
+        // Without its manifest a receipt proves nothing, and no window can be certified with it.
+        if receipt.failed.rows == 0
+            && ours
+            && objects_are_there(store, &receipt).await?
+            && store.size(&task.manifest).await?.is_some()
+        {
             // It may have been written by a process that died before it could sync.
             store.flush().await?;
             return Ok(Some((object.key, bytes.len() as u64)));
