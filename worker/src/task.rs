@@ -86,17 +86,9 @@ async fn restore(
     let (rows, _) = read_manifest(&context.store, task).await?;
     let input = PackInput {
         left_out: wanted.left_out(&rows, task.settings.n_bits),
-        rows,
-        settings: task.settings,
         last_attempt: false,
-        window: window_key(task),
-        sources: Arc::clone(&context.sources),
-        limits: context.limits.clone(),
-        store: context.store.clone(),
-        runtime: tokio::runtime::Handle::current(),
-        counters,
-        cancel,
         wanted: Some(Arc::clone(&wanted)),
+        ..pack_input(context, task, rows, (counters, cancel))
     };
     let (_, shards, _) = pack_and_upload(&context.store, input).await?;
     context.store.flush().await?;
@@ -117,22 +109,8 @@ async fn try_execute(
     if let Some(found) = earlier_receipt(&context.store, task).await? {
         return Ok(found);
     }
-    let rows = read_manifest(&context.store, task).await?;
-    let expected: Tally = rows.1;
-    let input = PackInput {
-        rows: rows.0,
-        settings: task.settings,
-        last_attempt: task.last_attempt,
-        window: window_key(task),
-        sources: Arc::clone(&context.sources),
-        limits: context.limits.clone(),
-        store: context.store.clone(),
-        runtime: tokio::runtime::Handle::current(),
-        counters,
-        cancel,
-        wanted: None,
-        left_out: Vec::new(),
-    };
+    let (rows, expected) = read_manifest(&context.store, task).await?;
+    let input = pack_input(context, task, rows, (counters, cancel));
     let (packed, shards, packed_tally) = pack_and_upload(&context.store, input).await?;
     crash::point("after_upload");
     let receipt = write_up(context, task, packed, shards, packed_tally);
@@ -171,6 +149,29 @@ async fn try_execute(
         context.store.put(&shard.key, Bytes::from_static(b"other bytes")).await?;
     }
     Ok((key, size))
+}
+
+/// All rows of a task, for shards that nobody has made yet.
+fn pack_input(
+    context: &TaskContext,
+    task: &Task,
+    rows: Vec<Row>,
+    (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
+) -> PackInput {
+    PackInput {
+        rows,
+        settings: task.settings,
+        last_attempt: task.last_attempt,
+        window: window_key(task),
+        sources: Arc::clone(&context.sources),
+        limits: context.limits.clone(),
+        store: context.store.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        counters,
+        cancel,
+        wanted: None,
+        left_out: Vec::new(),
+    }
 }
 
 /// Looks whether the roots are there, on a thread that a dead mount may block.
