@@ -195,6 +195,17 @@ fn findings_of(certificate: &Certificate, record: &WindowRecord) -> Option<Strin
     findings.encode()
 }
 
+/// What a certificate says that its window holds.
+pub(crate) const fn totals_of(certificate: &Certificate) -> WindowTotals {
+    WindowTotals {
+        files_archived: certificate.packed.rows,
+        files_failed: certificate.failed.rows,
+        shards: certificate.shards.len() as u64,
+        bytes_raw: certificate.bytes_raw,
+        bytes_stored: certificate.bytes_stored,
+    }
+}
+
 fn commit_of(certificate: Certificate, key: String, findings: Option<String>) -> WindowCommit {
     WindowCommit {
         window: certificate.window,
@@ -202,13 +213,7 @@ fn commit_of(certificate: Certificate, key: String, findings: Option<String>) ->
         certificate: Some(key),
         scanned: None,
         findings,
-        totals: WindowTotals {
-            files_archived: certificate.packed.rows,
-            files_failed: certificate.failed.rows,
-            shards: certificate.shards.len() as u64,
-            bytes_raw: certificate.bytes_raw,
-            bytes_stored: certificate.bytes_stored,
-        },
+        totals: totals_of(&certificate),
         failures: if backends::sabotage::is("failed_file_dropped") {
             Vec::new()
         } else {

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use self::dispatch::publish_task;
 use self::plan::Planning;
 use self::recheck::Rechecking;
 use crate::flight::{Flight, OpenWindow};

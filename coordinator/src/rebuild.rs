@@ -9,9 +9,7 @@ mod plan;
 
 use std::time::Duration;
 
-use backends::ledger::{
-    AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry, Lease, WindowTotals,
-};
+use backends::ledger::{AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry, Lease};
 use backends::{BackendError, Ledger, Store};
 use futures::{StreamExt, stream};
 use protocol::certificate::CertificateKind;
@@ -20,6 +18,7 @@ use serde::Serialize;
 use tracing::info;
 
 use self::plan::{Known, Plan, plan};
+use crate::certify::totals_of;
 use crate::init::{ArchiveSeed, InitError, check_seed, read_identity};
 use crate::passes::{
     CERTIFICATES_IN_FLIGHT, Pass, committed_passes, listed_certificates, read_certificate,
@@ -261,13 +260,7 @@ fn adopted(certificate: Certificate) -> AdoptedWindow {
         rows: certificate.rows(),
         certificate: names::certificate(certificate.key(), certificate.epoch),
         certified_at: certificate.written_at,
-        totals: WindowTotals {
-            files_archived: certificate.packed.rows,
-            files_failed: certificate.failed.rows,
-            shards: certificate.shards.len() as u64,
-            bytes_raw: certificate.bytes_raw,
-            bytes_stored: certificate.bytes_stored,
-        },
+        totals: totals_of(&certificate),
         replaces: certificate.replaces,
         skipped: certificate.kind == CertificateKind::Skipped,
         failures: certificate.failures,

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backends::queue::{Lane, OutgoingMessage};
+use backends::queue::Lane;
 use backends::{BackendError, Store, TaskQueue};
 use protocol::certificate::PartitionRef;
 use protocol::message::{PartitionAddress, Restore, Task, TaskResult};
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::known::read_receipt;
+use crate::lead::publish_task;
 use crate::survey::{Survey, settings_of};
 
 /// Names in one task, so that messages stay small.
@@ -158,7 +159,7 @@ impl Restorer {
         while !waiting.is_empty() {
             for it in &mut waiting {
                 if it.last_sign.is_none() && it.not_before <= Instant::now() {
-                    self.publish(&it.task).await?;
+                    publish_task(&*self.queue, &it.task).await?;
                     it.last_sign = Some(Instant::now());
                 }
             }
@@ -221,17 +222,5 @@ impl Restorer {
         for it in waiting.iter_mut().filter(|it| is_silent(it)) {
             it.last_sign = None;
         }
-    }
-
-    async fn publish(&self, task: &Task) -> Result<(), BackendError> {
-        let message = OutgoingMessage {
-            kind: Task::KIND.to_owned(),
-            body: task.encode(),
-            headers: vec![
-                ("archive".to_owned(), task.address.archive.to_string()),
-                ("job".to_owned(), task.address.job.to_string()),
-            ],
-        };
-        self.queue.publish(Lane::Tasks, message).await
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use backends::queue::{Delivery, Lane, OutgoingMessage};
-use backends::{BackendError, crash};
+use backends::{BackendError, TaskQueue, crash};
 use futures::{StreamExt, stream};
 use protocol::message::{Progress, Task};
 use protocol::{PartitionId, Timestamp, WindowKey};
@@ -15,6 +15,19 @@ use crate::service::Event;
 
 /// Tasks published at a time.
 const PUBLISHES_IN_FLIGHT: usize = 64;
+
+/// Publishes a task, with the headers by which people tell fleets apart.
+pub(crate) async fn publish_task(queue: &dyn TaskQueue, task: &Task) -> Result<(), BackendError> {
+    let message = OutgoingMessage {
+        kind: Task::KIND.to_owned(),
+        body: task.encode(),
+        headers: vec![
+            ("archive".to_owned(), task.address.archive.to_string()),
+            ("job".to_owned(), task.address.job.to_string()),
+        ],
+    };
+    queue.publish(Lane::Tasks, message).await
+}
 
 impl Leader<'_> {
     pub(super) async fn publish_due(&mut self) -> Result<(), BackendError> {
@@ -31,17 +44,7 @@ impl Leader<'_> {
         let queue = &self.it.queue;
         crash::point("before_publish");
         let published = stream::iter(tasks)
-            .map(|(at, task)| async move {
-                let message = OutgoingMessage {
-                    kind: Task::KIND.to_owned(),
-                    body: task.encode(),
-                    headers: vec![
-                        ("archive".to_owned(), task.address.archive.to_string()),
-                        ("job".to_owned(), task.address.job.to_string()),
-                    ],
-                };
-                (at, queue.publish(Lane::Tasks, message).await)
-            })
+            .map(|(at, task)| async move { (at, publish_task(&**queue, &task).await) })
             .buffer_unordered(PUBLISHES_IN_FLIGHT);
         futures::pin_mut!(published);
         while let Some(((window, partition), result)) = published.next().await {
