@@ -91,6 +91,10 @@ conformance! {
         an_adjustment_from_elsewhere_changes_nothing,
         an_adjustment_needs_its_lease,
         the_audit_log_only_grows;
+    pause_suite:
+        a_pause_stands_until_it_is_ended,
+        a_pause_ends_with_its_time,
+        a_ledger_without_the_table_is_not_paused;
     adopt_suite:
         an_empty_ledger_takes_up_what_is_certified,
         an_older_ledger_is_completed,

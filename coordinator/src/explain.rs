@@ -13,10 +13,12 @@ use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, Reason, Trouble, TroubledPartition, Watermark, WindowFacts,
+    Broker, Facts, Lease, Partitions, PauseFacts, Reason, Trouble, TroubledPartition, Watermark,
+    WindowFacts,
 };
 use crate::cutting::cutoff;
 use crate::init::behind;
+use crate::pause::standing;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
@@ -115,6 +117,7 @@ async fn ask_ledger(
         facts.keep("catalog", asked);
     }
     facts.watermark = Some(watermark);
+    facts.paused = standing(ledger).await?.as_ref().map(PauseFacts::from);
     facts.errors = ledger
         .errors_by_reason()
         .await?

@@ -206,6 +206,19 @@ impl Flight {
             .collect()
     }
 
+    /// Whether a worker gave a sign of life of any partition within this time.
+    pub(crate) fn is_under_way(&self, within: Duration) -> bool {
+        self.unfinished()
+            .any(|(_, partition)| partition.last_sign.is_some_and(|sign| sign.elapsed() <= within))
+    }
+
+    /// Forgets when tasks were published, so that they are again, unless signs of life come.
+    pub(crate) fn forget_signs(&mut self) {
+        for window in self.windows.values_mut() {
+            window.partitions.iter_mut().for_each(|partition| partition.last_sign = None);
+        }
+    }
+
     /// A partition that used up its attempts, and what is to become of it.
     pub(crate) fn used_up(
         &self,

@@ -7,6 +7,7 @@ mod collect;
 mod commit;
 mod dispatch;
 mod isolate;
+mod pause;
 mod plan;
 mod recheck;
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use self::dispatch::publish_task;
+use self::pause::Paused;
 use self::plan::Planning;
 use self::recheck::Rechecking;
 use crate::flight::{Flight, OpenWindow};
@@ -67,6 +69,8 @@ pub(crate) struct Leader<'a> {
     rechecking: Rechecking,
     /// Replays that could not even be planned, with the reason; their requests are dropped.
     unplannable: Vec<(Window, String)>,
+    /// The pause that stands, as of the last look.
+    paused: Option<Paused>,
 }
 
 impl Drop for Leader<'_> {
@@ -102,6 +106,7 @@ impl<'a> Leader<'a> {
             restoring: None,
             rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
+            paused: None,
         }
     }
 
@@ -145,11 +150,17 @@ impl<'a> Leader<'a> {
         if Instant::now() >= self.next_look {
             self.look(goal).await?;
         }
-        self.settle_used_up().await?;
-        self.publish_due().await?;
+        if self.paused.is_none() {
+            self.settle_used_up().await?;
+            self.publish_due().await?;
+        }
+        // Also while paused: what is complete is safe only when it is certified.
         self.commit_complete().await?;
-        let more = self.plan_next(goal).await?;
-        self.publish_due().await?;
+        let mut more = false;
+        if self.paused.is_none() {
+            more = self.plan_next(goal).await?;
+            self.publish_due().await?;
+        }
         self.report.archived_until = Some(self.watermark);
 
         let blocked = self.blocked();
@@ -160,6 +171,10 @@ impl<'a> Leader<'a> {
                 warn!(window = %window.end(), "held: {reason}");
                 self.tell(Event::Held { window: *window, reason: reason.clone() });
             }
+        }
+        self.report.paused = self.paused.as_ref().map(|paused| paused.pause.clone());
+        if self.paused.is_some() {
+            return Ok(self.leaves(goal).then_some(Ended::GoalReached));
         }
         self.begin_round(goal);
         let idle =
@@ -206,6 +221,7 @@ impl<'a> Leader<'a> {
             return Err(BackendError::Invalid { what });
         }
         self.watermark = watermark.archived_until;
+        self.look_for_pause().await?;
         let records = self.it.ledger.open_windows().await?;
         self.flight.windows.retain(|key, _| records.iter().any(|record| record.key() == *key));
         let (requested, open): (Vec<_>, Vec<_>) =

@@ -14,6 +14,7 @@ pub mod held;
 pub mod init;
 pub mod operate;
 pub mod partitions;
+pub mod pause;
 pub mod rebuild;
 pub mod recheck;
 

@@ -12,8 +12,10 @@ use protocol::{
 use tracing::warn;
 
 use crate::cutting::cutoff;
+use crate::explain::PauseFacts;
 use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
+use crate::pause::standing;
 
 /// How long an adjustment may keep others from leading; it takes far less.
 const ADJUST_TTL: Duration = Duration::from_secs(60);
@@ -49,6 +51,8 @@ pub struct Stats {
     pub open_windows: u64,
     /// Those of them that wait for an operator.
     pub held: Vec<HeldWindow>,
+    /// The pause that stands; null when there is none.
+    pub paused: Option<PauseFacts>,
     /// Where des left the watermark, when somebody moved it since.
     pub moved_by_hand_from: Option<Timestamp>,
 }
@@ -90,6 +94,7 @@ pub async fn stats(
         out_of_range_created_at: unplaceable.out_of_range,
         open_windows: ledger.open_windows().await?.len() as u64,
         held: held_windows(ledger).await?,
+        paused: standing(ledger).await?.as_ref().map(PauseFacts::from),
         moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
     })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::ledger::{Lease, WindowTotals};
+use backends::ledger::{Lease, Pause, WindowTotals};
 use backends::queue::Consumer;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
@@ -18,6 +18,7 @@ use crate::decide::FailureLimits;
 use crate::held::held_windows;
 use crate::lead::{Ended, Leader};
 use crate::partitions::PartitionLimits;
+use crate::pause::standing;
 use crate::sabotage;
 use crate::split::Splitter;
 
@@ -51,6 +52,9 @@ pub struct CoordinatorSettings {
     /// After taking over, how long to listen for tasks that are still being worked on before
     /// publishing them again.
     pub takeover_wait: Duration,
+    /// Whether a run with a goal ends when an operator pauses, once nobody is at work any more,
+    /// rather than wait until somebody resumes.
+    pub leave_when_paused: bool,
 }
 
 /// What a run is for.
@@ -107,6 +111,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// An operator paused: nothing new is begun.
+    Paused {
+        /// Since when, by whom, why.
+        pause: Pause,
+    },
+    /// The pause is over.
+    Resumed,
     /// Something outside is in the way; it is being tried again.
     Waiting {
         /// What and why.
@@ -125,6 +136,8 @@ pub struct RunReport {
     pub archived_until: Option<Timestamp>,
     /// Windows that wait for an operator, with the reason.
     pub held: Vec<(Window, String)>,
+    /// The pause that stood when it ended.
+    pub paused: Option<Pause>,
 }
 
 /// The singleton that decides, or a hot standby of it.
@@ -176,6 +189,7 @@ impl Coordinator {
                 let watermark = self.ledger.watermark().await.ok().flatten();
                 report.archived_until = watermark.map(|row| row.archived_until);
                 report.held = self.held_under_another(&goal).await.unwrap_or_default();
+                report.paused = standing(&*self.ledger).await.ok().flatten();
                 return Ok(report);
             };
             info!(holder = %lease.holder, epoch = lease.epoch, "leading");
@@ -261,6 +275,9 @@ impl Coordinator {
     ) -> Result<bool, BackendError> {
         if *goal == Goal::Forever {
             return Ok(false);
+        }
+        if self.settings.leave_when_paused && standing(&*self.ledger).await?.is_some() {
+            return Ok(true);
         }
         let open = self.ledger.open_windows().await?;
         if let Goal::Replays(keys) = goal {

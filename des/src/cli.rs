@@ -91,6 +91,15 @@ des retry-failed --config des.yaml --window 2024-12-02"
     /// Read the failed files of a held window again.
     #[command(after_help = "Example: des retry --config des.yaml --window 2024-12-02")]
     Retry(RetryArgs),
+    /// Begin nothing new, until resumed: no load on catalog, sources and store but what is under way.
+    #[command(
+        after_help = "Examples: des pause --config des.yaml --reason 'file server moves'\n          \
+des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T06:00+01:00"
+    )]
+    Pause(PauseArgs),
+    /// End a pause.
+    #[command(after_help = "Example: des resume --config des.yaml --reason 'it has moved'")]
+    Resume(ResumeArgs),
     /// Record again what the store proves, when the ledger was lost or restored to an older point.
     #[command(after_help = "Example: des rebuild-ledger --config des.yaml --dry-run\n\
 Stop every coordinator first. docs/restore-drill.md goes through it.")]
@@ -344,6 +353,27 @@ pub(crate) struct RetryArgs {
     /// The held window that ends at this time.
     #[arg(long, value_name = "END")]
     pub(crate) window: protocol::Timestamp,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Why, for everybody who asks, and for the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Resume by itself at this time: a date, or a date and time; UTC without offset.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<protocol::Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// Why, for the audit log.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,

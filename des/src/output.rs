@@ -7,6 +7,7 @@ use coordinator::gc::GcError;
 use coordinator::held::HeldError;
 use coordinator::init::InitError;
 use coordinator::operate::AdjustError;
+use coordinator::pause::PauseError;
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -58,6 +59,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             || matches!(error.downcast_ref(), Some(InitError::Refused(_)))
             || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)))
             || matches!(error.downcast_ref(), Some(HeldError::NotHeld(_)))
+            || matches!(error.downcast_ref(), Some(PauseError::Refused(_)))
             || matches!(error.downcast_ref(), Some(GcError::Refused(_)));
         if is_usage { Self::Usage(error.to_string()) } else { Self::Failed(error) }
     }

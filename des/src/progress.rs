@@ -77,6 +77,8 @@ impl FileBar {
         match event {
             Event::Read { rows, bytes } => self.advance(*rows, *bytes),
             Event::Waiting { reason } => self.bar.set_message(format!("waiting: {reason}")),
+            Event::Paused { pause } => self.bar.set_message(pause.to_string()),
+            Event::Resumed => self.bar.set_message("resumed"),
             Event::Leading { .. }
             | Event::Planned { .. }
             | Event::Committed { .. }

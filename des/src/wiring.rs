@@ -241,7 +241,7 @@ impl Fleet {
     pub(crate) fn coordinator(
         &self,
         config: &Config,
-        recheck: bool,
+        continuous: bool,
         events: mpsc::UnboundedSender<Event>,
     ) -> Coordinator {
         Coordinator::new(
@@ -251,13 +251,13 @@ impl Fleet {
             Arc::clone(&self.catalog),
             self.store.clone(),
             Arc::clone(&self.queue),
-            coordinator_settings(config, recheck),
+            coordinator_settings(config, continuous),
             events,
         )
     }
 }
 
-fn coordinator_settings(config: &Config, recheck: bool) -> CoordinatorSettings {
+fn coordinator_settings(config: &Config, continuous: bool) -> CoordinatorSettings {
     let it = &config.coordinator;
     CoordinatorSettings {
         pack: config.pack,
@@ -269,9 +269,10 @@ fn coordinator_settings(config: &Config, recheck: bool) -> CoordinatorSettings {
         lease_ttl: it.lease_ttl,
         failures: it.failures,
         attempts: it.attempts,
-        recheck_after: it.recheck_after.filter(|_| recheck),
+        recheck_after: it.recheck_after.filter(|_| continuous),
         silence: SILENCE,
         takeover_wait: TAKEOVER_WAIT,
+        leave_when_paused: !continuous,
     }
 }
 

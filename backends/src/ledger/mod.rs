@@ -23,6 +23,7 @@ mod looks;
 mod migrations;
 mod operator;
 mod parts;
+mod pause;
 pub mod postgres;
 mod record;
 mod session;
@@ -33,6 +34,7 @@ mod windows;
 
 pub use adopt::{AdoptedArchive, AdoptedWindow};
 pub use looks::{Look, Purpose};
+pub use pause::Pause;
 pub use postgres::PostgresLedger;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
@@ -574,6 +576,28 @@ pub trait Ledger: Send + Sync {
     /// [`Conflict`](crate::BackendError::Conflict) when the job has another archive, or the
     /// watermark is not where it was.
     async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()>;
+
+    /// The pause that stands, also one whose time is over and that nobody ended yet; `None` when
+    /// there is none (also when the table is missing).
+    async fn pause_status(&self) -> Result<Option<Pause>>;
+
+    /// Records a pause at an operator's word, who and why being those of `audit`, and writes the
+    /// audit row. The lease stays with whoever has it.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) with the pause that stands already;
+    /// [`Invalid`](crate::BackendError::Invalid) when `until` is not ahead of the database's clock.
+    async fn pause(&self, until: Option<Timestamp>, audit: &AuditEntry) -> Result<Pause>;
+
+    /// Ends the pause at an operator's word and returns it. Writes the audit row.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when there is none.
+    async fn resume(&self, audit: &AuditEntry) -> Result<Pause>;
+
+    /// Ends a pause whose time is over and returns it; `None` when there is none such. The audit
+    /// row names `actor`.
+    async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
 
     /// The newest entries of the audit log, newest first, at most `limit`.
     async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>>;

@@ -36,6 +36,7 @@ const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
     (2, "split", include_str!("../../../migrations/postgres/0002_split.sql")),
     (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
+    (4, "pause", include_str!("../../../migrations/postgres/0004_pause.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -129,6 +130,7 @@ const LACKS: &str = "\
         ('des_partitions', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_passes', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_looks', '{SELECT,INSERT,UPDATE,DELETE}'), \
+        ('des_pauses', '{SELECT,INSERT,DELETE}'), \
         ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_audit_log', '{SELECT,INSERT}')), \
     there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \

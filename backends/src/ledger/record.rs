@@ -11,7 +11,7 @@ use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, Look, PartitionRecord,
-    Purpose, WatermarkRow, WindowRecord, WindowState, WindowTotals,
+    Pause, Purpose, WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -239,6 +239,16 @@ impl Record {
         Ok(WatermarkRow {
             archived_until: self.date("archived_until")?,
             lag_days: self.number("lag_days")?,
+        })
+    }
+
+    /// A row of `des_pauses`.
+    pub(super) fn pause(&self) -> Result<Pause> {
+        Ok(Pause {
+            since: self.time("paused_at")?,
+            actor: self.text("actor")?,
+            reason: self.text("reason")?,
+            until: self.opt_time("until_time")?,
         })
     }
 

@@ -14,8 +14,8 @@ use super::session::{Param, Pooled, Session};
 use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
     AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, Look, NewPart, NewWindow,
-    PartitionRecord, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
-    adopt, commit, held, lease, looks, operator, parts, watermark, windows,
+    PartitionRecord, Pause, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord,
+    WindowState, adopt, commit, held, lease, looks, operator, parts, pause, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 use crate::sql::sql_error;
@@ -437,6 +437,29 @@ where
         let place = (&self.job, self.config_id);
         transaction!(self, "record the archive again", |session| {
             adopt::adopt_archive(session, place, lease, adopted)
+        })
+    }
+
+    async fn pause_status(&self) -> Result<Option<Pause>> {
+        let job = &self.job;
+        let look =
+            || async { query!(self, "ask for a pause", |session| pause::read(session, job)) };
+        self.none_without("des_pauses", look).await
+    }
+
+    async fn pause(&self, until: Option<Timestamp>, audit: &AuditEntry) -> Result<Pause> {
+        transaction!(self, "record a pause", |session| {
+            pause::pause(session, &self.job, until, audit)
+        })
+    }
+
+    async fn resume(&self, audit: &AuditEntry) -> Result<Pause> {
+        transaction!(self, "end the pause", |session| pause::resume(session, &self.job, audit))
+    }
+
+    async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>> {
+        transaction!(self, "end a pause that is over", |session| {
+            pause::end_if_over(session, &self.job, actor)
         })
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod adopt_suite;
 pub(crate) mod commit_suite;
 pub(crate) mod lease_suite;
 pub(crate) mod operator_suite;
+pub(crate) mod pause_suite;
 mod postgres_only;
 pub(crate) mod rework_suite;
 pub(crate) mod setup_suite;

@@ -1,5 +1,6 @@
 //! What was found out. Stable keys in JSON.
 
+use backends::ledger::Pause;
 use protocol::Timestamp;
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ pub struct Facts {
     pub watermark: Option<Watermark>,
     /// Who leads; `None` when nobody holds the lease.
     pub lease: Option<Lease>,
+    /// The pause that stands; `None` when there is none.
+    pub paused: Option<PauseFacts>,
     /// Why the ledger must not be used with this store, if so.
     pub behind: Option<String>,
     /// Windows that are not committed, requested replays included.
@@ -56,6 +59,26 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// Whether it has ended.
     pub expired: bool,
+}
+
+/// A pause that an operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PauseFacts {
+    /// Since when.
+    pub since: Timestamp,
+    /// Who: user and host.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When it ends by itself; null: only with `des resume`.
+    pub until: Option<Timestamp>,
+}
+
+impl From<&Pause> for PauseFacts {
+    fn from(pause: &Pause) -> Self {
+        let Pause { since, actor, reason, until } = pause.clone();
+        Self { since, by: actor, reason, until }
+    }
 }
 
 /// A pass over a window that is not committed.

@@ -1,6 +1,6 @@
 //! What the facts come to, in words. Pure.
 
-use super::facts::{Facts, Lease, Watermark, WindowFacts};
+use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -12,6 +12,7 @@ impl Facts {
     pub fn sentence(&self) -> String {
         let Some(watermark) = self.watermark else { return self.without_watermark() };
         self.forbidden(&watermark)
+            .or_else(|| self.paused(&watermark))
             .or_else(|| self.blocked(&watermark))
             .or_else(|| self.unreachable(&watermark))
             .or_else(|| self.idle(&watermark))
@@ -41,6 +42,22 @@ impl Facts {
                 watermark.archived_until, watermark.left_at
             )
         })
+    }
+
+    /// An operator paused.
+    fn paused(&self, watermark: &Watermark) -> Option<String> {
+        let pause = self.paused.as_ref()?;
+        let ends = match pause.until {
+            Some(until) => format!("It ends at {until}, or with `des resume`"),
+            None => "It ends with `des resume`".to_owned(),
+        };
+        Some(format!(
+            "The watermark stands at {} because {} paused the archive at {}: {}. {ends}",
+            watermark.archived_until,
+            pause.by,
+            pause.since,
+            pause.one_line()
+        ))
     }
 
     /// The first window that waits for an operator.
@@ -165,6 +182,12 @@ impl Facts {
                 self.lease.as_ref().map_or_else(|| "nobody".to_owned(), Lease::describe)
             ));
         }
+        if let Some(it) = &self.paused {
+            let until =
+                it.until.map_or_else(|| "until resumed".to_owned(), |it| format!("until {it}"));
+            let (since, by, reason) = (it.since, &it.by, it.one_line());
+            lines.push(format!("paused     since {since}, {until}, by {by}: {reason}"));
+        }
         for window in self.windows.iter().take(WINDOWS_NAMED) {
             lines.extend(window.lines());
         }
@@ -192,6 +215,13 @@ impl Facts {
             lines.push(format!("trouble    {}: {}", trouble.what, trouble.text));
         }
         lines.join("\n") + "\n"
+    }
+}
+
+impl PauseFacts {
+    /// The reason, into which whoever gave it may have put lines or worse.
+    fn one_line(&self) -> String {
+        self.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }
 
@@ -376,6 +406,17 @@ mod tests {
         let troubles =
             vec![Trouble { what: "ledger".to_owned(), text: "connection refused".to_owned() }];
         Facts { troubles, ..Facts::default() }
+    });
+    snapshot!(an_operator_paused, {
+        let partitions = Partitions { all: 16, accepted: 16, ..Partitions::default() };
+        let held = WindowFacts { held: true, files_failed: 40, ..window(partitions) };
+        let paused = PauseFacts {
+            since: at("2024-12-20T08:00"),
+            by: "ada@console".to_owned(),
+            reason: "backup of\nthe source".to_owned(),
+            until: Some(at("2024-12-20T18:00")),
+        };
+        Facts { paused: Some(paused), ..with_window(held) }
     });
     snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
     snapshot!(a_replay_was_asked_for, {

@@ -95,7 +95,7 @@ impl Leader<'_> {
     /// Publishes again what was published, gives no sign of life, and is not waiting in the queue.
     pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
         let silent = self.flight.silent(self.it.settings.silence);
-        if silent.is_empty() {
+        if silent.is_empty() || self.paused.is_some() {
             return Ok(());
         }
         match self.it.queue.depth(Lane::Tasks).await {

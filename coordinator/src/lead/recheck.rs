@@ -53,6 +53,14 @@ impl Rechecking {
         self.under_way.is_none() && self.next.is_none_or(|next| next > Instant::now())
     }
 
+    /// Ends the look that is under way; the next one is due at once.
+    pub(super) fn stop(&mut self) {
+        if let Some(under_way) = self.under_way.take() {
+            under_way.abort();
+        }
+        self.next = self.after.map(|_| Instant::now());
+    }
+
     pub(super) fn give_up(&mut self, end: Timestamp) {
         self.given_up.insert(end);
     }

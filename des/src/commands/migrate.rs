@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use coordinator::explain::PauseFacts;
 use coordinator::{Event, Goal, RunReport};
 use protocol::Timestamp;
 use serde::Serialize;
@@ -34,6 +35,9 @@ pub(crate) struct MigrateResult {
     /// Windows that wait for an operator, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) held: Vec<HeldWindow>,
+    /// The pause that ended the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) paused: Option<PauseFacts>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +61,7 @@ impl MigrateResult {
             archived_until: report.archived_until,
             seconds: (seconds * 1000.0).round() / 1000.0,
             held: report.held.into_iter().map(held).collect(),
+            paused: report.paused.as_ref().map(PauseFacts::from),
         }
     }
 
@@ -80,7 +85,24 @@ impl MigrateResult {
         for HeldWindow { end, reason } in &self.held {
             text.push_str(&format!("held: the window that ends at {end}: {reason}\n"));
         }
-        text
+        text + &self.told_of_pause()
+    }
+
+    /// Why it ended before it was done, where it did.
+    pub(crate) fn told_of_pause(&self) -> String {
+        self.paused.as_ref().map_or_else(String::new, |it| {
+            format!(
+                "paused since {} by {}: {}. Nothing new was begun; `des resume` lets work go on, \
+                 then run this again.\n",
+                it.since, it.by, it.reason
+            )
+        })
+    }
+
+    /// 1 where an operator has to act before there can be more.
+    pub(crate) fn exit(&self) -> Exit {
+        let good = self.held.is_empty() && self.paused.is_none();
+        if good { Exit::Done } else { Exit::Failed }
     }
 }
 
@@ -91,14 +113,14 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
-    let recheck = args.mode == Mode::Continuous;
-    let options = |goal| RunOptions { goal, workers, bar: "archiving", recheck };
+    let continuous = args.mode == Mode::Continuous;
+    let options = |goal| RunOptions { goal, workers, bar: "archiving", continuous };
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
         let failed = failed_files(&fleet, &result).await?;
         output.result(&result, |result| result.human() + &failed)?;
         // A run that was told to stop has done what it was told.
-        return Ok(if result.held.is_empty() { Exit::Done } else { Exit::Failed });
+        return Ok(result.exit());
     }
     let pause = args.interval;
     while !shutdown.is_cancelled() {
@@ -159,8 +181,9 @@ pub(crate) struct RunOptions {
     pub(crate) workers: u16,
     /// Label of the progress bar.
     pub(crate) bar: &'static str,
-    /// Whether windows that were committed lately are looked at again.
-    pub(crate) recheck: bool,
+    /// Whether the run is one of many: windows that were committed lately are looked at again, and a
+    /// pause is waited out.
+    pub(crate) continuous: bool,
 }
 
 /// Runs a coordinator and local workers until the goal is reached.
@@ -171,7 +194,7 @@ pub(crate) async fn run_embedded(
     shutdown: &CancellationToken,
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
-    let RunOptions { goal, workers, bar, recheck } = options;
+    let RunOptions { goal, workers, bar, continuous } = options;
     let pending = match goal {
         Goal::UpToCutoff => {
             let span = config.coordinator.window_span_micros;
@@ -180,7 +203,7 @@ pub(crate) async fn run_embedded(
         Goal::Forever | Goal::Replays(_) => 0,
     };
     let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, recheck, events);
+    let coordinator = fleet.coordinator(config, continuous, events);
     let stop_workers = CancellationToken::new();
     let _stopped_whatever_happens = stop_workers.clone().drop_guard();
     let mut working = match workers {

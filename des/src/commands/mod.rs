@@ -9,6 +9,7 @@ mod held;
 mod init;
 mod migrate;
 mod passes;
+mod pause;
 mod read;
 mod rebuild;
 mod reconcile;
@@ -47,6 +48,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::RetryFailed(args) => retry_failed::run(args, *output).await,
         Command::Release(args) => held::release(args, *output).await,
         Command::Retry(args) => held::retry(args, *output).await,
+        Command::Pause(args) => pause::pause(args, *output).await,
+        Command::Resume(args) => pause::resume(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,
         Command::Audit(args) => audit::run(args, *output).await,
         Command::Gc(args) => gc::run(args, *output).await,

@@ -42,7 +42,7 @@ pub(super) async fn carry_out(
     let keys = requested.iter().map(WindowRecord::key).collect();
     let shutdown = shutdown_on_signals()?;
     let goal = Goal::Replays(keys);
-    let options = RunOptions { goal, workers, bar, recheck: false };
+    let options = RunOptions { goal, workers, bar, continuous: false };
     let done = run_embedded(config, fleet, options, &shutdown).await?;
     let mut found = Findings::default();
     let mut not_done = Vec::new();
@@ -64,7 +64,7 @@ pub(super) async fn carry_out(
 impl PassesResult {
     /// 1 where something is left that an operator has to look at.
     pub(super) fn exit(&self) -> Exit {
-        let good = self.done.held.is_empty()
+        let good = self.done.exit() == Exit::Done
             && self.not_done.is_empty()
             && self.found.files_beyond_help == 0;
         if good { Exit::Done } else { Exit::Failed }
@@ -110,6 +110,6 @@ impl PassesResult {
         for NotDone { end, reason } in &self.not_done {
             text.push_str(&format!("not done: the window that ends at {end}: {reason}\n"));
         }
-        text
+        text + &self.done.told_of_pause()
     }
 }

@@ -30,6 +30,14 @@ fn human(it: &Stats) -> String {
         ("origin", it.origin.to_string()),
         ("uncovered files", grouped(it.uncovered_files)),
     ]);
+    if let Some(paused) = &it.paused {
+        let until =
+            paused.until.map_or_else(|| "`des resume`".to_owned(), |until| until.to_string());
+        text.push_str(&format!(
+            "paused since {} until {until} by {}: {}\n",
+            paused.since, paused.by, paused.reason
+        ));
+    }
     for held in &it.held {
         text.push_str(&format!("held: the window that ends at {}: {}\n", held.end, held.reason));
     }

@@ -70,7 +70,8 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit, Failure>
     let watermark_before = fleet.archive.watermark.archived_until;
     let workers = args.workers.unwrap_or_else(wiring::cores);
     say(&format!("Archiving with {workers} local workers"));
-    let options = RunOptions { goal: Goal::UpToCutoff, workers, bar: "archiving", recheck: false };
+    let options =
+        RunOptions { goal: Goal::UpToCutoff, workers, bar: "archiving", continuous: false };
     let done = run_embedded(&config, &fleet, options, &shutdown).await?;
     if shutdown.is_cancelled() {
         return Ok(Exit::Failed);

@@ -9,6 +9,7 @@ mod explain;
 mod failures;
 mod gc;
 mod held;
+mod pause;
 mod rebuild;
 mod refusals;
 mod repair;

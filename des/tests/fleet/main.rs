@@ -7,6 +7,7 @@ mod broker;
 mod failing;
 mod faults;
 mod operators;
+mod pause;
 mod setup;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]

@@ -1,0 +1,101 @@
+//! Pausing a fleet: what workers hold is finished and accepted, nothing else is begun, a successor
+//! finds the same.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::LIMIT;
+use crate::broker::Broker;
+use crate::process::Running;
+use crate::setup::Fleet;
+
+/// For so long nothing may happen that is not to happen.
+const WATCHED: Duration = Duration::from_secs(4);
+
+fn number(fleet: &Fleet, sql: &str) -> u64 {
+    fleet.try_value(sql).map_or(0, |text| text.parse().expect("a number"))
+}
+
+fn unfinished(fleet: &Fleet) -> u64 {
+    number(fleet, "SELECT count(*) FROM des_partitions WHERE receipt IS NULL")
+}
+
+/// Freezes the worker while it holds a task that it has not answered.
+fn freeze_at_work(fleet: &Fleet, broker: &Broker, worker: &Running) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        worker.signal(Signal::STOP);
+        // What it answered before arrives.
+        std::thread::sleep(Duration::from_millis(700));
+        let (waiting, left) = (u64::from(broker.waiting("tasks")), unfinished(fleet));
+        if waiting > 0 && left > waiting {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it is never at work: {waiting} of {left} wait");
+        worker.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Nothing is published, nothing planned, nothing finished.
+#[track_caller]
+fn assert_at_rest(fleet: &Fleet, broker: &Broker) {
+    let state = || {
+        let windows = number(fleet, "SELECT count(*) FROM des_windows");
+        (unfinished(fleet), windows, fleet.shards(), fleet.watermark())
+    };
+    let (before, deadline) = (state(), Instant::now() + WATCHED);
+    while Instant::now() < deadline {
+        assert_eq!(broker.waiting("tasks"), 0, "a task was published");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
+    let mut fleet = Fleet::new(1_000);
+    fleet.configure("coordinator", "partition_rows", json!(5));
+    fleet.configure("worker", "slots", json!(1));
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || unfinished(&fleet) > 0);
+    let broker = Broker::of(&fleet);
+    let mut worker = fleet.start("worker");
+    coordinator.run_until(LIMIT, || fleet.shards() > 0);
+    freeze_at_work(&fleet, &broker, &worker);
+
+    let paused = fleet.json("pause --reason backup");
+    coordinator.run_until(LIMIT, || broker.waiting("tasks") == 0);
+    let left = unfinished(&fleet);
+    worker.signal(Signal::CONT);
+    coordinator.run_until(LIMIT, || unfinished(&fleet) < left);
+    assert_at_rest(&fleet, &broker);
+    let facts = fleet.json("explain");
+    assert_eq!(facts["paused"]["since"], paused["since"], "{facts}");
+
+    // A successor finds it paused, and says so.
+    let epoch = fleet.epoch();
+    coordinator.signal(Signal::KILL);
+    coordinator.end(LIMIT);
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || fleet.epoch() > epoch);
+    assert_at_rest(&fleet, &broker);
+    // Whoever only wants one run is told, and does not wait.
+    let run = fleet.des("migrate --output json").expect(1);
+    assert_eq!(run.json()["paused"]["reason"], "backup", "{run}");
+    assert!(unfinished(&fleet) > 0, "there is something that could have been done");
+
+    fleet.json("resume --reason done");
+    fleet.wait_until_archived(LIMIT);
+    assert!(worker.is_running(), "it stayed");
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+    fleet.assert_committed_once();
+    let log = "SELECT string_agg(action || ' ' || reason, ', ' ORDER BY id) FROM des_audit_log \
+               WHERE action IN ('pause', 'resume') AND actor LIKE '%@%'";
+    assert_eq!(fleet.value(log), "pause backup, resume done");
+    coordinator.signal(Signal::TERM);
+    coordinator.end(LIMIT).expect(0).says(["paused since", "resumed"]);
+}
