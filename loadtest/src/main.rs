@@ -62,6 +62,10 @@ enum Command {
     /// It needs a private PostgreSQL and RabbitMQ and starts itself again under
     /// `./test --servers-only` where there are none.
     Chaos(chaos::ChaosArgs),
+    /// Let the power fail under a local archive, again and again, and prove that nothing is lost.
+    ///
+    /// It needs root and loop devices, and ends with exit code 77 where it cannot run.
+    Power(chaos::power::PowerArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<ExitCode> {
             format!("{files} files of {} bytes on average in {}\n", made.mean(), dir.display())
         }
         Command::Chaos(args) => return chaos::run(&args),
+        Command::Power(args) => return chaos::power::run(&args),
         Command::Bench { files, days, n_bits, runs, dir, des } => {
             let plan = bench::Plan { files, days, n_bits, runs, des };
             serde_json::to_string_pretty(&bench::run(&plan, dir)?)? + "\n"

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use backends::crash;
 use protocol::FailureReason;
 use rustix::io::Errno;
 
@@ -122,6 +123,7 @@ impl<'a> SourceReader<'a> {
         }
         let path = self.resolve(Path::new(location))?;
         check_type(&std::fs::metadata(&path).map_err(classify)?)?;
+        crash::reading(&path).map_err(classify)?;
         // Between the look and the open the file may have become a FIFO, which must not hang us,
         // or a terminal, which must not become ours.
         let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;

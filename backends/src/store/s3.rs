@@ -118,7 +118,7 @@ impl Store {
         } else {
             Arc::new(PrefixStore::new(bucket, settings.prefix.as_str()))
         };
-        Ok(Self { objects, directory: None, attributes, description: what.into() })
+        Ok(Self { objects, directory: None, synced: None, attributes, description: what.into() })
     }
 }
 
