@@ -2,7 +2,7 @@
 //! to its last, every file in it compared with its source, and every row of the catalog looked
 //! for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use protocol::receipt::ShardRef;
@@ -51,9 +51,11 @@ pub(crate) fn audit_under_way(
         bucket,
         expected,
         seen: vec![0; expected.rows().len()],
+        replaced: HashSet::new(),
         settled_until,
         found: Audited::default(),
     };
+    audit.note_replaced(commits);
     for commit in commits {
         if let Err(error) = audit.certificate(commit) {
             audit.wrong(format!("{}: {error:#}", commit.certificate));
@@ -68,6 +70,8 @@ struct Audit<'a> {
     expected: &'a Expected,
     /// How often the row is in a shard.
     seen: Vec<u32>,
+    /// Shards that a later revision took the place of.
+    replaced: HashSet<String>,
     settled_until: Option<protocol::Timestamp>,
     found: Audited,
 }
@@ -113,13 +117,24 @@ impl Audit<'_> {
         self.found.wrong(what);
     }
 
+    fn note_replaced(&mut self, commits: &[Commit]) {
+        for commit in commits {
+            let bytes = self.bucket.read(&commit.certificate).unwrap_or_default();
+            // One that cannot be read is spoken of below.
+            let certificate = Certificate::decode(&bytes).ok();
+            self.replaced.extend(certificate.into_iter().flat_map(|it| it.replaces));
+        }
+    }
+
     fn certificate(&mut self, commit: &Commit) -> anyhow::Result<()> {
         let certificate = Certificate::decode(&self.bucket.read(&commit.certificate)?)?;
-        for shard in &certificate.shards {
+        let replaced = std::mem::take(&mut self.replaced);
+        for shard in certificate.shards.iter().filter(|it| !replaced.contains(&it.key)) {
             if let Err(error) = self.shard(shard) {
                 self.wrong(format!("{}: {error:#}", shard.key));
             }
         }
+        self.replaced = replaced;
         Ok(())
     }
 
@@ -205,7 +220,7 @@ impl Audit<'_> {
             let seen = self.seen.get(at).copied().unwrap_or_default();
             match (seen, reasons.get(&at)) {
                 (1, None) => self.found.equal += 1,
-                (0, Some(reason)) if row.content.is_none() && *reason == "missing" => {
+                (0, Some(reason)) if row.content.is_none() && *reason == row.reason => {
                     self.found.failed += 1;
                 }
                 // What is not settled yet is not lost either.

@@ -107,6 +107,7 @@ impl Drop for Disk {
 /// What is missing.
 pub(crate) fn prove(dir: &Path) -> anyhow::Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "only root may mount a file system");
+    run(Command::new("setpriv").arg("--version"))?;
     let mut disk = Disk::make(dir, "")?;
     let (synced, unsynced) = (disk.path().join("synced"), disk.path().join("unsynced"));
     std::fs::write(&synced, [7; 10_000])?;

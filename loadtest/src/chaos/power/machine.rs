@@ -133,8 +133,11 @@ impl Machine {
     fn start(&mut self, cut: Cut) -> anyhow::Result<Child> {
         self.runs += 1;
         let (log, result) = (File::create(self.log())?, File::create(self.dir.join("result"))?);
-        let mut command = Command::new(&self.des);
+        // Whoever kills the harness leaves no process behind that stands still at its point.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL"])
+            .arg(&self.des)
             .args(["migrate", "--mode", "single", "--output", "json", "--config"])
             .arg(&self.config)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -146,7 +149,7 @@ impl Machine {
         if let Moment::Point(name, hit) = cut.moment {
             command.env("DES_FAILPOINT", format!("{name}:{hit}:stop"));
         }
-        command.spawn().with_context(|| format!("cannot start {}", self.des.display()))
+        command.spawn().context("cannot start setpriv: is util-linux installed?")
     }
 
     async fn until(&self, child: &mut Child, moment: Moment) -> anyhow::Result<Met> {

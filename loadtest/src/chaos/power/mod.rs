@@ -26,7 +26,7 @@ use super::files::Files;
 use super::ground::has_crash_point;
 use super::judge::{self as builds, Verdict};
 use super::plan::{Harness, SABOTAGES, Sabotage};
-use super::{Output, stop_on_signals};
+use super::{Output, SHUTDOWN_LIMIT, stop_on_signals};
 
 /// The exit code where no disk can be made that loses power: not root, or no loop devices.
 pub(crate) const CANNOT_RUN: u8 = 77;
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &PowerArgs) -> anyhow::Result<ExitCode> {
         let stop = stop_on_signals()?;
         if args.judge { judge_all(args, &stop).await } else { one(args, &stop).await }
     });
-    drop(runtime);
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
     let (text, good) = done?;
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -172,8 +172,9 @@ async fn all_rounds(
         des.display()
     );
     let with_points = for_sabotage || has_crash_point(&des, "start")?;
-    let (root, count) = (dir.join("files"), args.files);
-    let files = tokio::task::spawn_blocking(move || Files::make(&root, count)).await??;
+    let (root, count, stopped) = (dir.join("files"), args.files, stop.clone());
+    let made = tokio::task::spawn_blocking(move || Files::make(&root, count, &stopped));
+    let files = made.await??;
     let workshop = Workshop {
         des,
         dir: dir.canonicalize()?,
@@ -185,7 +186,10 @@ async fn all_rounds(
     let mut cuts = Cuts::new(args.seed, with_points);
     let mut rounds: Vec<PowerRound> = Vec::new();
     loop {
-        let round = workshop.round(rounds.len() as u64 + 1, &mut cuts, stop).await?;
+        let round = tokio::select! {
+            round = workshop.round(rounds.len() as u64 + 1, &mut cuts) => round?,
+            () = stop.cancelled() => anyhow::bail!("interrupted"),
+        };
         rounds.push(round);
         let report = PowerReport::of(args.seed, &rounds, began.elapsed().as_secs_f64());
         tell(&report)?;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use protocol::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 use super::super::audit::Audited;
-use super::super::files::{Expected, Files};
+use super::super::files::{Expected, Files, Manner};
 use super::super::fleet::days_of;
 use super::super::journal::Journal;
 use super::super::leftovers;
@@ -39,7 +38,7 @@ pub(crate) struct Workshop {
 }
 
 /// A round under way.
-struct Round<'a> {
+struct Round {
     disk: Disk,
     machine: Machine,
     judge: Judge,
@@ -47,20 +46,14 @@ struct Round<'a> {
     place: Place,
     cutoff: Timestamp,
     report: PowerRound,
-    stop: &'a CancellationToken,
 }
 
 impl Workshop {
     /// Runs a round to its end, or to its first finding.
-    pub(crate) async fn round(
-        &self,
-        number: u64,
-        cuts: &mut Cuts,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<PowerRound> {
+    pub(crate) async fn round(&self, number: u64, cuts: &mut Cuts) -> anyhow::Result<PowerRound> {
         let now = Timestamp::from_micros(now_micros()).context("the clock is out of range")?;
         let (first_day, cutoff) = days_of(now);
-        let expected = Arc::new(Expected::new(self.files.rows(first_day, number)));
+        let expected = Arc::new(Expected::new(self.files.rows(first_day, number, Manner::Plain)));
         let (place, options) = round_of(number);
         let images = self.images.join(format!("disk-{number}"));
         let dir = self.dir.join(format!("round-{number}"));
@@ -83,7 +76,7 @@ impl Workshop {
         });
         let judge = Judge::new(expected, Arc::clone(&bucket));
         let report = PowerRound::default();
-        let mut round = Round { disk, machine, judge, bucket, place, cutoff, report, stop };
+        let mut round = Round { disk, machine, judge, bucket, place, cutoff, report };
         round.all_cuts(cuts).await?;
         let mut report = round.report;
         report.findings = round.judge.findings().to_vec();
@@ -93,14 +86,11 @@ impl Workshop {
     }
 }
 
-impl Round<'_> {
+impl Round {
     async fn all_cuts(&mut self, cuts: &mut Cuts) -> anyhow::Result<()> {
         loop {
             let cut = cuts.next(self.place);
-            let met = tokio::select! {
-                met = self.machine.run_into(cut, &self.disk) => met?,
-                () = self.stop.cancelled() => anyhow::bail!("interrupted"),
-            };
+            let met = self.machine.run_into(cut, &self.disk).await?;
             self.judge.heard(&self.machine.said());
             match met {
                 Met::Running => {
