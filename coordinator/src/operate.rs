@@ -83,7 +83,7 @@ pub async fn stats(
         lag_seconds: target.seconds_since(from).max(0),
         pending_files: pending.files,
         pending_bytes: pending.bytes,
-        uncovered_files: catalog.count(None, Some(archive.origin)).await?.files,
+        uncovered_files: catalog.count_files(None, Some(archive.origin)).await?,
         failed_files: ledger.count_errors().await?,
         null_uid: unplaceable.null_uid,
         null_created_at: unplaceable.null_created_at,
@@ -109,7 +109,7 @@ pub async fn pending(
     if target <= watermark.archived_until {
         return Ok(0);
     }
-    Ok(catalog.count(Some(watermark.archived_until), Some(target)).await?.files)
+    catalog.count_files(Some(watermark.archived_until), Some(target)).await
 }
 
 async fn initialised(
@@ -227,7 +227,7 @@ pub async fn plan_adjust(
         }
         let skip =
             Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
-        plan.skipped_files = catalog.count(Some(covered), Some(asked)).await?.files;
+        plan.skipped_files = catalog.count_files(Some(covered), Some(asked)).await?;
         plan.skip = Some(skip);
     }
     let limit = cutoff(clocks.0, clocks.1, watermark.lag_days, None, 1);
