@@ -16,6 +16,7 @@ use object_store::{
     Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
 use protocol::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::fault::{io_error, may_be_range, store_error};
 use self::flush::Flusher;
@@ -38,8 +39,10 @@ const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(600);
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// Part size of multipart uploads. S3 allows 10,000 parts, hence objects up to 78 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
+/// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Parts that are read from files and in flight at a time, of all uploads of a store: 32 MiB.
+const PARTS_OF_ALL: usize = 4;
 
 /// The name of the upload that is begun and given up to see whether one may write.
 const PROBE: &str = "_des/probe";
@@ -57,6 +60,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
     directory: Option<Arc<Flusher>>,
+    /// A permit for every part that may be in memory.
+    parts: Arc<Semaphore>,
     /// What every object is written with: the storage class, where one is configured.
     attributes: Attributes,
     description: Arc<str>,
@@ -110,6 +115,7 @@ impl Store {
         Ok(Self {
             objects: Arc::new(objects),
             directory: Some(Arc::new(Flusher::new(root))),
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
             attributes: Attributes::new(),
             description: what.into(),
         })
@@ -120,6 +126,7 @@ impl Store {
         Self {
             objects: Arc::new(InMemory::new()),
             directory: None,
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
             attributes: Attributes::new(),
             description: "the store in memory".into(),
         }
