@@ -1,6 +1,8 @@
 //! The conformance suite of the ledger: what every adapter keeps to, on real databases.
 
 mod ledger_support;
+#[path = "support/stalling_proxy.rs"]
+mod stalling_proxy;
 
 use ledger_support::{PostgresBench, SqliteBench};
 

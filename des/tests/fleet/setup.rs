@@ -97,6 +97,11 @@ impl Fleet {
         self.write_config();
     }
 
+    /// The URL that everything but the workers is configured with.
+    pub(crate) fn database_url(&self) -> String {
+        self.config["database"]["url"].as_str().expect("a URL").to_owned()
+    }
+
     /// URL and prefix.
     pub(crate) fn broker(&self) -> (String, String) {
         (server("DES_TEST_AMQP_URL"), self.database.clone())
