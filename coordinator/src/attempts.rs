@@ -87,14 +87,6 @@ pub fn may_split(splits: u64, rows: u64, failures: FailureLimits) -> bool {
     splits < failures.allowed(rows).saturating_add(1).saturating_mul(SPLITS_PER_ROW)
 }
 
-/// How often partitions of a window were split: each time two numbers came and one went.
-pub fn splits<'a>(partitions: impl Iterator<Item = &'a PartitionRecord>) -> u64 {
-    let (count, end) = partitions.fold((0, 0), |(count, end), partition| {
-        (count + 1, u64::from(partition.partition).saturating_add(1).max(end))
-    });
-    end.saturating_sub(count)
-}
-
 /// The number of the attempt that is under way, from 1.
 pub fn attempt_number(partition: &PartitionRecord) -> u32 {
     partition.setbacks.saturating_add(1)
@@ -105,6 +97,9 @@ pub fn attempt_number(partition: &PartitionRecord) -> u32 {
 pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
     attempt == attempt_number(partition)
 }
+
+/// Class of a task that a worker says it can never execute.
+pub(crate) const REFUSED: &str = "refused";
 
 /// What trouble is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +130,7 @@ pub fn setback(
             };
             (blame, class.as_str(), detail.as_str())
         }
-        TaskResult::Refused { detail } => (Blame::Elsewhere, "refused", detail.as_str()),
+        TaskResult::Refused { detail } => (Blame::Elsewhere, REFUSED, detail.as_str()),
         TaskResult::Interrupted => (
             Blame::Interruption,
             "interrupted",

@@ -3,10 +3,12 @@
 //! Whatever the loop knows besides the ledger is hints. An error of a database, broker or store
 //! that may pass ends the loop; the service takes it up again from the ledger.
 
+mod again;
 mod collect;
 mod commit;
 mod dispatch;
 mod isolate;
+mod manifests;
 mod plan;
 mod recheck;
 
@@ -17,13 +19,13 @@ use backends::BackendError;
 use backends::ledger::{Lease, WindowRecord, WindowState};
 use backends::queue::Lane;
 use protocol::message::{PartitionAddress, TaskResult};
-use protocol::{Timestamp, Window, WindowKey};
+use protocol::{Revision, Timestamp, Window, WindowKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use self::dispatch::publish_task;
-use self::plan::Planning;
+use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
@@ -48,7 +50,7 @@ pub(crate) struct Leader<'a> {
     report: &'a mut RunReport,
     flight: Flight,
     /// The plan in the making, of which window and pass.
-    planning: Option<(WindowKey, Planning)>,
+    planning: Option<(Window, Revision, Planning)>,
     plan_not_before: Instant,
     /// Whether the last planned window had no rows, so that it is worth asking how far the
     /// emptiness reaches.
@@ -67,11 +69,13 @@ pub(crate) struct Leader<'a> {
     rechecking: Rechecking,
     /// Replays that could not even be planned, with the reason; their requests are dropped.
     unplannable: Vec<(Window, String)>,
+    /// The window that the watermark cannot pass again.
+    stuck: Option<StuckAt>,
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        if let Some((_, planning)) = &self.planning {
+        if let Some((.., planning)) = &self.planning {
             planning.abort();
         }
     }
@@ -102,6 +106,7 @@ impl<'a> Leader<'a> {
             restoring: None,
             rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
+            stuck: None,
         }
     }
 
@@ -130,7 +135,7 @@ impl<'a> Leader<'a> {
                 delivery = progress.next() => self.take_progress(delivery).await,
                 planned = async {
                     match &mut self.planning {
-                        Some((_, planning)) => planning.await,
+                        Some((.., planning)) => planning.await,
                         None => std::future::pending().await,
                     }
                 } => self.take_plan(planned).await?,
@@ -153,7 +158,9 @@ impl<'a> Leader<'a> {
         self.report.archived_until = Some(self.watermark);
 
         let blocked = self.blocked();
-        self.report.held = blocked.iter().chain(&self.unplannable).cloned().collect();
+        let stuck = self.stuck.iter().map(|stuck| (stuck.window, stuck.reason.clone()));
+        let blocked_or_dropped = blocked.iter().chain(&self.unplannable).cloned();
+        self.report.held = blocked_or_dropped.chain(stuck).collect();
         for (window, reason) in &blocked {
             let key = WindowKey::new(*window, 0);
             if self.held_told.insert(key, reason.clone()).as_ref() != Some(reason) {
@@ -211,7 +218,9 @@ impl<'a> Leader<'a> {
         let (requested, open): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.state == WindowState::Requested);
         // One that is being planned is still on record as requested.
-        let being_planned = self.planning.as_ref().map(|(key, _)| *key);
+        let planning = self.planning.as_ref();
+        let being_planned =
+            planning.map(|(window, revision, _)| WindowKey::new(*window, *revision));
         self.requested = requested;
         self.requested.retain(|record| Some(record.key()) != being_planned);
         for record in open {
@@ -228,11 +237,18 @@ impl<'a> Leader<'a> {
             // Whether it is to be held is decided anew: the limits may have changed since.
             record.state = WindowState::Open;
             let partitions = it.ledger.partitions(key).await?;
-            let settings = match partitions.first() {
-                Some(first) => settings_of(&it.store, &first.manifest).await?,
-                None => it.settings.pack,
-            };
+            let (mut settings, mut lost) = (it.settings.pack, None);
+            if let Some(first) = partitions.first() {
+                match settings_of(&it.store, &first.manifest).await {
+                    Ok(of_manifest) => settings = of_manifest,
+                    Err(error) if error.is_retryable() => return Err(error),
+                    Err(error) => lost = Some((first.partition, error.to_string())),
+                }
+            }
             self.flight.windows.insert(key, OpenWindow::new(record, settings, partitions));
+            if let Some((partition, why)) = lost {
+                self.plan_anew(key, partition, &why).await?;
+            }
             return Ok(());
         };
         match (known.record.state, record.state) {

@@ -36,8 +36,8 @@ pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
 pub use values::{
     AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, HeldPass, Lease,
-    LeaseStatus, NewPart, NewPartition, NewWindow, PartitionRecord, Setback, WatermarkRow,
-    WindowCommit, WindowRecord, WindowState, WindowTotals,
+    LeaseStatus, NewPart, NewPartition, NewWindow, PartitionRecord, Setback, Stuck, WatermarkRow,
+    WindowCommit, WindowRecord, WindowState, WindowTotals, splits,
 };
 
 /// The coordinator's memory.
@@ -101,6 +101,14 @@ pub trait Ledger: Send + Sync {
     /// values changes nothing; a committed window is refused.
     async fn add_window(&self, lease: &Lease, window: &NewWindow) -> Result<()>;
 
+    /// Records an open window's plan anew, in one transaction: its partitions, and what became of
+    /// them, are forgotten, and these are recorded for it.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when it is committed;
+    /// [`NotFound`](crate::BackendError::NotFound) when it is not in the ledger.
+    async fn plan_again(&self, lease: &Lease, window: &NewWindow) -> Result<()>;
+
     /// Windows that are not committed, by end and revision.
     async fn open_windows(&self) -> Result<Vec<WindowRecord>>;
 
@@ -135,6 +143,27 @@ pub trait Ledger: Send + Sync {
         partition: PartitionId,
         setback: &Setback,
     ) -> Result<bool>;
+
+    /// Records what is being waited for with a partition, which costs it nothing: class and detail,
+    /// as of a setback. Nothing happens to one that has an accepted receipt, or is gone.
+    async fn note_trouble(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        trouble: (&str, &str),
+    ) -> Result<()>;
+
+    /// Records that the lease's holder works on these partitions itself, so that its successor knows
+    /// what it died over. A setback, or an accepted receipt, ends that for a partition.
+    async fn note_under_way(
+        &self,
+        lease: &Lease,
+        partitions: &[(WindowKey, PartitionId)],
+    ) -> Result<()>;
+
+    /// Records that the lease's holder stops working without having died over anything.
+    async fn clear_under_way(&self, lease: &Lease) -> Result<()>;
 
     /// Takes back what was accepted for a partition of an uncommitted window, because an object
     /// that its receipt names is gone or damaged.
@@ -258,6 +287,13 @@ pub trait Ledger: Send + Sync {
     /// [`Conflict`](crate::BackendError::Conflict) when the job has another archive, or the
     /// watermark is not where it was.
     async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()>;
+
+    /// Records over which certified window the watermark cannot move again, or that it can.
+    async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;
+
+    /// What was recorded last of a window over which the watermark cannot move, while the watermark
+    /// has not passed it.
+    async fn stuck(&self) -> Result<Option<Stuck>>;
 
     /// The newest entries of the audit log, newest first, at most `limit`.
     async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>>;

@@ -12,8 +12,8 @@ use super::sql_ledger::{ACTION_LIMIT, SqlLedger};
 use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
     AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, Look, NewPart, NewWindow,
-    PartitionRecord, Purpose, Setback, WatermarkRow, WindowCommit, WindowRecord, WindowState,
-    adopt, commit, held, lease, looks, operator, parts, watermark, windows,
+    PartitionRecord, Purpose, Setback, Stuck, WatermarkRow, WindowCommit, WindowRecord,
+    WindowState, adopt, commit, held, lease, looks, operator, parts, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -140,6 +140,12 @@ where
         })
     }
 
+    async fn plan_again(&self, lease: &Lease, window: &NewWindow) -> Result<()> {
+        transaction!(self, "record a window's plan anew", |session| {
+            windows::plan_again(session, &self.job, lease, window)
+        })
+    }
+
     async fn open_windows(&self) -> Result<Vec<WindowRecord>> {
         query!(self, "list open windows", |session| windows::open(session, &self.job))
     }
@@ -182,6 +188,34 @@ where
     ) -> Result<bool> {
         transaction!(self, "record a setback", |session| {
             windows::set_back(session, &self.job, lease, (window, partition), setback)
+        })
+    }
+
+    async fn note_trouble(
+        &self,
+        lease: &Lease,
+        window: WindowKey,
+        partition: PartitionId,
+        trouble: (&str, &str),
+    ) -> Result<()> {
+        transaction!(self, "record what a partition waits for", |session| {
+            parts::note_trouble(session, &self.job, lease, (window, partition), trouble)
+        })
+    }
+
+    async fn note_under_way(
+        &self,
+        lease: &Lease,
+        partitions: &[(WindowKey, PartitionId)],
+    ) -> Result<()> {
+        transaction!(self, "record what is worked on", |session| {
+            parts::note_under_way(session, &self.job, lease, partitions)
+        })
+    }
+
+    async fn clear_under_way(&self, lease: &Lease) -> Result<()> {
+        transaction!(self, "record that nothing is worked on", |session| {
+            parts::clear_under_way(session, &self.job, lease)
         })
     }
 
@@ -308,6 +342,18 @@ where
         let place = (&self.job, self.config_id);
         transaction!(self, "record the archive again", |session| {
             adopt::adopt_archive(session, place, lease, adopted)
+        })
+    }
+
+    async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()> {
+        transaction!(self, "record what the watermark cannot pass", |session| {
+            watermark::note_stuck(session, &self.job, lease, stuck)
+        })
+    }
+
+    async fn stuck(&self) -> Result<Option<Stuck>> {
+        query!(self, "read what the watermark cannot pass", |session| {
+            watermark::stuck(session, &self.job)
         })
     }
 

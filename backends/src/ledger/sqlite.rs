@@ -32,6 +32,7 @@ const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/sqlite/0001_ledger.sql")),
     (2, "split", include_str!("../../../migrations/sqlite/0002_split.sql")),
     (3, "revisions", include_str!("../../../migrations/sqlite/0003_revisions.sql")),
+    (5, "stuck", include_str!("../../../migrations/sqlite/0005_stuck.sql")),
 ];
 
 /// As the migrating library makes it.

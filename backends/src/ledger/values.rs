@@ -107,6 +107,8 @@ pub struct WindowRecord {
     pub findings: Option<String>,
     /// How many failed rows an operator accepted by releasing it.
     pub released: Option<u64>,
+    /// Splits of its partitions before an operator last had it tried again.
+    pub splits_before: u64,
 }
 
 impl WindowRecord {
@@ -192,6 +194,8 @@ pub struct PartitionRecord {
     pub trouble: Option<(String, String)>,
     /// The worker whose receipt had files that deserve a second look.
     pub first_look: Option<WorkerId>,
+    /// The process that works on it, where nobody else tells when that ends.
+    pub under_way_by: Option<WorkerId>,
     /// What was accepted for it.
     pub accepted: Option<AcceptedReceipt>,
 }
@@ -210,6 +214,23 @@ pub struct NewPart {
     pub first_row: u64,
     /// Its rows.
     pub rows: Tally,
+}
+
+/// How often partitions of a window were split: each time two numbers came and one went.
+pub fn splits<'a>(partitions: impl IntoIterator<Item = &'a PartitionRecord>) -> u64 {
+    let (count, end) = partitions.into_iter().fold((0, 0), |(count, end), partition| {
+        (count + 1, u64::from(partition.partition).saturating_add(1).max(end))
+    });
+    end.saturating_sub(count)
+}
+
+/// A certified window over which the watermark cannot move again, after it was moved back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its end.
+    pub end: Timestamp,
+    /// Why, for a person.
+    pub reason: String,
 }
 
 /// A held window that an operator lets go, or has tried again.

@@ -1,7 +1,7 @@
 //! Rules, and what they add up to: how many tasks it takes to isolate rows that kill.
 
 use super::*;
-use backends::ledger::PartitionRecord;
+use backends::ledger::{PartitionRecord, splits};
 use protocol::manifest::RowRange;
 use protocol::{PartitionId, Tally};
 
@@ -21,6 +21,7 @@ fn partition(attempts: u32, interruptions: u32) -> PartitionRecord {
         not_before: None,
         trouble: None,
         first_look: None,
+        under_way_by: None,
         accepted: None,
     }
 }

@@ -13,6 +13,7 @@ impl Facts {
         let Some(watermark) = self.watermark else { return self.without_watermark() };
         self.forbidden(&watermark)
             .or_else(|| self.blocked(&watermark))
+            .or_else(|| self.stuck(&watermark))
             .or_else(|| self.unreachable(&watermark))
             .or_else(|| self.idle(&watermark))
             .unwrap_or_else(|| self.under_way(&watermark))
@@ -56,6 +57,15 @@ impl Facts {
              allow. Bring them back and run `des retry --window {end}`, or accept it with `des \
              release --window {end} --reason WHY`",
             window.files_failed, window.files
+        ))
+    }
+
+    /// A certified window that cannot be planned again.
+    fn stuck(&self, watermark: &Watermark) -> Option<String> {
+        let stuck = self.stuck.as_ref()?;
+        Some(format!(
+            "The watermark stands at {} because it cannot pass the window that ends at {}: {}",
+            watermark.archived_until, stuck.end, stuck.reason
         ))
     }
 
@@ -248,7 +258,7 @@ impl WindowFacts {
 mod tests {
     use protocol::Timestamp;
 
-    use super::super::facts::{Broker, Partitions, Reason, Trouble, TroubledPartition};
+    use super::super::facts::{Broker, Partitions, Reason, StuckFacts, Trouble, TroubledPartition};
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -378,6 +388,10 @@ mod tests {
         Facts { troubles, ..Facts::default() }
     });
     snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
+    snapshot!(a_certified_window_cannot_be_passed, {
+        let stuck = StuckFacts { end: at("2024-12-11"), reason: "its manifest is gone".to_owned() };
+        Facts { stuck: Some(stuck), ..facts() }
+    });
     snapshot!(a_replay_was_asked_for, {
         let requested =
             WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };

@@ -9,6 +9,7 @@ mod explain;
 mod failures;
 mod gc;
 mod held;
+mod lost;
 mod rebuild;
 mod refusals;
 mod repair;
