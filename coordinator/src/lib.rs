@@ -19,6 +19,7 @@ pub mod rebuild;
 pub mod recheck;
 
 mod answer;
+mod beside;
 mod certify;
 mod findings;
 mod flight;

@@ -6,7 +6,8 @@ use backends::ledger::{Purpose, WindowRecord};
 use protocol::{Revision, Window};
 
 use super::plan::Plan;
-use crate::findings::{Finding, Findings, Named};
+use crate::beside::whose;
+use crate::findings::{Finding, Findings};
 use crate::remaining::Difference;
 use crate::restore::Restorer;
 use crate::split::{Split, Splitter};
@@ -27,13 +28,10 @@ pub(super) async fn plan_again(
         objects_restored: restored,
         ..Findings::default()
     };
-    for big in &survey.lost_big_files {
-        findings.beyond_help(Named {
-            finding: Finding::BeyondHelp,
-            uid: big.key.clone(),
-            created_at: None,
-            location: None,
-        });
+    if !survey.lost_big_files.is_empty() {
+        let (store, lost) = (&splitter.store, &survey.lost_big_files);
+        let files = whose(store, &survey.certificates, lost).await?;
+        files.into_iter().for_each(|named| findings.beyond_help(named));
     }
     let damaged: Vec<String> = survey.damaged().map(str::to_owned).collect();
     let Split { partitions, difference } = splitter.split(window, revision, Some(survey)).await?;

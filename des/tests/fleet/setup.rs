@@ -358,6 +358,17 @@ impl Fleet {
         found
     }
 
+    /// The hashes of the objects whose names end so.
+    pub(crate) fn contents(&self, ends: &str) -> BTreeMap<String, String> {
+        let names = self.objects().into_keys().filter(|name| name.ends_with(ends));
+        names
+            .map(|name| {
+                let bytes = std::fs::read(self.s3.bucket_dir.join(&name)).expect("an object");
+                (name, blake3::hash(&bytes).to_string())
+            })
+            .collect()
+    }
+
     /// Takes the objects away, or changes a byte of them, by turns.
     pub(crate) fn damage(&self, names: &[&String]) {
         for (number, name) in names.iter().enumerate() {
