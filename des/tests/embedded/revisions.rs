@@ -153,8 +153,8 @@ fn what_failed_is_tried_again_at_the_location_that_the_catalog_has_now() {
     );
     place.sql().execute(&new);
 
-    let nothing = place.json(&format!("retry-failed --window {}", place.midnight(8)));
-    assert_eq!(nothing["retried"], json!([]));
+    let nowhere = place.des(&format!("retry-failed --window {}", place.midnight(3)));
+    nowhere.expect(2).says(["no committed window ends at", place.midnight(9).as_str()]);
     let first = format!("retry-failed --window {}", place.midnight(9));
     let done = place.json(&format!("{first} --reason moved"));
     assert_eq!(done["retried"], json!([place.midnight(9)]), "{done}");
