@@ -98,6 +98,8 @@ pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
     attempt == attempt_number(partition)
 }
 
+/// Class of what is recorded of a partition whose worker hangs in a file.
+pub(crate) const READING: &str = "reading";
 /// Class of a task that a worker says it can never execute.
 pub(crate) const REFUSED: &str = "refused";
 

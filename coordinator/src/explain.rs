@@ -16,6 +16,7 @@ pub use self::facts::{
     Broker, Facts, Lease, Partitions, Reason, StuckFacts, Trouble, TroubledPartition, Watermark,
     WindowFacts,
 };
+use crate::attempts::READING;
 use crate::cutting::cutoff;
 use crate::init::behind;
 
@@ -180,7 +181,10 @@ fn window_facts(
     let troubled = partitions
         .iter()
         .filter(|partition| partition.accepted.is_none() && partition.trouble.is_some())
-        .max_by_key(|it| it.setbacks);
+        .max_by_key(|it| {
+            let hangs = it.trouble.as_ref().is_some_and(|(class, _)| class == READING);
+            (hangs, it.setbacks)
+        });
     let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
     WindowFacts {
         start: record.window.start(),

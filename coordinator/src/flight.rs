@@ -34,13 +34,22 @@ pub(crate) struct OpenPartition {
     pub(crate) given_back_by: Option<WorkerId>,
     /// Rows and bytes that its worker has reported.
     pub(crate) reported: (u64, u64),
+    /// The location that its worker was said to hang in.
+    pub(crate) hangs_in: Option<String>,
     /// How often its task was given back since its files were to be looked at a second time.
     pub(crate) given_back: u32,
 }
 
 impl OpenPartition {
     pub(crate) const fn new(record: PartitionRecord) -> Self {
-        Self { record, last_sign: None, given_back_by: None, reported: (0, 0), given_back: 0 }
+        Self {
+            record,
+            last_sign: None,
+            given_back_by: None,
+            reported: (0, 0),
+            hangs_in: None,
+            given_back: 0,
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl<'a> Leader<'a> {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 delivery = outcomes.next() => self.take_outcome(delivery).await?,
-                delivery = progress.next() => self.take_progress(delivery).await,
+                delivery = progress.next() => self.take_progress(delivery).await?,
                 planned = async {
                     match &mut self.planning {
                         Some((.., planning)) => planning.await,

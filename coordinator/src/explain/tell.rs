@@ -1,6 +1,7 @@
 //! What the facts come to, in words. Pure.
 
 use super::facts::{Facts, Lease, Watermark, WindowFacts};
+use crate::attempts::READING;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -133,6 +134,9 @@ impl Facts {
         }
         let waiting = done < all && window.partitions.to_do == 0;
         match &window.troubled {
+            Some(partition) if partition.class == READING => {
+                format!("The watermark waits at {until}: {progress}; {}", partition.detail)
+            }
             Some(partition) if waiting => format!(
                 "The watermark waits at {until}: {progress}, and the others are tried again{}; {}: {}",
                 partition.not_before.map_or_else(String::new, |time| format!(" from {time} on")),

@@ -8,6 +8,7 @@ mod crash;
 mod explain;
 mod failures;
 mod gc;
+mod hang;
 mod held;
 mod lost;
 mod rebuild;
