@@ -142,6 +142,34 @@ pub fn setback(
     Some(after_trouble(partition, blame, class, detail, now))
 }
 
+/// The setback of a partition whose process ended over it, as its successor sees.
+pub fn setback_of_lost_process(
+    partition: &PartitionRecord,
+    process: &WorkerId,
+    now: Timestamp,
+) -> Setback {
+    let why = format!("{process} ended while it worked on it");
+    after_trouble(partition, Blame::Interruption, "interrupted", &why, now)
+}
+
+/// Of partitions that are due, those that this process is to work on next, when it takes so many at
+/// a time and works on these already: `interruptions` of each. One over which a process may have
+/// died is worked on alone, so that no other is taken for it.
+pub(crate) fn next_alone<T>(due: Vec<(T, u32)>, under_way: &[u32], at_a_time: usize) -> Vec<T> {
+    if under_way.iter().any(|interruptions| *interruptions > 0) {
+        return Vec::new();
+    }
+    let room = at_a_time.max(1).saturating_sub(under_way.len());
+    let (suspects, others): (Vec<_>, Vec<_>) =
+        due.into_iter().partition(|(_, interruptions)| *interruptions > 0);
+    let most = match (others.is_empty(), under_way.is_empty()) {
+        (false, _) => return others.into_iter().take(room).map(|(it, _)| it).collect(),
+        (true, true) => 1,
+        (true, false) => 0,
+    };
+    suspects.into_iter().take(most).map(|(it, _)| it).collect()
+}
+
 /// The setback of a partition whose receipt is not as it should be.
 pub fn setback_of_receipt(partition: &PartitionRecord, why: &str, now: Timestamp) -> Setback {
     after_trouble(partition, Blame::Rows, "receipt", why, now)

@@ -218,6 +218,12 @@ impl Flight {
             .collect()
     }
 
+    /// Interruptions of the partitions that were published and not answered.
+    pub(crate) fn under_way(&self) -> Vec<u32> {
+        let published = self.unfinished().filter(|(_, open)| open.last_sign.is_some());
+        published.map(|(_, open)| open.record.interruptions).collect()
+    }
+
     /// Partitions that were published and whose last sign of life is older than `silence`.
     pub(crate) fn silent(&self, silence: Duration) -> Vec<(WindowKey, PartitionId)> {
         self.unfinished()

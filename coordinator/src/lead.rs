@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use backends::BackendError;
-use backends::ledger::{Lease, WindowRecord, WindowState};
+use backends::ledger::{Lease, PartitionRecord, WindowRecord, WindowState};
 use backends::queue::Lane;
 use protocol::message::{PartitionAddress, TaskResult};
 use protocol::{Revision, Timestamp, Window, WindowKey};
@@ -27,6 +27,7 @@ use tracing::{info, warn};
 pub(crate) use self::dispatch::publish_task;
 use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
+use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
 use crate::restore::Answer;
@@ -236,7 +237,8 @@ impl<'a> Leader<'a> {
         let Some(known) = self.flight.windows.get_mut(&key) else {
             // Whether it is to be held is decided anew: the limits may have changed since.
             record.state = WindowState::Open;
-            let partitions = it.ledger.partitions(key).await?;
+            let mut partitions = it.ledger.partitions(key).await?;
+            self.find_interrupted(key, &mut partitions).await?;
             let (mut settings, mut lost) = (it.settings.pack, None);
             if let Some(first) = partitions.first() {
                 match settings_of(&it.store, &first.manifest).await {
@@ -260,6 +262,30 @@ impl<'a> Leader<'a> {
             (state, _) => record.state = state,
         }
         known.record = record;
+        Ok(())
+    }
+
+    /// Counts what a process ended over that worked on partitions itself.
+    async fn find_interrupted(
+        &self,
+        window: WindowKey,
+        partitions: &mut Vec<PartitionRecord>,
+    ) -> Result<(), BackendError> {
+        let ledger = &self.it.ledger;
+        let mut found = false;
+        for partition in partitions.iter().filter(|it| it.accepted.is_none()) {
+            let Some(process) = &partition.under_way_by else { continue };
+            if *process != self.lease.holder {
+                warn!(window = %window.end, partition = partition.partition, %process,
+                    "its process ended over it");
+                let setback = setback_of_lost_process(partition, process, ledger.now().await?);
+                ledger.set_back(&self.lease, window, partition.partition, &setback).await?;
+                found = true;
+            }
+        }
+        if found {
+            *partitions = ledger.partitions(window).await?;
+        }
         Ok(())
     }
 

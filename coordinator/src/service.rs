@@ -302,6 +302,13 @@ impl Coordinator {
     }
 
     async fn give_back(&self, lease: &Lease) {
+        // Whatever ended the leading, it was not this process's death.
+        if self.queue.tasks_at_a_time().is_some()
+            && let Err(error) = self.ledger.clear_under_way(lease).await
+            && !error.is_conflict()
+        {
+            warn!("what was worked on will count as interrupted: {error}");
+        }
         if let Err(error) = self.ledger.release_lease(lease).await {
             warn!("the lease was not given back and will expire: {error}");
         }

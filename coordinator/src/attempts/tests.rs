@@ -269,3 +269,17 @@ fn a_fleet_whose_workers_die_over_everything_stops_splitting() {
     assert!(course.tasks <= 5 + 2 * 867 * 5, "{} tasks", course.tasks);
     assert!(course.given_up.len() == 868, "{} parts", course.given_up.len());
 }
+
+#[test]
+fn what_a_process_may_have_died_over_is_worked_on_alone() {
+    let due = |all: &[(&'static str, u32)]| all.to_vec();
+    let all = [("a", 0), ("suspect", 1), ("b", 0), ("c", 0), ("suspect too", 2)];
+    assert_eq!(next_alone(due(&all), &[], 2), ["a", "b"]);
+    assert_eq!(next_alone(due(&all), &[0], 2), ["a"]);
+    assert_eq!(next_alone(due(&all), &[0, 0], 2), [""; 0]);
+    assert_eq!(next_alone(due(&all), &[1], 2), [""; 0], "nothing beside a suspect");
+    let suspects = [all[1], all[4]];
+    assert_eq!(next_alone(due(&suspects), &[], 2), ["suspect"]);
+    assert_eq!(next_alone(due(&suspects), &[0], 2), [""; 0], "no suspect beside another");
+    assert_eq!(next_alone(due(&all), &[], 0), ["a"], "before anybody consumes");
+}

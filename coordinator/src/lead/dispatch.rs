@@ -10,7 +10,7 @@ use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::{Leader, TICK};
-use crate::attempts::{READING, worker_to_avoid};
+use crate::attempts::{READING, next_alone, worker_to_avoid};
 use crate::service::Event;
 
 /// Class of what is recorded of a partition whose worker hangs no more.
@@ -40,7 +40,7 @@ impl Leader<'_> {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.flight.due(now);
+        let due = self.within_this_process(self.flight.due(now)).await?;
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
@@ -65,6 +65,26 @@ impl Leader<'_> {
         }
         crash::point("after_publish");
         Ok(())
+    }
+
+    /// Where workers are threads of this very process, nobody is left to tell what it died over: so
+    /// only as much is published as they take at a time, and that is written down before.
+    async fn within_this_process(
+        &self,
+        due: Vec<(WindowKey, PartitionId)>,
+    ) -> Result<Vec<(WindowKey, PartitionId)>, BackendError> {
+        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return Ok(due) };
+        let interruptions = |(window, partition): &(WindowKey, PartitionId)| {
+            let window = self.flight.windows.get(window)?;
+            let mut records = window.partitions.iter().map(|open| &open.record);
+            records.find(|it| it.partition == *partition).map(|it| it.interruptions)
+        };
+        let due = due.into_iter().map(|at| (at, interruptions(&at).unwrap_or_default())).collect();
+        let next = next_alone(due, &self.flight.under_way(), at_a_time);
+        if !next.is_empty() {
+            self.it.ledger.note_under_way(&self.lease, &next).await?;
+        }
+        Ok(next)
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {

@@ -45,22 +45,81 @@ impl Drop for DeadMount {
     }
 }
 
+/// Mounts, or says that this machine does not let us.
+fn dead_mount(place: &Place) -> Option<DeadMount> {
+    match DeadMount::new(place.path("dead")) {
+        Ok(dead) => Some(dead),
+        Err(refused @ (Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::NODEV)) => {
+            // Past the test harness, which shows only what failing tests print.
+            let note =
+                format!("nothing can be mounted here ({refused}): a dead mount is not tried\n");
+            std::io::Write::write_all(&mut std::io::stderr(), note.as_bytes()).expect("stderr");
+            None
+        }
+        Err(error) => panic!("mounting: {error}"),
+    }
+}
+
+/// Whoever reads the file gets no further, and is killed: the moment does not matter.
+#[test]
+fn a_file_over_which_the_process_dies_is_isolated_and_given_up() {
+    let mut place = Place::new();
+    place.set("coordinator.lease_ttl", "1s").set("coordinator.max_attempts", 2);
+    let sound = place.fill(8..9, 7);
+    let Some(dead) = dead_mount(&place) else { return };
+    let at = place.time(8, chrono::TimeDelta::hours(3));
+    place.row(json!(["poison", at, place.path("dead/file"), null]));
+    place.load();
+    let mut kills = 0;
+    let done = loop {
+        assert!(kills < 30, "it is never isolated");
+        let mut run = place.start("migrate --mode single --output json");
+        let of_it = format!("%-{}-%", run.pid());
+        let stuck = || {
+            let tables = place.sql().tables();
+            let rows = match tables.iter().any(|table| table == "des_partitions") {
+                true => place.sql().query(&format!(
+                    "SELECT partition FROM des_partitions WHERE under_way_by LIKE '{of_it}' \
+                     AND receipt IS NULL"
+                )),
+                false => Vec::new(),
+            };
+            rows.into_iter().next()
+        };
+        // What is sound is read within moments; what is still worked on then is not.
+        let mut seen = None;
+        while run.is_running() {
+            let now = stuck();
+            if now.is_some() && now == seen {
+                break;
+            }
+            seen = now;
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        if !run.is_running() {
+            break run.end(LIMIT).expect(0).json();
+        }
+        run.signal(Signal::KILL);
+        run.end(LIMIT);
+        kills += 1;
+    };
+    drop(dead);
+    // 8 rows are halved 3 times: 2 kills of the whole, 2 of each part, 3 of the row.
+    assert!(kills >= 2 + 2 + 3, "{kills} kills");
+    assert_eq!((&done["files_archived"], &done["files_failed"]), (&json!(7), &json!(1)), "{done}");
+    assert_eq!(place.errors(), [("poison".to_owned(), "gave_up".to_owned())]);
+    let detail = place.sql().value("SELECT detail FROM des_migration_errors");
+    assert!(detail.contains("interrupted 3 times") && detail.contains("ended while"), "{detail}");
+    sound.iter().for_each(|file| place.assert_archived(file));
+    assert_eq!(place.verify_deep()["files"], 7);
+}
+
 #[test]
 fn a_read_that_hangs_is_told_and_keeps_no_run_from_ending() {
     let mut place = Place::new();
     place.set("worker.drain_timeout", "4s").set("coordinator.lease_ttl", "1s");
     let sound = place.fill(8..9, 3);
-    let dead = match DeadMount::new(place.path("dead")) {
-        Ok(dead) => dead,
-        Err(refused @ (Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::NODEV)) => {
-            // Past the test harness, which shows only what failing tests print.
-            let note =
-                format!("nothing can be mounted here ({refused}): a dead mount is not tried\n");
-            let told = std::io::Write::write_all(&mut std::io::stderr(), note.as_bytes());
-            return told.expect("stderr");
-        }
-        Err(error) => panic!("mounting: {error}"),
-    };
+    let Some(dead) = dead_mount(&place) else { return };
     let location = place.path("dead/file");
     let at = place.time(8, chrono::TimeDelta::hours(3));
     place.row(json!(["behind it", at, location, null]));
