@@ -120,7 +120,7 @@ pub async fn plan_adjust(
         }
         let skip =
             Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
-        plan.skipped_files = catalog.count(Some(covered), Some(asked)).await?.files;
+        plan.skipped_files = catalog.count_files(Some(covered), Some(asked)).await?;
         plan.skip = Some(skip);
     }
     let limit = cutoff(clocks.0, clocks.1, watermark.lag_days, None, 1);

@@ -147,10 +147,10 @@ async fn ask_catalog(
     let clock = catalog.now().await?;
     let span = settings.window_span_micros;
     watermark.target = cutoff(clock, now, watermark.lag_days, oldest, span);
-    watermark.uncovered_files = Some(catalog.count(None, Some(watermark.origin)).await?.files);
+    watermark.uncovered_files = Some(catalog.count_files(None, Some(watermark.origin)).await?);
     let due = (watermark.archived_until, watermark.target);
     watermark.pending_files = Some(match due.0 < due.1 {
-        true => catalog.count(Some(due.0), Some(due.1)).await?.files,
+        true => catalog.count_files(Some(due.0), Some(due.1)).await?,
         false => 0,
     });
     Ok(())

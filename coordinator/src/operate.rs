@@ -76,7 +76,7 @@ pub async fn stats(
         lag_seconds: target.seconds_since(from).max(0),
         pending_files: pending.files,
         pending_bytes: pending.bytes,
-        uncovered_files: catalog.count(None, Some(archive.origin)).await?.files,
+        uncovered_files: catalog.count_files(None, Some(archive.origin)).await?,
         failed_files: ledger.count_errors().await?,
         null_uid: unplaceable.null_uid,
         null_created_at: unplaceable.null_created_at,
@@ -102,7 +102,7 @@ pub async fn pending(
     if target <= watermark.archived_until {
         return Ok(0);
     }
-    Ok(catalog.count(Some(watermark.archived_until), Some(target)).await?.files)
+    catalog.count_files(Some(watermark.archived_until), Some(target)).await
 }
 
 pub(crate) async fn initialised(
