@@ -2,11 +2,12 @@
 //! notes, each beside its reference in the same run.
 
 mod database;
-mod embedded;
-mod fleet;
+pub(crate) mod embedded;
+pub(crate) mod fleet;
 mod instructions;
 mod memory;
 mod pack;
+mod page;
 mod read;
 mod s3;
 pub(crate) mod scale;
@@ -50,9 +51,19 @@ pub(crate) struct BenchArgs {
     des: Option<PathBuf>,
     #[command(flatten)]
     far: scale::Far,
+    /// Write the report as a page of HTML, with plots.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+}
+
+impl BenchArgs {
+    /// The same, of scaling alone.
+    pub(crate) fn of_scale(&self) -> Self {
+        Self { only: vec![Topic::Scale], ..self.clone() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -165,6 +176,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<String> {
         seconds: rounded(began.elapsed().as_secs_f64()),
         lines,
     };
+    if let Some(path) = &args.report {
+        std::fs::write(path, page::page(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(match args.output {
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",
         Output::Human => report.table(),

@@ -3,8 +3,10 @@
 
 mod bench;
 mod chaos;
+mod compare;
 mod generate;
 mod measure;
+mod project;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,6 +31,12 @@ enum Command {
     Gen(GenArgs),
     /// Measure the table of docs/performance.md, each line beside its reference in the same run.
     Bench(bench::BenchArgs),
+    /// Per-record status updates beside the watermark, on PostgreSQL and SQLite, really packing.
+    Compare(compare::CompareArgs),
+    /// Workers 1 to N against a far store: a bench of this line alone.
+    Scale(bench::BenchArgs),
+    /// From measured rates to hours and money for an archive too large to try.
+    Project(project::ProjectArgs),
     /// Try faults of every kind on a real fleet, and prove that nothing is lost.
     ///
     /// It needs a private PostgreSQL and RabbitMQ and starts itself again under
@@ -113,6 +121,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Gen(args) => args.run()?,
         Command::Chaos(args) => return chaos::run(&args),
         Command::Bench(args) => bench::run(&args)?,
+        Command::Scale(args) => bench::run(&args.of_scale())?,
+        Command::Compare(args) => compare::run(&args)?,
+        Command::Project(args) => project::run(&args)?,
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -56,6 +56,12 @@ impl Ground {
         self.dir.join("archive")
     }
 
+    /// Bytes of the ledger, its write-ahead log included: what a run wrote, or more.
+    pub(crate) fn ledger_bytes(&self) -> u64 {
+        let of = |name| std::fs::metadata(self.dir.join(name)).map_or(0, |it| it.len());
+        ["ledger.sqlite", "ledger.sqlite-wal"].into_iter().map(of).sum()
+    }
+
     /// Removes the archive and its ledger.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
         for name in ["archive", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {

@@ -22,7 +22,7 @@ use crate::measure::spread::Spread;
 const FILES: u64 = 100_000;
 const N_BITS: u8 = 4;
 /// Reads of one run.
-const READS: u64 = 4_000;
+const READS: u64 = 2_000;
 /// Reads at a time, for the rate.
 const AT_A_TIME: usize = 8;
 /// Steps from a file to the next one read: no factor of the number of files.
