@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +18,14 @@ use object_store::{
 use protocol::Timestamp;
 
 use self::fault::{io_error, may_be_range, store_error};
+use self::flush::Flusher;
 pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
 
 mod fault;
+mod flush;
 mod s3;
 mod staging;
 mod upload;
@@ -54,7 +56,7 @@ pub(crate) fn may_write(path: &FsPath) -> bool {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
-    directory: Option<Arc<PathBuf>>,
+    directory: Option<Arc<Flusher>>,
     /// What every object is written with: the storage class, where one is configured.
     attributes: Attributes,
     description: Arc<str>,
@@ -107,7 +109,7 @@ impl Store {
             .map_err(|error| store_error(what.clone(), error))?;
         Ok(Self {
             objects: Arc::new(objects),
-            directory: Some(Arc::new(root)),
+            directory: Some(Arc::new(Flusher::new(root))),
             attributes: Attributes::new(),
             description: what.into(),
         })
@@ -136,7 +138,7 @@ impl Store {
         // An empty listing is also what a directory that is not there gives.
         if let Some(directory) = &self.directory {
             let there =
-                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(&**directory));
+                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(directory.root()));
             let _entries =
                 there.await?.map_err(|error| io_error(self.description.to_string(), error))?;
         }
@@ -150,7 +152,7 @@ impl Store {
     /// When they may not.
     pub async fn check_writable(&self) -> Result<()> {
         if let Some(directory) = &self.directory {
-            return Self::check_directory(directory);
+            return Self::check_directory(directory.root());
         }
         let (what, path) = (self.what("write", PROBE), Path::from(PROBE));
         let begin = self.objects.put_multipart(&path);
@@ -345,23 +347,16 @@ impl Store {
         }
     }
 
-    /// Makes everything written so far durable: one `syncfs` where the store is a directory,
-    /// nothing on S3, where every successful answer meant durable. It takes as long as the disk
-    /// takes: there is no giving up on what was written.
+    /// Makes everything written so far durable: one `syncfs` for all who ask at a time where the
+    /// store is a directory, nothing on S3, where every successful answer meant durable. It takes as
+    /// long as the disk takes: there is no giving up on what was written.
     ///
     /// # Errors
     /// When the file system reports that something could not be written.
     pub async fn flush(&self) -> Result<()> {
         let Some(directory) = self.directory.clone() else { return Ok(()) };
-        let what = format!("sync {}", self.description);
-        let sync = tokio::task::spawn_blocking(move || {
-            let root = std::fs::File::open(directory.as_path())?;
-            rustix::fs::syncfs(&root).map_err(std::io::Error::from)
-        });
-        match sync.await {
-            Ok(done) => done.map_err(|error| io_error(what, error)),
-            Err(panicked) => Err(BackendError::Failed { what, cause: panicked.into() }),
-        }
+        let flushed = directory.flush().await;
+        flushed.map_err(|error| io_error(format!("sync {}", self.description), error))
     }
 
     fn what(&self, action: &str, key: &str) -> String {

@@ -186,14 +186,9 @@ impl Archive {
         }
         let Some(rows) = rows else { return Ok(Ok(())) };
         let check = tokio::task::spawn_blocking(move || {
-            let mut reader = ManifestReader::new(&bytes).map_err(|error| error.to_string())?;
-            let (mut tally, mut frame) = (Tally::default(), Vec::new());
-            while reader.next_frame(&mut frame).map_err(|error| error.to_string())? {
-                for row in &frame {
-                    tally.count(&row.uid, row.created_at());
-                }
-            }
-            let agrees = tally == rows;
+            let reader = ManifestReader::new(&bytes).map_err(|error| error.to_string())?;
+            let found = reader.visit(|_position, _row| {}).map_err(|error| error.to_string())?;
+            let agrees = found.rows == rows;
             agrees
                 .then_some(())
                 .ok_or_else(|| "it holds other rows than its certificate states".to_owned())

@@ -399,15 +399,14 @@ impl<'a> Reader<'a> {
         let large = open.size > LARGE_FILE_BYTES;
         let _one_at_a_time =
             large.then(|| self.one_large_file.lock().unwrap_or_else(PoisonError::into_inner));
-        open.read_into(&mut self.raw)?;
-        let crc32c = crc32c::crc32c(&self.raw);
-        let encoded = encoder.encode(&self.raw, !is_compressed_name(location));
-        let stored = encoded.and_then(|(codec, stored)| Ok((codec, payloads.push(stored)?)));
+        let raw = open.read_into(&mut self.raw)?;
+        let crc32c = crc32c::crc32c(raw);
+        let try_compress = !is_compressed_name(location);
+        let stored = payloads.push_with(|out| encoder.encode_onto(raw, try_compress, out));
         let (codec, payload) = stored.map_err(|error| RowError::Pack(PackError::local(&error)))?;
-        let raw_size = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
+        let raw_size = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         if large {
             self.raw = Vec::new();
-            encoder.shrink_to(0);
         }
         Ok(Item::Stored { payload, codec, raw_size, crc32c })
     }
