@@ -121,7 +121,8 @@ impl Store {
             Arc::new(PrefixStore::new(bucket, settings.prefix.as_str()))
         };
         let parts = Arc::new(Semaphore::new(PARTS_OF_ALL));
-        Ok(Self { objects, directory: None, parts, attributes, description: what.into() })
+        let description = what.into();
+        Ok(Self { objects, directory: None, synced: None, parts, attributes, description })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, PutMultipartOptions};
+use object_store::{MultipartUpload, PutMultipartOptions};
 use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
@@ -118,7 +118,8 @@ impl Store {
         };
         let failed = |error| store_error(what.to_owned(), error);
         let path = Path::from(key);
-        let mut upload = self.objects.put_multipart_opts(&path, options).await.map_err(failed)?;
+        let begun = self.when_synced().put_multipart_opts(&path, options).await;
+        let mut upload = begun.map_err(failed)?;
         let mut in_flight = JoinSet::new();
         let sent = self.send_parts(&mut *upload, &mut in_flight, source, size, accept, what);
         match sent.await {
