@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use protocol::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::fault::{io_error, may_be_range, store_error};
+use self::flush::Flusher;
 pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
@@ -23,6 +25,7 @@ use crate::error::{BackendError, Result};
 use crate::{crash, sabotage};
 
 mod fault;
+mod flush;
 mod s3;
 mod staging;
 mod upload;
@@ -36,8 +39,10 @@ const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(600);
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// Part size of multipart uploads. S3 allows 10,000 parts, hence objects up to 78 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
+/// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Parts that are read from files and in flight at a time, of all uploads of a store: 32 MiB.
+const PARTS_OF_ALL: usize = 4;
 
 /// The name of the upload that is begun and given up to see whether one may write.
 const PROBE: &str = "_des/probe";
@@ -54,7 +59,9 @@ pub(crate) fn may_write(path: &FsPath) -> bool {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
-    directory: Option<Arc<PathBuf>>,
+    directory: Option<Arc<Flusher>>,
+    /// A permit for every part that may be in memory.
+    parts: Arc<Semaphore>,
     /// The same directory, written so that bytes are on the disk before their name is.
     synced: Option<Arc<dyn ObjectStore>>,
     /// What every object is written with: the storage class, where one is configured.
@@ -112,7 +119,8 @@ impl Store {
             .with_fsync(true);
         Ok(Self {
             objects: Arc::new(objects),
-            directory: Some(Arc::new(root)),
+            directory: Some(Arc::new(Flusher::new(root))),
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
             synced: Some(Arc::new(synced)),
             attributes: Attributes::new(),
             description: what.into(),
@@ -124,6 +132,7 @@ impl Store {
         Self {
             objects: Arc::new(InMemory::new()),
             directory: None,
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
             synced: None,
             attributes: Attributes::new(),
             description: "the store in memory".into(),
@@ -143,7 +152,7 @@ impl Store {
         // An empty listing is also what a directory that is not there gives.
         if let Some(directory) = &self.directory {
             let there =
-                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(&**directory));
+                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(directory.root()));
             let _entries =
                 there.await?.map_err(|error| io_error(self.description.to_string(), error))?;
         }
@@ -157,7 +166,7 @@ impl Store {
     /// When they may not.
     pub async fn check_writable(&self) -> Result<()> {
         if let Some(directory) = &self.directory {
-            return Self::check_directory(directory);
+            return Self::check_directory(directory.root());
         }
         let (what, path) = (self.what("write", PROBE), Path::from(PROBE));
         let begin = self.objects.put_multipart(&path);
@@ -310,9 +319,9 @@ impl Store {
         }
     }
 
-    /// Makes everything written so far durable: one `syncfs` where the store is a directory,
-    /// nothing on S3, where every successful answer meant durable. It takes as long as the disk
-    /// takes: there is no giving up on what was written.
+    /// Makes everything written so far durable: one `syncfs` for all who ask at a time where the
+    /// store is a directory, nothing on S3, where every successful answer meant durable. It takes as
+    /// long as the disk takes: there is no giving up on what was written.
     ///
     /// # Errors
     /// When the file system reports that something could not be written.
@@ -322,15 +331,8 @@ impl Store {
             return Ok(());
         }
         crash::point("before_flush");
-        let what = format!("sync {}", self.description);
-        let sync = tokio::task::spawn_blocking(move || {
-            let root = std::fs::File::open(directory.as_path())?;
-            rustix::fs::syncfs(&root).map_err(std::io::Error::from)
-        });
-        match sync.await {
-            Ok(done) => done.map_err(|error| io_error(what, error))?,
-            Err(panicked) => return Err(BackendError::Failed { what, cause: panicked.into() }),
-        }
+        let flushed = directory.flush().await;
+        flushed.map_err(|error| io_error(format!("sync {}", self.description), error))?;
         crash::point("after_flush");
         Ok(())
     }

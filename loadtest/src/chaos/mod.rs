@@ -23,8 +23,8 @@ mod proxy;
 mod report;
 mod round;
 #[path = "../../../backends/tests/support/s3_server.rs"]
-mod s3_server;
-mod servers;
+pub(crate) mod s3_server;
+pub(crate) mod servers;
 mod store_gate;
 mod watch;
 
