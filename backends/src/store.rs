@@ -12,10 +12,9 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-};
+use object_store::{Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use protocol::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::fault::{io_error, may_be_range, store_error};
 use self::flush::Flusher;
@@ -23,12 +22,14 @@ pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
+use crate::{crash, sabotage};
 
 mod fault;
 mod flush;
 mod s3;
 mod staging;
 mod upload;
+mod write;
 
 /// Time that any single request may take, besides the time for its bytes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,8 +39,10 @@ const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(600);
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// Part size of multipart uploads. S3 allows 10,000 parts, hence objects up to 78 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
+/// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Parts that are read from files and in flight at a time, of all uploads of a store: 32 MiB.
+const PARTS_OF_ALL: usize = 4;
 
 /// The name of the upload that is begun and given up to see whether one may write.
 const PROBE: &str = "_des/probe";
@@ -57,6 +60,10 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
     directory: Option<Arc<Flusher>>,
+    /// A permit for every part that may be in memory.
+    parts: Arc<Semaphore>,
+    /// The same directory, written so that bytes are on the disk before their name is.
+    synced: Option<Arc<dyn ObjectStore>>,
     /// What every object is written with: the storage class, where one is configured.
     attributes: Attributes,
     description: Arc<str>,
@@ -107,9 +114,14 @@ impl Store {
         let root = path.canonicalize().map_err(|error| io_error(what.clone(), error))?;
         let objects = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| store_error(what.clone(), error))?;
+        let synced = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|error| store_error(what.clone(), error))?
+            .with_fsync(true);
         Ok(Self {
             objects: Arc::new(objects),
             directory: Some(Arc::new(Flusher::new(root))),
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            synced: Some(Arc::new(synced)),
             attributes: Attributes::new(),
             description: what.into(),
         })
@@ -120,6 +132,8 @@ impl Store {
         Self {
             objects: Arc::new(InMemory::new()),
             directory: None,
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            synced: None,
             attributes: Attributes::new(),
             description: "the store in memory".into(),
         }
@@ -180,48 +194,6 @@ impl Store {
             cause: format!("this user may not write in {nearest}, or it is mounted read-only")
                 .into(),
         })
-    }
-
-    /// Writes a whole object. On S3 it is durable when this returns; in a directory after the
-    /// next [`Store::flush`]. Never half-visible.
-    ///
-    /// # Errors
-    /// When the store refuses or does not answer in time.
-    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        if bytes.len() > PART_BYTES * PARTS_IN_FLIGHT {
-            return self.put_parts(key, bytes).await;
-        }
-        self.put_whole(key, bytes, &self.what("write", key)).await
-    }
-
-    async fn put_whole(&self, key: &str, bytes: Bytes, what: &str) -> Result<()> {
-        let limit = time_for(bytes.len() as u64);
-        let path = Path::from(key);
-        let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
-        let put = self.objects.put_opts(&path, bytes.into(), options);
-        bounded(what, limit, put).await?.map_err(|error| store_error(what.to_owned(), error))?;
-        Ok(())
-    }
-
-    /// Writes an object that must not exist yet; false when it does.
-    ///
-    /// # Errors
-    /// [`BackendError::Failed`] when the store cannot do this (some servers know no conditional
-    /// writes), others when it refuses or does not answer in time.
-    pub async fn create(&self, key: &str, bytes: Bytes) -> Result<bool> {
-        let what = self.what("create", key);
-        let path = Path::from(key);
-        let options = PutOptions {
-            mode: PutMode::Create,
-            attributes: self.attributes.clone(),
-            ..PutOptions::default()
-        };
-        let put = self.objects.put_opts(&path, bytes.into(), options);
-        match bounded(&what, REQUEST_TIMEOUT, put).await? {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(store_error(what, error)),
-        }
     }
 
     /// Reads a whole object of at most `limit` bytes.
@@ -355,8 +327,14 @@ impl Store {
     /// When the file system reports that something could not be written.
     pub async fn flush(&self) -> Result<()> {
         let Some(directory) = self.directory.clone() else { return Ok(()) };
+        if sabotage::is("flush_does_nothing") {
+            return Ok(());
+        }
+        crash::point("before_flush");
         let flushed = directory.flush().await;
-        flushed.map_err(|error| io_error(format!("sync {}", self.description), error))
+        flushed.map_err(|error| io_error(format!("sync {}", self.description), error))?;
+        crash::point("after_flush");
+        Ok(())
     }
 
     fn what(&self, action: &str, key: &str) -> String {

@@ -42,6 +42,10 @@ enum Command {
     /// It needs a private PostgreSQL and RabbitMQ and starts itself again under
     /// `./test --servers-only` where there are none.
     Chaos(chaos::ChaosArgs),
+    /// Let the power fail under a local archive, again and again, and prove that nothing is lost.
+    ///
+    /// It needs root and loop devices, and ends with exit code 77 where it cannot run.
+    Power(chaos::power::PowerArgs),
 }
 
 #[derive(Args)]
@@ -124,6 +128,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Scale(args) => bench::run(&args.of_scale())?,
         Command::Compare(args) => compare::run(&args)?,
         Command::Project(args) => project::run(&args)?,
+        Command::Power(args) => return chaos::power::run(&args),
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -108,6 +108,31 @@ impl Archive {
     }
 }
 
+impl Archive {
+    /// The uids in a shard whose content lies beside it, each with the object that it is in.
+    pub(crate) async fn big_files_of(
+        &self,
+        shard: &ShardRef,
+    ) -> Result<Vec<(String, String)>, ReadError> {
+        let key = shard.key.as_str();
+        let (_, TailStep::Fast(tail)) = self.tail(key, shard.tail_bytes).await? else {
+            return Ok(Vec::new());
+        };
+        let range = tail.index_range();
+        let index = self.range(key, range.clone()).await?;
+        tail.check_index(&index).map_err(ReadError::damaged(key))?;
+        let mut entries =
+            IndexReader::new(2, &index, range.start).map_err(ReadError::damaged(key))?;
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_entry().map_err(ReadError::damaged(key))? {
+            if let Location::Beside { sha256, .. } = entry.location {
+                found.push((entry.uid, names::big_file(&sha256)));
+            }
+        }
+        Ok(found)
+    }
+}
+
 fn no_decoder(error: std::io::Error) -> ReadError {
     let what = "decoding the files of a shard".to_owned();
     ReadError::Backend(BackendError::Failed { what, cause: error.into() })

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
+use crate::reading::{Readings, Slot};
 use crate::restore::Wanted;
 use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
 
@@ -48,6 +49,7 @@ pub(crate) struct PackLimits {
 pub(crate) struct Counters {
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) readings: Readings,
 }
 
 /// Everything that packing needs, shared with the thread it runs on.
@@ -288,6 +290,7 @@ struct Reader<'a> {
     memory: &'a SegmentMemory,
     one_large_file: &'a Mutex<()>,
     source: SourceReader<'a>,
+    reading: Arc<Slot>,
     raw: Vec<u8>,
 }
 
@@ -329,7 +332,8 @@ impl Drop for TellOfPanic<'_, '_> {
 impl<'a> Reader<'a> {
     fn new(input: &'a PackInput, memory: &'a SegmentMemory, one_large_file: &'a Mutex<()>) -> Self {
         let source = SourceReader::new(&input.sources);
-        Self { input, memory, one_large_file, source, raw: Vec::new() }
+        let reading = input.counters.readings.slot();
+        Self { input, memory, one_large_file, source, reading, raw: Vec::new() }
     }
 
     fn read(&mut self, batch: &Batch<'_>, encoder: &mut Encoder) -> Result<Share<'a>, PackError> {
@@ -353,7 +357,10 @@ impl<'a> Reader<'a> {
                     items.push((position, Item::Failed(FailureReason::Missing, why)));
                     continue;
                 }
-                let item = match self.read_row(row, encoder, &mut payloads) {
+                self.reading.begin(row);
+                let item = self.read_row(row, encoder, &mut payloads);
+                self.reading.end();
+                let item = match item {
                     Ok(item) => item,
                     Err(RowError::Source(SourceError::File(reason, detail))) => {
                         Item::Failed(reason, detail)

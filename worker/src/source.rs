@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use backends::crash;
 use protocol::FailureReason;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -232,6 +233,7 @@ fn open_as_seen(
     more: OFlags,
 ) -> Result<OpenFile, SourceError> {
     check_type(stat)?;
+    crash::reading(name).map_err(classify)?;
     // Between the look and the open the file may have become a FIFO, which must not hang us, or a
     // terminal, which must not become ours. Whether it is the same file is seen after reading it.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;

@@ -28,8 +28,20 @@ pub(crate) struct Audited {
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Reads everything that the committed windows name.
+/// Reads everything that the committed windows name, and looks for other certificates.
 pub(crate) fn audit(
+    bucket: &Bucket,
+    expected: &Expected,
+    standing: (&[Commit], Option<protocol::Timestamp>),
+    errors: &[(String, String)],
+) -> Audited {
+    let mut found = audit_under_way(bucket, expected, standing, errors);
+    found.compare_listing(bucket, standing.0);
+    found
+}
+
+/// Reads everything that the committed windows name, while another may be just being committed.
+pub(crate) fn audit_under_way(
     bucket: &Bucket,
     expected: &Expected,
     (commits, settled_until): (&[Commit], Option<protocol::Timestamp>),
@@ -42,7 +54,6 @@ pub(crate) fn audit(
         settled_until,
         found: Audited::default(),
     };
-    audit.compare_listing(commits);
     for commit in commits {
         if let Err(error) = audit.certificate(commit) {
             audit.wrong(format!("{}: {error:#}", commit.certificate));
@@ -61,16 +72,15 @@ struct Audit<'a> {
     found: Audited,
 }
 
-impl Audit<'_> {
+impl Audited {
     fn wrong(&mut self, what: String) {
-        self.found.findings.push(Finding::new(Sin::Wrong, 1, what));
+        self.findings.push(Finding::new(Sin::Wrong, 1, what));
     }
 
     /// The archive explains itself: the certificates that count by their names are the ones that
     /// the ledger has.
-    fn compare_listing(&mut self, commits: &[Commit]) {
-        let folder =
-            self.bucket.bucket_dir.join(format!("{}{}", self.bucket.prefix, names::CERTIFICATES));
+    fn compare_listing(&mut self, bucket: &Bucket, commits: &[Commit]) {
+        let folder = bucket.bucket_dir.join(format!("{}{}", bucket.prefix, names::CERTIFICATES));
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let listed = entries.filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -95,6 +105,12 @@ impl Audit<'_> {
                 in_ledger.len()
             ));
         }
+    }
+}
+
+impl Audit<'_> {
+    fn wrong(&mut self, what: String) {
+        self.found.wrong(what);
     }
 
     fn certificate(&mut self, commit: &Commit) -> anyhow::Result<()> {

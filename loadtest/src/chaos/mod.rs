@@ -16,6 +16,7 @@ mod leftovers;
 mod oracle;
 mod page;
 mod plan;
+pub(crate) mod power;
 mod process;
 mod proxy;
 mod report;
@@ -39,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use self::faults::Schedule;
 use self::ground::{Ground, has_crash_point};
 use self::judge::Verdict;
-use self::plan::{SABOTAGES, Sabotage};
+use self::plan::{Harness, SABOTAGES, Sabotage};
 use self::report::{Report, note_recovery};
 use self::round::{RoundPlan, RoundReport};
 use self::servers::Servers;
@@ -147,11 +148,12 @@ async fn judge_all(
 ) -> anyhow::Result<(String, bool)> {
     let des = args.des.clone().map_or_else(judge::build, Ok)?;
     let mut verdicts = Vec::new();
-    for sabotage in &SABOTAGES {
+    for sabotage in SABOTAGES.iter().filter(|it| it.by.contains(&Harness::Fleet)) {
         let run = all_rounds(args, (servers.clone(), &des), Some(sabotage), stop);
-        verdicts.push(Verdict::of(sabotage, &run.await?.0));
+        let report = run.await?.0;
+        verdicts.push(Verdict::of(sabotage, &report.findings, report.seconds));
     }
-    let good = verdicts.iter().all(|verdict| verdict.caught_by.is_some());
+    let good = verdicts.iter().all(Verdict::is_good);
     let text = match args.output {
         Output::Human => judge::table(&verdicts),
         Output::Json => serde_json::to_string_pretty(&verdicts)? + "\n",
