@@ -1,7 +1,7 @@
 //! A worker's memory while it fills eight shards of 1 GB at a time.
 //!
-//! The shards are of 3,750-byte files, since a shard's own indexes grow with its entries: fewer and
-//! larger files would be easier. Nothing compresses, so that what is stored is as large as what is
+//! Files are of 15,000 bytes: a partition of smaller ones would be cut, since its rows' bytes are
+//! bounded, before it makes a shard of 1 GB. Nothing compresses, so that what is stored is as large as what is
 //! read. Rows share files: what is read again is in the kernel's cache, not in the worker.
 
 use serde_json::json;
@@ -14,8 +14,8 @@ use crate::measure::line::{Line, Plot, Target};
 use crate::measure::spread::Spread;
 
 const SLOTS: u64 = 8;
-const SHARED_FILES: u64 = 20_000;
-const FILE_BYTES: u64 = 3_750;
+const SHARED_FILES: u64 = 5_000;
+const FILE_BYTES: u64 = 15_000;
 const SHARD_BYTES: u64 = 1_000_000_000;
 const SHARD_BYTES_QUICK: u64 = SHARD_BYTES / 8;
 
@@ -45,7 +45,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
     let mut stopped = stopped?;
     let Some(worker) = stopped.pop() else { return Ok(Vec::new()) };
     let what = format!(
-        "`des worker` with {SLOTS} slots that fills {SLOTS} shards of {} MB at a time, worker.memory \
+        "`des worker` with {SLOTS} slots that fills {SLOTS} partitions of {} MB, a shard each, at a time, worker.memory \
          192MiB: peak resident memory",
         shard_bytes / 1_000_000
     );

@@ -2,7 +2,7 @@
 //! level 3.
 //!
 //! Its size is computed: the format leaves it no choice. A shard of version 2 is a header of 8 bytes,
-//! the payloads, an index of 4 bytes and 38 and the uid per entry, and a footer of 12; the reference
+//! the payloads, an index of 4 bytes and 40 and the uid per entry, and a footer of 12; the reference
 //! stores every file whose name does not say that it is compressed already as one zstd frame, also
 //! where that is longer than the file (`golden/` shows both). Frames are made here with the same
 //! library and level. Metadata per entry, which the reference can add, is left out.

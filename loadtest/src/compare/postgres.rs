@@ -14,9 +14,11 @@ use crate::measure::child::run;
 
 /// What such a system adds to the table of files: the status, the shard, and an index that finds
 /// what is left to do.
-const WITH_STATUS: &str = "ALTER TABLE files ADD COLUMN archived boolean NOT NULL DEFAULT false, \
-    ADD COLUMN shard text; CREATE INDEX files_pending ON files (created_at) WHERE NOT archived; \
-    VACUUM (FREEZE, ANALYZE) files";
+const WITH_STATUS: [&str; 3] = [
+    "ALTER TABLE files ADD COLUMN archived boolean NOT NULL DEFAULT false, ADD COLUMN shard text",
+    "CREATE INDEX files_pending ON files (created_at) WHERE NOT archived",
+    "VACUUM (FREEZE, ANALYZE) files",
+];
 const NEXT: &str = "SELECT uid, created_at, file_location, size_bytes FROM files \
     WHERE NOT archived ORDER BY created_at LIMIT $1";
 
@@ -25,7 +27,9 @@ pub(super) async fn per_record(scene: &Scene<'_>, marking: Marking) -> anyhow::R
     let database = Database::make(scene.servers).await?;
     postgres(&database.url, "files", scene.spec, &scene.root()).await?;
     let mut connection = connect(&database.url).await?;
-    execute(&mut connection, WITH_STATUS).await?;
+    for statement in WITH_STATUS {
+        execute(&mut connection, statement).await?;
+    }
     execute(&mut connection, "CHECKPOINT").await?;
     let before = Before::look(&mut connection).await?;
     let began = Instant::now();
