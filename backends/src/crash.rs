@@ -1,5 +1,6 @@
 //! Crash points: named places in the code at which a process can be told to end, or to stand
-//! still. They exist only with the feature `failpoints`, for `loadtest chaos`.
+//! still, and files that are poison to who reads them. They exist only with the feature
+//! `failpoints`, for `loadtest chaos`.
 
 /// Ends or stops the process when `DES_FAILPOINT`, as `NAME:HIT:abort` or `NAME:HIT:stop`, says so
 /// of the hit (from 1) of the point with this name. Without the feature it does nothing.
@@ -7,14 +8,26 @@
 #[inline]
 pub const fn point(_name: &str) {}
 
+/// Ends the process when `DES_POISON` is set and the file's name ends in `.dies`, and fails as a
+/// broken disk does when it ends in `.broken`. Without the feature it does nothing.
+///
+/// # Errors
+/// EIO, for such a file.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub const fn reading(_path: &std::path::Path) -> std::io::Result<()> {
+    Ok(())
+}
+
 #[cfg(feature = "failpoints")]
-pub use armed::point;
+pub use armed::{point, reading};
 
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use rustix::io::Errno;
     use rustix::process::{Signal, getpid, kill_process};
 
     struct Armed {
@@ -49,6 +62,25 @@ mod armed {
             let _stopped_and_continued = kill_process(getpid(), Signal::STOP);
         } else {
             std::process::abort();
+        }
+    }
+
+    /// A file is about to be read, which may be poison.
+    ///
+    /// # Errors
+    /// EIO, for a file that cannot be read for the machine's reasons.
+    pub fn reading(path: &std::path::Path) -> std::io::Result<()> {
+        static POISON: OnceLock<bool> = OnceLock::new();
+        if !POISON.get_or_init(|| std::env::var_os("DES_POISON").is_some()) {
+            return Ok(());
+        }
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("dies") => {
+                tracing::warn!(path = %path.display(), "poison");
+                std::process::abort();
+            }
+            Some("broken") => Err(Errno::IO.into()),
+            _ => Ok(()),
         }
     }
 }

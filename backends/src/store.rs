@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,21 +12,24 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-};
+use object_store::{Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use protocol::Timestamp;
+use tokio::sync::Semaphore;
 
 use self::fault::{io_error, may_be_range, store_error};
+use self::flush::Flusher;
 pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
+use crate::{crash, sabotage};
 
 mod fault;
+mod flush;
 mod s3;
 mod staging;
 mod upload;
+mod write;
 
 /// Time that any single request may take, besides the time for its bytes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,8 +39,10 @@ const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(600);
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// Part size of multipart uploads. S3 allows 10,000 parts, hence objects up to 78 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts of one upload in flight; with one more being filled this bounds an upload's memory.
+/// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Parts that are read from files and in flight at a time, of all uploads of a store: 32 MiB.
+const PARTS_OF_ALL: usize = 4;
 
 /// The name of the upload that is begun and given up to see whether one may write.
 const PROBE: &str = "_des/probe";
@@ -54,7 +59,11 @@ pub(crate) fn may_write(path: &FsPath) -> bool {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
-    directory: Option<Arc<PathBuf>>,
+    directory: Option<Arc<Flusher>>,
+    /// A permit for every part that may be in memory.
+    parts: Arc<Semaphore>,
+    /// The same directory, written so that bytes are on the disk before their name is.
+    synced: Option<Arc<dyn ObjectStore>>,
     /// What every object is written with: the storage class, where one is configured.
     attributes: Attributes,
     description: Arc<str>,
@@ -105,9 +114,14 @@ impl Store {
         let root = path.canonicalize().map_err(|error| io_error(what.clone(), error))?;
         let objects = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| store_error(what.clone(), error))?;
+        let synced = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|error| store_error(what.clone(), error))?
+            .with_fsync(true);
         Ok(Self {
             objects: Arc::new(objects),
-            directory: Some(Arc::new(root)),
+            directory: Some(Arc::new(Flusher::new(root))),
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            synced: Some(Arc::new(synced)),
             attributes: Attributes::new(),
             description: what.into(),
         })
@@ -118,6 +132,8 @@ impl Store {
         Self {
             objects: Arc::new(InMemory::new()),
             directory: None,
+            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            synced: None,
             attributes: Attributes::new(),
             description: "the store in memory".into(),
         }
@@ -136,7 +152,7 @@ impl Store {
         // An empty listing is also what a directory that is not there gives.
         if let Some(directory) = &self.directory {
             let there =
-                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(&**directory));
+                bounded(&self.description, REQUEST_TIMEOUT, tokio::fs::read_dir(directory.root()));
             let _entries =
                 there.await?.map_err(|error| io_error(self.description.to_string(), error))?;
         }
@@ -150,7 +166,7 @@ impl Store {
     /// When they may not.
     pub async fn check_writable(&self) -> Result<()> {
         if let Some(directory) = &self.directory {
-            return Self::check_directory(directory);
+            return Self::check_directory(directory.root());
         }
         let (what, path) = (self.what("write", PROBE), Path::from(PROBE));
         let begin = self.objects.put_multipart(&path);
@@ -178,48 +194,6 @@ impl Store {
             cause: format!("this user may not write in {nearest}, or it is mounted read-only")
                 .into(),
         })
-    }
-
-    /// Writes a whole object. On S3 it is durable when this returns; in a directory after the
-    /// next [`Store::flush`]. Never half-visible.
-    ///
-    /// # Errors
-    /// When the store refuses or does not answer in time.
-    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        if bytes.len() > PART_BYTES * PARTS_IN_FLIGHT {
-            return self.put_parts(key, bytes).await;
-        }
-        self.put_whole(key, bytes, &self.what("write", key)).await
-    }
-
-    async fn put_whole(&self, key: &str, bytes: Bytes, what: &str) -> Result<()> {
-        let limit = time_for(bytes.len() as u64);
-        let path = Path::from(key);
-        let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
-        let put = self.objects.put_opts(&path, bytes.into(), options);
-        bounded(what, limit, put).await?.map_err(|error| store_error(what.to_owned(), error))?;
-        Ok(())
-    }
-
-    /// Writes an object that must not exist yet; false when it does.
-    ///
-    /// # Errors
-    /// [`BackendError::Failed`] when the store cannot do this (some servers know no conditional
-    /// writes), others when it refuses or does not answer in time.
-    pub async fn create(&self, key: &str, bytes: Bytes) -> Result<bool> {
-        let what = self.what("create", key);
-        let path = Path::from(key);
-        let options = PutOptions {
-            mode: PutMode::Create,
-            attributes: self.attributes.clone(),
-            ..PutOptions::default()
-        };
-        let put = self.objects.put_opts(&path, bytes.into(), options);
-        match bounded(&what, REQUEST_TIMEOUT, put).await? {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(store_error(what, error)),
-        }
     }
 
     /// Reads a whole object of at most `limit` bytes.
@@ -345,23 +319,22 @@ impl Store {
         }
     }
 
-    /// Makes everything written so far durable: one `syncfs` where the store is a directory,
-    /// nothing on S3, where every successful answer meant durable. It takes as long as the disk
-    /// takes: there is no giving up on what was written.
+    /// Makes everything written so far durable: one `syncfs` for all who ask at a time where the
+    /// store is a directory, nothing on S3, where every successful answer meant durable. It takes as
+    /// long as the disk takes: there is no giving up on what was written.
     ///
     /// # Errors
     /// When the file system reports that something could not be written.
     pub async fn flush(&self) -> Result<()> {
         let Some(directory) = self.directory.clone() else { return Ok(()) };
-        let what = format!("sync {}", self.description);
-        let sync = tokio::task::spawn_blocking(move || {
-            let root = std::fs::File::open(directory.as_path())?;
-            rustix::fs::syncfs(&root).map_err(std::io::Error::from)
-        });
-        match sync.await {
-            Ok(done) => done.map_err(|error| io_error(what, error)),
-            Err(panicked) => Err(BackendError::Failed { what, cause: panicked.into() }),
+        if sabotage::is("flush_does_nothing") {
+            return Ok(());
         }
+        crash::point("before_flush");
+        let flushed = directory.flush().await;
+        flushed.map_err(|error| io_error(format!("sync {}", self.description), error))?;
+        crash::point("after_flush");
+        Ok(())
     }
 
     fn what(&self, action: &str, key: &str) -> String {

@@ -42,6 +42,7 @@ conformance!(
     long_uids_and_locations_become_defects,
     integer_uids_are_taken_as_text,
     counts_and_sums_are_of_the_range,
+    files_are_counted_alone_as_beside_their_sizes,
     without_a_size_column_there_are_no_bytes,
     sizes_that_are_none_are_not_checked,
     the_oldest_row_after_a_time_is_found,

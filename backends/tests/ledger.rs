@@ -1,6 +1,8 @@
 //! The conformance suite of the ledger: what every adapter keeps to, on real databases.
 
 mod ledger_support;
+#[path = "support/stalling_proxy.rs"]
+mod stalling_proxy;
 
 use ledger_support::{PostgresBench, SqliteBench};
 
@@ -63,7 +65,11 @@ conformance! {
         numbers_are_never_used_twice,
         a_held_window_is_released_with_what_failed,
         a_held_window_is_tried_again,
-        only_a_held_window_is_released_or_tried_again;
+        only_a_held_window_is_released_or_tried_again,
+        a_window_that_is_tried_again_may_be_split_anew,
+        an_open_window_is_planned_again,
+        what_a_partition_waits_for_is_remembered,
+        what_the_watermark_cannot_pass_is_remembered;
     commit_suite:
         a_commit_makes_everything_true_at_once,
         committing_again_changes_nothing,

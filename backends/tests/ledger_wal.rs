@@ -30,7 +30,9 @@ async fn a_window_of_64_partitions_costs_little_log() {
 
     let job = "files".parse().expect("a job");
     let url = format!("{base}/{name}");
-    let ledger = PostgresLedger::connect(&url, job, 1).await.expect("the ledger connects");
+    let ledger = PostgresLedger::connect(&url, job, 1, Duration::from_secs(600))
+        .await
+        .expect("the ledger connects");
     let (lease, start) = begin(&ledger).await;
     let mut costs = Vec::new();
     for day in 0..5 {

@@ -87,14 +87,6 @@ pub fn may_split(splits: u64, rows: u64, failures: FailureLimits) -> bool {
     splits < failures.allowed(rows).saturating_add(1).saturating_mul(SPLITS_PER_ROW)
 }
 
-/// How often partitions of a window were split: each time two numbers came and one went.
-pub fn splits<'a>(partitions: impl Iterator<Item = &'a PartitionRecord>) -> u64 {
-    let (count, end) = partitions.fold((0, 0), |(count, end), partition| {
-        (count + 1, u64::from(partition.partition).saturating_add(1).max(end))
-    });
-    end.saturating_sub(count)
-}
-
 /// The number of the attempt that is under way, from 1.
 pub fn attempt_number(partition: &PartitionRecord) -> u32 {
     partition.setbacks.saturating_add(1)
@@ -105,6 +97,11 @@ pub fn attempt_number(partition: &PartitionRecord) -> u32 {
 pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
     attempt == attempt_number(partition)
 }
+
+/// Class of what is recorded of a partition whose worker hangs in a file.
+pub(crate) const READING: &str = "reading";
+/// Class of a task that a worker says it can never execute.
+pub(crate) const REFUSED: &str = "refused";
 
 /// What trouble is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +132,7 @@ pub fn setback(
             };
             (blame, class.as_str(), detail.as_str())
         }
-        TaskResult::Refused { detail } => (Blame::Elsewhere, "refused", detail.as_str()),
+        TaskResult::Refused { detail } => (Blame::Elsewhere, REFUSED, detail.as_str()),
         TaskResult::Interrupted => (
             Blame::Interruption,
             "interrupted",
@@ -143,6 +140,34 @@ pub fn setback(
         ),
     };
     Some(after_trouble(partition, blame, class, detail, now))
+}
+
+/// The setback of a partition whose process ended over it, as its successor sees.
+pub fn setback_of_lost_process(
+    partition: &PartitionRecord,
+    process: &WorkerId,
+    now: Timestamp,
+) -> Setback {
+    let why = format!("{process} ended while it worked on it");
+    after_trouble(partition, Blame::Interruption, "interrupted", &why, now)
+}
+
+/// Of partitions that are due, those that this process is to work on next, when it takes so many at
+/// a time and works on these already: `interruptions` of each. One over which a process may have
+/// died is worked on alone, so that no other is taken for it.
+pub(crate) fn next_alone<T>(due: Vec<(T, u32)>, under_way: &[u32], at_a_time: usize) -> Vec<T> {
+    if under_way.iter().any(|interruptions| *interruptions > 0) {
+        return Vec::new();
+    }
+    let room = at_a_time.max(1).saturating_sub(under_way.len());
+    let (suspects, others): (Vec<_>, Vec<_>) =
+        due.into_iter().partition(|(_, interruptions)| *interruptions > 0);
+    let most = match (others.is_empty(), under_way.is_empty()) {
+        (false, _) => return others.into_iter().take(room).map(|(it, _)| it).collect(),
+        (true, true) => 1,
+        (true, false) => 0,
+    };
+    suspects.into_iter().take(most).map(|(it, _)| it).collect()
 }
 
 /// The setback of a partition whose receipt is not as it should be.

@@ -116,6 +116,7 @@ mod tests {
             purpose: Purpose::Scan,
             findings: None,
             released,
+            splits_before: 0,
         }
     }
 

@@ -13,9 +13,10 @@ use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, PauseFacts, Reason, Trouble, TroubledPartition, Watermark,
-    WindowFacts,
+    Broker, Facts, Lease, Partitions, PauseFacts, Reason, StuckFacts, Trouble, TroubledPartition,
+    Watermark, WindowFacts,
 };
+use crate::attempts::READING;
 use crate::cutting::cutoff;
 use crate::init::behind;
 use crate::pause::standing;
@@ -124,6 +125,8 @@ async fn ask_ledger(
         .into_iter()
         .map(|(reason, files)| Reason { reason, files })
         .collect();
+    let stuck = ledger.stuck().await?;
+    facts.stuck = stuck.map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason });
     let open = ledger.open_windows().await?;
     facts.open_windows = open.len() as u64;
     for record in open.iter().take(WINDOWS_LOOKED_AT) {
@@ -146,10 +149,10 @@ async fn ask_catalog(
     let clock = catalog.now().await?;
     let span = settings.window_span_micros;
     watermark.target = cutoff(clock, now, watermark.lag_days, oldest, span);
-    watermark.uncovered_files = Some(catalog.count(None, Some(watermark.origin)).await?.files);
+    watermark.uncovered_files = Some(catalog.count_files(None, Some(watermark.origin)).await?);
     let due = (watermark.archived_until, watermark.target);
     watermark.pending_files = Some(match due.0 < due.1 {
-        true => catalog.count(Some(due.0), Some(due.1)).await?.files,
+        true => catalog.count_files(Some(due.0), Some(due.1)).await?,
         false => 0,
     });
     Ok(())
@@ -180,7 +183,10 @@ fn window_facts(
     let troubled = partitions
         .iter()
         .filter(|partition| partition.accepted.is_none() && partition.trouble.is_some())
-        .max_by_key(|it| it.setbacks);
+        .max_by_key(|it| {
+            let hangs = it.trouble.as_ref().is_some_and(|(class, _)| class == READING);
+            (hangs, it.setbacks)
+        });
     let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
     WindowFacts {
         start: record.window.start(),
@@ -230,6 +236,7 @@ mod tests {
             attempts,
             interruptions: 0,
             first_look: None,
+            under_way_by: None,
             not_before: Some(at(not_before)),
             trouble: (attempts > 0).then(|| ("store".to_owned(), format!("503 of {number}"))),
             accepted: None,
@@ -249,6 +256,7 @@ mod tests {
             purpose: Purpose::Scan,
             findings: None,
             released: None,
+            splits_before: 0,
         };
         let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]
             .into_iter()

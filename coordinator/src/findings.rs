@@ -50,7 +50,7 @@ pub enum Finding {
 pub struct Named {
     /// What.
     pub finding: Finding,
-    /// The row's uid; of a big file the object's name.
+    /// The row's uid; of a big file of which nobody can tell whose it is, the object's name.
     pub uid: String,
     /// The row's created_at, where the row is known.
     pub created_at: Option<Timestamp>,

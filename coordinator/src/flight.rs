@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
+use backends::ledger::{PartitionRecord, WindowRecord, WindowState, splits};
 use protocol::message::{Outcome, PartitionAddress, Task};
 use protocol::{ArchiveIdentity, PackSettings, PartitionId, Timestamp, WindowKey, WorkerId, names};
 
 use crate::attempts::{
-    AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, splits, verdict,
+    AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, verdict,
 };
 use crate::decide::FailureLimits;
 use crate::sabotage;
@@ -20,6 +20,8 @@ pub(crate) struct OpenWindow {
     /// What its manifests were written for. The configuration may have changed since.
     pub(crate) settings: PackSettings,
     pub(crate) partitions: Vec<OpenPartition>,
+    /// Whether a manifest of it is gone, so that it waits for another plan.
+    pub(crate) to_be_planned_anew: bool,
 }
 
 /// One of its partitions.
@@ -32,13 +34,22 @@ pub(crate) struct OpenPartition {
     pub(crate) given_back_by: Option<WorkerId>,
     /// Rows and bytes that its worker has reported.
     pub(crate) reported: (u64, u64),
+    /// The location that its worker was said to hang in.
+    pub(crate) hangs_in: Option<String>,
     /// How often its task was given back since its files were to be looked at a second time.
     pub(crate) given_back: u32,
 }
 
 impl OpenPartition {
     pub(crate) const fn new(record: PartitionRecord) -> Self {
-        Self { record, last_sign: None, given_back_by: None, reported: (0, 0), given_back: 0 }
+        Self {
+            record,
+            last_sign: None,
+            given_back_by: None,
+            reported: (0, 0),
+            hangs_in: None,
+            given_back: 0,
+        }
     }
 }
 
@@ -58,7 +69,7 @@ impl OpenWindow {
         partitions: Vec<PartitionRecord>,
     ) -> Self {
         let partitions = partitions.into_iter().map(OpenPartition::new).collect();
-        Self { record, settings, partitions }
+        Self { record, settings, partitions, to_be_planned_anew: false }
     }
 
     /// Takes over what the ledger says. Of partitions about which it says nothing new, the signs
@@ -73,6 +84,9 @@ impl OpenWindow {
     }
 
     pub(crate) fn is_complete(&self) -> bool {
+        if self.to_be_planned_anew {
+            return false;
+        }
         self.partitions.iter().all(|partition| partition.record.accepted.is_some())
             || sabotage::is_nearly_complete(self)
     }
@@ -124,6 +138,8 @@ impl OpenWindow {
     /// Whether another of its partitions may be split.
     pub(crate) fn may_split(&self, failures: FailureLimits) -> bool {
         let splits = splits(self.partitions.iter().map(|open| &open.record));
+        // What an operator has tried again begins anew.
+        let splits = splits.saturating_sub(self.record.splits_before);
         may_split(splits, self.record.rows.rows, failures)
     }
 
@@ -133,6 +149,9 @@ impl OpenWindow {
         limits: AttemptLimits,
         failures: FailureLimits,
     ) -> Option<(&PartitionRecord, Verdict)> {
+        if self.to_be_planned_anew {
+            return None;
+        }
         let may_split = self.may_split(failures);
         let unfinished = self.partitions.iter().filter(|open| open.record.accepted.is_none());
         unfinished
@@ -162,6 +181,9 @@ impl Flight {
     pub(crate) fn awaited(&self, outcome: &Outcome) -> Option<&PartitionRecord> {
         let address = &outcome.address;
         let window = self.windows.get(&WindowKey::new(address.window, address.revision))?;
+        if window.to_be_planned_anew {
+            return None;
+        }
         let mut partitions = window.partitions.iter().map(|open| &open.record);
         let partition = partitions.find(|record| record.partition == address.partition)?;
         let same_manifest = names::content_hash(&partition.manifest) == Some(address.manifest_hash);
@@ -194,6 +216,12 @@ impl Flight {
             })
             .map(|(window, partition)| (window, partition.record.partition))
             .collect()
+    }
+
+    /// Interruptions of the partitions that were published and not answered.
+    pub(crate) fn under_way(&self) -> Vec<u32> {
+        let published = self.unfinished().filter(|(_, open)| open.last_sign.is_some());
+        published.map(|(_, open)| open.record.interruptions).collect()
     }
 
     /// Partitions that were published and whose last sign of life is older than `silence`.
@@ -231,9 +259,15 @@ impl Flight {
         })
     }
 
+    /// A window that waits for another plan.
+    pub(crate) fn to_be_planned_anew(&self) -> Option<&WindowRecord> {
+        self.windows.values().find(|window| window.to_be_planned_anew).map(|window| &window.record)
+    }
+
     fn unfinished(&self) -> impl Iterator<Item = (WindowKey, &OpenPartition)> {
         self.windows
             .iter()
+            .filter(|(_, window)| !window.to_be_planned_anew)
             .flat_map(|(key, window)| window.partitions.iter().map(|partition| (*key, partition)))
             .filter(|(_, open)| open.record.accepted.is_none())
     }
@@ -263,6 +297,7 @@ mod tests {
             not_before: None,
             trouble: None,
             first_look: None,
+            under_way_by: None,
             accepted: None,
         };
         let worker = |name: &str| name.parse::<WorkerId>().expect("a name");
@@ -272,5 +307,47 @@ mod tests {
         open.given_back_by = Some(worker("one"));
         assert!(!open.may_be_under_way(&worker("one"), 2), "it gave the task back");
         assert!(open.may_be_under_way(&worker("two"), 2));
+    }
+
+    #[test]
+    fn a_window_that_an_operator_has_tried_again_may_be_split_anew() {
+        let at = |text: &str| text.parse().expect("a date");
+        let limits = AttemptLimits { attempts: 5 };
+        let failures = FailureLimits { files: 0, ratio: 0.0 };
+        let rows = Tally { rows: 100, ..Tally::default() };
+        // Numbers that were used tell of as many splits as isolate one row.
+        let partition = PartitionRecord {
+            partition: 17,
+            rows,
+            attempts: 5,
+            manifest: String::new(),
+            manifest_size: 0,
+            first_row: None,
+            setbacks: 5,
+            interruptions: 0,
+            not_before: None,
+            trouble: None,
+            first_look: None,
+            under_way_by: None,
+            accepted: None,
+        };
+        let record = WindowRecord {
+            window: protocol::Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            revision: 0,
+            state: WindowState::Open,
+            rows,
+            replaces: Vec::new(),
+            totals: backends::ledger::WindowTotals::default(),
+            certificate: None,
+            purpose: backends::ledger::Purpose::Scan,
+            findings: None,
+            released: None,
+            splits_before: 0,
+        };
+        let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition]);
+        let verdict = |window: &OpenWindow| window.used_up(limits, failures).map(|(_, it)| it);
+        assert_eq!(verdict(&window), Some(Verdict::GiveUp));
+        window.record.splits_before = 17;
+        assert_eq!(verdict(&window), Some(Verdict::Split));
     }
 }

@@ -1,6 +1,6 @@
 //! Held windows: what holds them, and letting them go at an operator's word.
 
-use backends::ledger::{AuditEntry, HeldPass, WindowRecord, WindowState};
+use backends::ledger::{AuditEntry, HeldPass, Stuck, WindowRecord, WindowState};
 use backends::{BackendError, Ledger};
 use protocol::{Revision, Timestamp, Window, WindowKey};
 
@@ -20,6 +20,9 @@ pub struct HeldWindow {
     pub files_failed: u64,
     /// Why it is held and what to do, for a person.
     pub reason: String,
+    /// Whether it is certified, and what keeps it is not its failed files.
+    #[serde(skip)]
+    pub stuck: bool,
 }
 
 impl HeldWindow {
@@ -36,7 +39,25 @@ impl HeldWindow {
              `des retry --window {end}` reads them again, `des release --window {end} --reason \
              TEXT` commits the window with them as error rows"
         );
-        Self { window: record.window, end, revision: record.revision, rows, files_failed, reason }
+        let (window, revision) = (record.window, record.revision);
+        Self { window, end, revision, rows, files_failed, reason, stuck: false }
+    }
+
+    /// Describes a certified window that the watermark cannot pass again.
+    fn stuck(record: &WindowRecord, reason: String) -> Self {
+        let (end, rows) = (record.window.end(), record.rows.rows);
+        let revision = record.revision;
+        Self { window: record.window, end, revision, rows, files_failed: 0, reason, stuck: true }
+    }
+
+    /// Why the watermark cannot pass a certified window again, and what to do, for a person.
+    pub(crate) fn why_stuck(window: Window, error: &BackendError) -> String {
+        let end = window.end();
+        format!(
+            "the watermark was moved back over it, and it cannot be verified: {error}. Put back what \
+             is gone or damaged, and it is tried again by itself; or pass over it with `des adjust \
+             --set-date {end}`: it stays archived as far as its other objects go"
+        )
     }
 
     /// End and revision.
@@ -45,7 +66,7 @@ impl HeldWindow {
     }
 }
 
-/// Every held window, by end and revision.
+/// Every held window, by end and revision, and the one that the watermark cannot pass again.
 ///
 /// # Errors
 /// When the ledger does not answer.
@@ -59,6 +80,11 @@ pub async fn held_windows(ledger: &dyn Ledger) -> Result<Vec<HeldWindow>, Backen
         let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
         let files_failed = accepted.map(|accepted| accepted.files_failed).sum();
         held.push(HeldWindow::new(&record, files_failed));
+    }
+    if let Some(Stuck { end, reason }) = ledger.stuck().await? {
+        let just_before = end.saturating_add_micros(-1);
+        let certified = ledger.committed_windows(Some(just_before), Some(end), 1).await?;
+        held.extend(certified.first().map(|record| HeldWindow::stuck(record, reason)));
     }
     Ok(held)
 }
@@ -105,6 +131,10 @@ pub async fn let_go(
     (actor, reason): (String, Option<String>),
 ) -> Result<HeldPass, HeldError> {
     let held = held_windows(ledger).await?;
+    if let Some(stuck) = held.iter().find(|held| held.stuck && held.end == end) {
+        let why = format!("the window that ends at {end} is certified: {}", stuck.reason);
+        return Err(HeldError::NotHeld(why));
+    }
     let Some(window) = held.iter().find(|held| held.end == end) else {
         return Err(HeldError::NotHeld(not_held(end, &held)));
     };
@@ -154,6 +184,7 @@ mod tests {
             purpose: Purpose::Scan,
             findings: None,
             released,
+            splits_before: 0,
         };
         HeldWindow::new(&record, 11)
     }

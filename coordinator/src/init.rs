@@ -272,7 +272,7 @@ async fn propose(
             "{from} is {origin}, in the future: every file would be skipped; correct it"
         )));
     }
-    let below = catalog.count(None, Some(origin)).await?.files;
+    let below = catalog.count_files(None, Some(origin)).await?;
     if existing.is_some() && below > seed.accept_below {
         return Err(refused(format!(
             "des_archive_config stands at {origin}, and {below} files lie at or below it, which \

@@ -198,7 +198,10 @@ pub(crate) async fn read_receipt(
 ///
 /// # Errors
 /// When the manifest is gone or damaged.
-async fn read_manifest(store: &Store, partition: &PartitionRef) -> Result<Vec<Row>, BackendError> {
+pub(crate) async fn read_manifest(
+    store: &Store,
+    partition: &PartitionRef,
+) -> Result<Vec<Row>, BackendError> {
     let key = &partition.manifest;
     let bytes = store.get(key, MAX_MANIFEST_BYTES).await?;
     let invalid = |why: String| BackendError::Invalid { what: format!("{key} in {store}: {why}") };

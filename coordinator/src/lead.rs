@@ -3,10 +3,12 @@
 //! Whatever the loop knows besides the ledger is hints. An error of a database, broker or store
 //! that may pass ends the loop; the service takes it up again from the ledger.
 
+mod again;
 mod collect;
 mod commit;
 mod dispatch;
 mod isolate;
+mod manifests;
 mod pause;
 mod plan;
 mod recheck;
@@ -15,18 +17,19 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use backends::BackendError;
-use backends::ledger::{Lease, WindowRecord, WindowState};
+use backends::ledger::{Lease, PartitionRecord, WindowRecord, WindowState};
 use backends::queue::Lane;
 use protocol::message::{PartitionAddress, TaskResult};
-use protocol::{Timestamp, Window, WindowKey};
+use protocol::{Revision, Timestamp, Window, WindowKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use self::dispatch::publish_task;
 use self::pause::Paused;
-use self::plan::Planning;
+use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
+use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
 use crate::restore::Answer;
@@ -50,7 +53,7 @@ pub(crate) struct Leader<'a> {
     report: &'a mut RunReport,
     flight: Flight,
     /// The plan in the making, of which window and pass.
-    planning: Option<(WindowKey, Planning)>,
+    planning: Option<(Window, Revision, Planning)>,
     plan_not_before: Instant,
     /// Whether the last planned window had no rows, so that it is worth asking how far the
     /// emptiness reaches.
@@ -71,11 +74,13 @@ pub(crate) struct Leader<'a> {
     unplannable: Vec<(Window, String)>,
     /// The pause that stands, as of the last look.
     paused: Option<Paused>,
+    /// The window that the watermark cannot pass again.
+    stuck: Option<StuckAt>,
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        if let Some((_, planning)) = &self.planning {
+        if let Some((.., planning)) = &self.planning {
             planning.abort();
         }
     }
@@ -107,6 +112,7 @@ impl<'a> Leader<'a> {
             rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
             paused: None,
+            stuck: None,
         }
     }
 
@@ -132,10 +138,10 @@ impl<'a> Leader<'a> {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 delivery = outcomes.next() => self.take_outcome(delivery).await?,
-                delivery = progress.next() => self.take_progress(delivery).await,
+                delivery = progress.next() => self.take_progress(delivery).await?,
                 planned = async {
                     match &mut self.planning {
-                        Some((_, planning)) => planning.await,
+                        Some((.., planning)) => planning.await,
                         None => std::future::pending().await,
                     }
                 } => self.take_plan(planned).await?,
@@ -164,7 +170,9 @@ impl<'a> Leader<'a> {
         self.report.archived_until = Some(self.watermark);
 
         let blocked = self.blocked();
-        self.report.held = blocked.iter().chain(&self.unplannable).cloned().collect();
+        let stuck = self.stuck.iter().map(|stuck| (stuck.window, stuck.reason.clone()));
+        let blocked_or_dropped = blocked.iter().chain(&self.unplannable).cloned();
+        self.report.held = blocked_or_dropped.chain(stuck).collect();
         for (window, reason) in &blocked {
             let key = WindowKey::new(*window, 0);
             if self.held_told.insert(key, reason.clone()).as_ref() != Some(reason) {
@@ -227,7 +235,9 @@ impl<'a> Leader<'a> {
         let (requested, open): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.state == WindowState::Requested);
         // One that is being planned is still on record as requested.
-        let being_planned = self.planning.as_ref().map(|(key, _)| *key);
+        let planning = self.planning.as_ref();
+        let being_planned =
+            planning.map(|(window, revision, _)| WindowKey::new(*window, *revision));
         self.requested = requested;
         self.requested.retain(|record| Some(record.key()) != being_planned);
         for record in open {
@@ -243,12 +253,20 @@ impl<'a> Leader<'a> {
         let Some(known) = self.flight.windows.get_mut(&key) else {
             // Whether it is to be held is decided anew: the limits may have changed since.
             record.state = WindowState::Open;
-            let partitions = it.ledger.partitions(key).await?;
-            let settings = match partitions.first() {
-                Some(first) => settings_of(&it.store, &first.manifest).await?,
-                None => it.settings.pack,
-            };
+            let mut partitions = it.ledger.partitions(key).await?;
+            self.find_interrupted(key, &mut partitions).await?;
+            let (mut settings, mut lost) = (it.settings.pack, None);
+            if let Some(first) = partitions.first() {
+                match settings_of(&it.store, &first.manifest).await {
+                    Ok(of_manifest) => settings = of_manifest,
+                    Err(error) if error.is_retryable() => return Err(error),
+                    Err(error) => lost = Some((first.partition, error.to_string())),
+                }
+            }
             self.flight.windows.insert(key, OpenWindow::new(record, settings, partitions));
+            if let Some((partition, why)) = lost {
+                self.plan_anew(key, partition, &why).await?;
+            }
             return Ok(());
         };
         match (known.record.state, record.state) {
@@ -260,6 +278,30 @@ impl<'a> Leader<'a> {
             (state, _) => record.state = state,
         }
         known.record = record;
+        Ok(())
+    }
+
+    /// Counts what a process ended over that worked on partitions itself.
+    async fn find_interrupted(
+        &self,
+        window: WindowKey,
+        partitions: &mut Vec<PartitionRecord>,
+    ) -> Result<(), BackendError> {
+        let ledger = &self.it.ledger;
+        let mut found = false;
+        for partition in partitions.iter().filter(|it| it.accepted.is_none()) {
+            let Some(process) = &partition.under_way_by else { continue };
+            if *process != self.lease.holder {
+                warn!(window = %window.end, partition = partition.partition, %process,
+                    "its process ended over it");
+                let setback = setback_of_lost_process(partition, process, ledger.now().await?);
+                ledger.set_back(&self.lease, window, partition.partition, &setback).await?;
+                found = true;
+            }
+        }
+        if found {
+            *partitions = ledger.partitions(window).await?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! [`decide`]); the ledger and the bucket are the truth, and everything in this process's memory
 //! can be read from them again. It never reads a source file and never writes a shard.
 
+pub mod adjust;
 pub mod attempts;
 pub mod cutting;
 pub mod decide;
@@ -19,6 +20,7 @@ pub mod rebuild;
 pub mod recheck;
 
 mod answer;
+mod beside;
 mod certify;
 mod findings;
 mod flight;

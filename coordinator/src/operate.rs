@@ -1,14 +1,10 @@
-//! What operators ask: where things stand, and to move the watermark or replay a window.
+//! What operators ask: where things stand, and for another pass over a window.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use backends::ledger::{Adjustment, AuditEntry, Lease, Purpose, WindowRecord};
-use backends::{BackendError, Catalog, Ledger, Store};
-use protocol::certificate::CertificateKind;
-use protocol::{
-    ArchiveIdentity, Certificate, PackSettings, Tally, Timestamp, Window, WorkerId, names,
-};
+use backends::ledger::{AuditEntry, Purpose, WindowRecord};
+use backends::{BackendError, Catalog, Ledger};
+use protocol::Timestamp;
 use tracing::warn;
 
 use crate::cutting::cutoff;
@@ -16,9 +12,6 @@ use crate::explain::PauseFacts;
 use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
 use crate::pause::standing;
-
-/// How long an adjustment may keep others from leading; it takes far less.
-const ADJUST_TTL: Duration = Duration::from_secs(60);
 
 /// Where the watermark stands, and what lies on either side of it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -87,7 +80,7 @@ pub async fn stats(
         lag_seconds: target.seconds_since(from).max(0),
         pending_files: pending.files,
         pending_bytes: pending.bytes,
-        uncovered_files: catalog.count(None, Some(archive.origin)).await?.files,
+        uncovered_files: catalog.count_files(None, Some(archive.origin)).await?,
         failed_files: ledger.count_errors().await?,
         null_uid: unplaceable.null_uid,
         null_created_at: unplaceable.null_created_at,
@@ -114,10 +107,10 @@ pub async fn pending(
     if target <= watermark.archived_until {
         return Ok(0);
     }
-    Ok(catalog.count(Some(watermark.archived_until), Some(target)).await?.files)
+    catalog.count_files(Some(watermark.archived_until), Some(target)).await
 }
 
-async fn initialised(
+pub(crate) async fn initialised(
     ledger: &dyn Ledger,
 ) -> Result<(backends::ledger::WatermarkRow, backends::ledger::ArchiveRecord), BackendError> {
     match (ledger.watermark().await?, ledger.archive().await?) {
@@ -128,272 +121,69 @@ async fn initialised(
     }
 }
 
-/// Where the operator wants the watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// At this time.
-    At(Timestamp),
-    /// This many days from where it is; negative is back.
-    Days(i64),
-}
-
-/// An adjustment that was thought through and not yet made.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct AdjustPlan {
-    /// The watermark now.
-    pub from: Timestamp,
-    /// Where des left it; something else only when somebody moved it by hand.
-    pub settled_until: Timestamp,
-    /// The watermark asked for.
-    pub asked: Timestamp,
-    /// The watermark that will be: the start of the certified window, where `asked` lies inside
-    /// one.
-    pub to: Timestamp,
-    /// Uncommitted windows that will be dropped.
-    pub dropped_windows: u64,
-    /// Certified windows behind the new watermark, which will be verified and reconciled.
-    pub certified_windows: u64,
-    /// Files that will be skipped: never archived.
-    pub skipped_files: u64,
-    /// The stretch that will be skipped.
-    #[serde(skip)]
-    pub skip: Option<Window>,
-}
-
-/// Why the watermark is not to be moved like that.
+/// Why no pass was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum AdjustError {
+pub enum RequestError {
     /// Something outside did not answer.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// A rule forbids it.
+    /// No such window is committed, or none that the watermark has passed.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Thinks an adjustment through; changes nothing.
+/// Ends of the committed windows that lie in `(after, until]`, in order.
 ///
 /// # Errors
-/// When it is refused: into the future; past `now - lag_days`, or over files that are in no
-/// certified window, without `allow_skip`.
-pub async fn plan_adjust(
+/// When there is none, saying which there are, or the ledger does not answer.
+pub async fn committed_ends(
     ledger: &dyn Ledger,
-    catalog: &dyn Catalog,
-    target: Target,
-    allow_skip: bool,
-) -> Result<AdjustPlan, AdjustError> {
-    let (watermark, archive) = initialised(ledger).await?;
-    let (from, settled_until) = (watermark.archived_until, archive.settled_until);
-    let asked = match target {
-        Target::At(time) => time,
-        Target::Days(days) => {
-            from.saturating_add_micros(days.saturating_mul(86_400_000_000)).floor_to(1_000_000)
-        }
-    };
-    let refuse = |why: String| Err(AdjustError::Refused(why));
-    if !asked.is_whole_second() {
-        return refuse(format!("{asked} is not on a whole second"));
+    after: Option<Timestamp>,
+    until: Timestamp,
+) -> Result<Vec<Timestamp>, RequestError> {
+    let mut ends = ends(ledger, after, Some(until)).await?;
+    if ends.is_empty() {
+        let there = ends_around(ledger, until).await?;
+        return Err(RequestError::Refused(no_such_window(after, until, &there)));
     }
-    let mut plan = AdjustPlan {
-        from,
-        settled_until,
-        asked,
-        to: asked,
-        dropped_windows: ledger.open_windows().await?.len() as u64,
-        certified_windows: 0,
-        skipped_files: 0,
-        skip: None,
-    };
-    // What is settled counts, and not where somebody put the watermark by hand: whatever lies
-    // between is skipped by nobody's word.
-    let after_asked = ledger.committed_windows(Some(asked), None, u32::MAX).await?;
-    let inside = after_asked.iter().map(|record| record.window.start()).min();
-    plan.to = inside.map_or(asked, |start| start.min(asked));
-    if plan.to <= settled_until {
-        plan.certified_windows = distinct_ends(&after_asked);
-        return Ok(plan);
-    }
-    let asked = plan.to;
-    let clocks = (catalog.now().await?, ledger.now().await?);
-    let now = clocks.0.min(clocks.1);
-    if asked > now {
-        return refuse(format!("{asked} is in the future: the watermark never passes the clock"));
-    }
-    let certified = ledger.committed_windows(Some(settled_until), Some(asked), u32::MAX).await?;
-    plan.certified_windows = distinct_ends(&certified);
-    let covered = contiguous_from(settled_until, &certified);
-    if covered < asked {
-        let beyond = certified.iter().map(|record| record.window.start());
-        if let Some(next) = beyond.filter(|start| *start > covered).min() {
-            return refuse(format!(
-                "windows from {next} on are archived already, and nothing between {covered} and \
-                 them: skip that first with `--set-date {next} --allow-skip`, then go on from there"
-            ));
-        }
-        let skip =
-            Window::new(covered, asked).map_err(|error| AdjustError::Refused(error.to_string()))?;
-        plan.skipped_files = catalog.count(Some(covered), Some(asked)).await?.files;
-        plan.skip = Some(skip);
-    }
-    let limit = cutoff(clocks.0, clocks.1, watermark.lag_days, None, 1);
-    let files = plan.skipped_files;
-    if !allow_skip && asked > limit {
-        return refuse(format!(
-            "{asked} is past now - lag_days ({limit}), and {files} files would be skipped: never \
-             archived. If that is wanted, say `--allow-skip`"
-        ));
-    }
-    if !allow_skip && files > 0 {
-        return refuse(format!(
-            "{files} files between {covered} and {asked} are not archived and would be skipped. If \
-             that is wanted, say `--allow-skip`; else run `des migrate`"
-        ));
-    }
-    Ok(plan)
-}
-
-fn distinct_ends(records: &[WindowRecord]) -> u64 {
-    let mut ends: Vec<_> = records.iter().map(|record| record.window.end()).collect();
     ends.dedup();
-    ends.len() as u64
+    Ok(ends)
 }
 
-/// How far certified windows, in order of their ends, reach from `from` without a gap.
-fn contiguous_from(from: Timestamp, certified: &[WindowRecord]) -> Timestamp {
-    certified.iter().fold(from, |reached, record| {
-        if record.window.start() <= reached { reached.max(record.window.end()) } else { reached }
-    })
-}
-
-/// Who makes an adjustment, and why.
-#[derive(Clone, Debug)]
-pub struct Operator<'a> {
-    /// User and host.
-    pub actor: String,
-    /// The operator's reason.
-    pub reason: Option<String>,
-    /// The archive.
-    pub identity: &'a ArchiveIdentity,
-    /// What shards are packed with.
-    pub settings: PackSettings,
-    /// This process.
-    pub writer: WorkerId,
-}
-
-/// Makes the adjustment. A stretch that is skipped gets a certificate that says so, first.
-///
-/// # Errors
-/// When something does not answer, or the watermark moved since the plan.
-pub async fn adjust(
+async fn ends(
     ledger: &dyn Ledger,
-    store: &Store,
-    plan: &AdjustPlan,
-    operator: &Operator<'_>,
-) -> Result<(), AdjustError> {
-    // Whoever leads is kept from committing anything meanwhile, and the certificate of what is
-    // skipped carries an epoch that nobody else has.
-    let lease = ledger.seize_lease(&operator.writer, ADJUST_TTL).await?;
-    let adjusted = adjust_under(ledger, store, &lease, plan, operator).await;
-    if adjusted.is_err() {
-        let _it_expires = ledger.release_lease(&lease).await;
-    }
-    adjusted
+    after: Option<Timestamp>,
+    until: Option<Timestamp>,
+) -> Result<Vec<Timestamp>, BackendError> {
+    let committed = ledger.committed_windows(after, until, u32::MAX).await?;
+    Ok(committed.iter().map(WindowRecord::window_end).collect())
 }
 
-async fn adjust_under(
-    ledger: &dyn Ledger,
-    store: &Store,
-    lease: &Lease,
-    plan: &AdjustPlan,
-    operator: &Operator<'_>,
-) -> Result<(), AdjustError> {
-    let skip = match plan.skip {
-        Some(window) => {
-            // A certificate of this epoch would count before any other of its window. Nobody else
-            // commits while the lease is ours, so that what holds now holds until we are done.
-            require_as_planned(ledger, plan, window).await?;
-            let certificate = write_skip_certificate(ledger, store, (window, lease), operator);
-            Some((window, certificate.await?))
+/// The first end, those next to `near`, and the last one.
+async fn ends_around(ledger: &dyn Ledger, near: Timestamp) -> Result<Vec<Timestamp>, BackendError> {
+    let (before, after) =
+        (ends(ledger, None, Some(near)).await?, ends(ledger, Some(near), None).await?);
+    let around = [before.first(), before.last(), after.first(), after.last()];
+    let mut around: Vec<_> = around.into_iter().flatten().copied().collect();
+    around.dedup();
+    Ok(around)
+}
+
+fn no_such_window(after: Option<Timestamp>, until: Timestamp, there: &[Timestamp]) -> String {
+    let asked = match after {
+        Some(after) if after.saturating_add_micros(1) == until => format!("at {until}"),
+        Some(after) => format!("after {after} and not after {until}"),
+        None => format!("at or before {until}"),
+    };
+    let there = match there {
+        [] => "nothing is committed yet".to_owned(),
+        [one] => format!("the only one ends at {one}"),
+        several => {
+            let several: Vec<_> = several.iter().map(Timestamp::to_string).collect();
+            format!("there are those that end at {}", several.join(", "))
         }
-        None => None,
     };
-    let certificate = skip.as_ref().map(|(_, certificate)| certificate.clone());
-    let adjustment = Adjustment {
-        from: plan.from,
-        to: plan.to,
-        skip,
-        audit: AuditEntry {
-            actor: operator.actor.clone(),
-            action: "adjust".to_owned(),
-            from: Some(plan.from.to_string()),
-            to: Some(plan.to.to_string()),
-            reason: operator.reason.clone(),
-        },
-    };
-    let adjusted = ledger.adjust(lease, &adjustment).await;
-    // What was refused for certain must not be left behind as if it had happened.
-    if let (Err(error), Some(certificate)) = (&adjusted, certificate)
-        && !error.is_retryable()
-    {
-        store.delete(&certificate).await?;
-    }
-    Ok(adjusted?)
-}
-
-/// Refuses when something was committed, or the watermark moved, since the adjustment was planned.
-async fn require_as_planned(
-    ledger: &dyn Ledger,
-    plan: &AdjustPlan,
-    skip: Window,
-) -> Result<(), AdjustError> {
-    let (watermark, archive) = initialised(ledger).await?;
-    let committed = ledger.committed_windows(Some(skip.start()), None, u32::MAX).await?;
-    let overlaps = committed.iter().any(|record| record.window.start() < skip.end());
-    if (watermark.archived_until, archive.settled_until) == (plan.from, plan.settled_until)
-        && !overlaps
-    {
-        return Ok(());
-    }
-    Err(AdjustError::Refused(
-        "a window was committed, or the watermark moved, since this adjustment was planned: nothing \
-         was changed; look again with `--dry-run`"
-            .to_owned(),
-    ))
-}
-
-async fn write_skip_certificate(
-    ledger: &dyn Ledger,
-    store: &Store,
-    (window, lease): (Window, &Lease),
-    operator: &Operator<'_>,
-) -> Result<String, AdjustError> {
-    let epoch = lease.epoch;
-    let certificate = Certificate {
-        version: Certificate::VERSION,
-        archive: operator.identity.archive.clone(),
-        job: operator.identity.job.clone(),
-        window,
-        revision: 0,
-        epoch,
-        writer: operator.writer.clone(),
-        written_at: ledger.now().await?,
-        kind: CertificateKind::Skipped,
-        settings: operator.settings,
-        packed: Tally::default(),
-        failed: Tally::default(),
-        bytes_raw: 0,
-        bytes_stored: 0,
-        partitions: Vec::new(),
-        shards: Vec::new(),
-        big_files: Vec::new(),
-        replaces: Vec::new(),
-        unrepaired: Vec::new(),
-        failures: Vec::new(),
-    };
-    let key = names::certificate(certificate.key(), epoch);
-    store.put(&key, certificate.encode().into()).await?;
-    store.flush().await?;
-    Ok(key)
+    format!("no committed window ends {asked}: {there}; `des ls` lists them all")
 }
 
 /// Asks for another pass over every committed window whose end lies in `(after, until]`.
@@ -405,38 +195,32 @@ pub async fn request_replays(
     after: Option<Timestamp>,
     until: Timestamp,
     audit: &AuditEntry,
-) -> Result<Vec<WindowRecord>, BackendError> {
-    let committed = ledger.committed_windows(after, Some(until), u32::MAX).await?;
-    let mut ends: Vec<_> = committed.iter().map(|record| record.window.end()).collect();
-    ends.dedup();
-    if ends.is_empty() {
-        return Err(BackendError::NotFound {
-            what: "no committed window ends there: `des ls` lists them".to_owned(),
-        });
-    }
+) -> Result<Vec<WindowRecord>, RequestError> {
+    let ends = committed_ends(ledger, after, until).await?;
     request_passes(ledger, &ends, Purpose::Replay, audit).await
 }
 
 /// Asks for another pass over the windows with these ends.
 ///
 /// # Errors
-/// When one of them is not committed, or the ledger does not answer.
+/// When one of them is not committed, when the watermark has yet to pass all of them, or the ledger
+/// does not answer.
 pub async fn request_passes(
     ledger: &dyn Ledger,
     ends: &[Timestamp],
     purpose: Purpose,
     audit: &AuditEntry,
-) -> Result<Vec<WindowRecord>, BackendError> {
+) -> Result<Vec<WindowRecord>, RequestError> {
     let (watermark, _archive) = initialised(ledger).await?;
     let until = watermark.archived_until;
-    let (due, above): (Vec<_>, Vec<_>) = ends.iter().partition(|end| **end <= until);
+    let (due, above): (Vec<_>, Vec<_>) = ends.iter().copied().partition(|end| *end <= until);
     if let Some(first) = above.first() {
         let what = format!(
             "the watermark was moved back to {until}, and the window that ends at {first} is \
              verified and reconciled when it passes there again: run `des migrate`"
         );
         if due.is_empty() {
-            return Err(BackendError::Invalid { what });
+            return Err(RequestError::Refused(what));
         }
         warn!("{what}");
     }
@@ -465,4 +249,22 @@ pub async fn findings(
         found.push((end, findings));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_windows_that_are_there() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a date");
+        let end = at("2024-12-09");
+        let told = no_such_window(Some(end.saturating_add_micros(-1)), end, &[]);
+        assert!(told.starts_with("no committed window ends at 2024-12-09T00:00:00Z: nothing is"));
+        let told = no_such_window(Some(at("2024-12-01")), end, &[at("2024-12-10")]);
+        assert!(told.contains("after 2024-12-01T00:00:00Z and not after 2024-12-09"), "{told}");
+        assert!(told.contains("the only one ends at 2024-12-10"), "{told}");
+        let told = no_such_window(None, end, &[at("2024-12-10"), at("2024-12-20")]);
+        assert!(told.contains("2024-12-10T00:00:00Z, 2024-12-20T00:00:00Z; `des ls`"), "{told}");
+    }
 }

@@ -6,6 +6,7 @@
 //! that no certificate covers, and writes nothing into the store.
 
 mod plan;
+mod skips;
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use serde::Serialize;
 use tracing::info;
 
 use self::plan::{Known, Plan, plan};
+use self::skips::judge_skip;
+pub use self::skips::{Skip, SkipVerdict};
 use crate::certify::totals_of;
 use crate::init::{ArchiveSeed, InitError, check_seed, read_identity};
 use crate::passes::{
@@ -69,6 +72,8 @@ pub struct RebuildReport {
     /// Windows after that gap. They are met again, verified and not packed twice, when the
     /// watermark comes to them.
     pub windows_after_gap: u64,
+    /// Skips that the ledger does not know of, and whether they are believed.
+    pub skips: Vec<Skip>,
 }
 
 impl Rebuilding {
@@ -88,7 +93,7 @@ fn refused(why: String) -> InitError {
 }
 
 /// Reads every certificate and compares with the ledger, which is `None` where it does not even
-/// exist. Changes nothing.
+/// exist. A skip that nothing confirms is believed only with `accept_skip`. Changes nothing.
 ///
 /// # Errors
 /// When a certificate that counts cannot be read, when the ledger belongs to another archive or
@@ -97,6 +102,7 @@ pub async fn examine(
     store: &Store,
     ledger: Option<&dyn Ledger>,
     seed: &ArchiveSeed,
+    accept_skip: bool,
 ) -> Result<Rebuilding, InitError> {
     let identity = read_identity(store).await?.ok_or_else(|| {
         refused(format!(
@@ -109,7 +115,7 @@ pub async fn examine(
     let highest_epoch = listed.iter().map(|name| name.epoch).max().unwrap_or(0);
     let known = known(ledger).await?;
 
-    let (mut certified, mut failures) = (Vec::new(), Vec::new());
+    let (mut certified, mut failures, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut problems = Vec::new();
     let by = &identity;
     let mut reading = stream::iter(names::effective_certificates(listed))
@@ -118,7 +124,11 @@ pub async fn examine(
     while let Some((name, read)) = reading.next().await {
         match read? {
             Ok(it) => {
-                certified.push(Pass { window: it.window, certificate: name });
+                let pass = Pass { window: it.window, certificate: name };
+                if it.kind == CertificateKind::Skipped && !known.passes.contains(&pass) {
+                    skipped.push(pass);
+                }
+                certified.push(pass);
                 failures.push(it.failed.rows);
             }
             Err(problem) => problems.push(problem),
@@ -132,7 +142,11 @@ pub async fn examine(
             shortened(&problems)
         )));
     }
-    let plan = plan(&identity, &certified, &known).map_err(refused)?;
+    let skips = judge_skips(&skipped, &certified, accept_skip);
+    let unbelieved =
+        |pass: &Pass| skipped.iter().zip(&skips).any(|(skip, it)| skip == pass && !it.believed);
+    let believed: Vec<_> = certified.iter().copied().filter(|pass| !unbelieved(pass)).collect();
+    let plan = plan(&identity, &believed, &known).map_err(refused)?;
     let of_missing = certified.iter().zip(&failures).filter(|(pass, _)| plan.lacks(pass));
     let error_rows = of_missing.map(|(_, rows)| rows).sum();
     let report = RebuildReport {
@@ -146,9 +160,30 @@ pub async fn examine(
         highest_epoch,
         gap_until: plan.gap_until,
         windows_after_gap: plan.windows_after_gap,
+        skips,
     };
     let watermark_before = known.watermark;
     Ok(Rebuilding { identity, plan, watermark_before, highest_epoch, report })
+}
+
+fn judge_skips(skipped: &[Pass], certified: &[Pass], accept: bool) -> Vec<Skip> {
+    let judged = skipped.iter().map(|skip| {
+        let verdict = judge_skip(skip, certified);
+        let believed = match verdict {
+            SkipVerdict::Confirmed => true,
+            SkipVerdict::Unconfirmed => accept,
+            SkipVerdict::Contradicted => false,
+        };
+        let name = skip.certificate;
+        Skip {
+            certificate: names::certificate(name.window, name.epoch),
+            start: skip.window.start(),
+            end: skip.window.end(),
+            verdict,
+            believed,
+        }
+    });
+    judged.collect()
 }
 
 /// What a ledger knows, one without tables nothing.

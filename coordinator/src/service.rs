@@ -259,7 +259,7 @@ impl Coordinator {
                 Err(error) if error.is_retryable() => self.wait_out(&error, shutdown).await,
                 Err(error) => return Err(error),
             }
-            let pause = (self.settings.lease_ttl / 10).min(Duration::from_secs(1));
+            let pause = (self.settings.lease_ttl / 10).min(STAND_BY_PAUSE);
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -319,6 +319,13 @@ impl Coordinator {
     }
 
     async fn give_back(&self, lease: &Lease) {
+        // Whatever ended the leading, it was not this process's death.
+        if self.queue.tasks_at_a_time().is_some()
+            && let Err(error) = self.ledger.clear_under_way(lease).await
+            && !error.is_conflict()
+        {
+            warn!("what was worked on will count as interrupted: {error}");
+        }
         if let Err(error) = self.ledger.release_lease(lease).await {
             warn!("the lease was not given back and will expire: {error}");
         }
@@ -344,6 +351,9 @@ impl Coordinator {
     }
 }
 
+/// The longest pause between two tries to take the lease: a fraction of the second that a takeover
+/// may take beyond the lease.
+const STAND_BY_PAUSE: Duration = Duration::from_millis(500);
 /// Outcomes and progress messages that may be unsettled at a time.
 const CONSUMER_PREFETCH: u16 = 256;
 

@@ -226,6 +226,9 @@ pub(crate) struct InitArgs {
 pub(crate) struct RebuildArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Believe a certificate of a skip that nothing later confirms: its command may have died.
+    #[arg(long)]
+    pub(crate) accept_skip: bool,
     /// Say what would be recorded, change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use coordinator::adjust::AdjustError;
 use coordinator::gc::GcError;
 use coordinator::held::HeldError;
 use coordinator::init::InitError;
-use coordinator::operate::AdjustError;
+use coordinator::operate::RequestError;
 use coordinator::pause::PauseError;
 use serde::Serialize;
 
@@ -60,6 +61,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)))
             || matches!(error.downcast_ref(), Some(HeldError::NotHeld(_)))
             || matches!(error.downcast_ref(), Some(PauseError::Refused(_)))
+            || matches!(error.downcast_ref(), Some(RequestError::Refused(_)))
             || matches!(error.downcast_ref(), Some(GcError::Refused(_)));
         if is_usage { Self::Usage(error.to_string()) } else { Self::Failed(error) }
     }

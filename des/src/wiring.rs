@@ -49,7 +49,10 @@ pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, F
 pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledger>, Failure> {
     let (job, id) = (config.job.clone(), config.config_id);
     Ok(match config.ledger()? {
-        DatabaseUrl::Postgres(url) => Arc::new(PostgresLedger::connect(url, job, id).await?),
+        DatabaseUrl::Postgres(url) => {
+            let lease_ttl = config.coordinator.lease_ttl;
+            Arc::new(PostgresLedger::connect(url, job, id, lease_ttl).await?)
+        }
         DatabaseUrl::Sqlite(path) => {
             // The catalog's file is never made: an absent one is a mistake in the configuration.
             let create = create && config.ledger()? != config.database()?;

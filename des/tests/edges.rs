@@ -11,7 +11,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
     ("coordinator", &["backends", "protocol"]),
     ("worker", &["backends", "protocol"]),
     ("retriever", &["backends", "protocol"]),
-    ("loadtest", &["backends", "protocol"]),
+    ("loadtest", &["retriever", "backends", "protocol"]),
     ("backends", &["protocol"]),
     ("protocol", &[]),
 ];

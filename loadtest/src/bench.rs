@@ -1,180 +1,258 @@
-//! `des migrate` beside `tar | zstd`, in turn, on the same files.
+//! The table of `docs/performance.md`, measured: every topic gives lines with a target, figures and
+//! notes, each beside its reference in the same run.
 
+mod database;
+pub(crate) mod embedded;
+pub(crate) mod fleet;
+mod instructions;
+mod memory;
+mod pack;
+mod page;
+mod read;
+mod s3;
+pub(crate) mod scale;
+mod size;
+
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::generate;
+use crate::chaos::servers::{self, Servers};
+use crate::measure::line::Line;
+use crate::measure::machine::{Load, Machine};
+use crate::measure::spread::rounded;
 
-/// What to measure.
-pub(crate) struct Plan {
-    pub(crate) files: u64,
-    pub(crate) days: u64,
-    pub(crate) n_bits: u8,
-    pub(crate) runs: usize,
-    pub(crate) des: Option<PathBuf>,
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Measure these only; may be repeated.
+    #[arg(long, value_enum, value_name = "TOPIC")]
+    only: Vec<Topic>,
+    /// Fewer files and runs: minutes instead of most of an hour, and rougher figures.
+    #[arg(long)]
+    quick: bool,
+    /// Counted runs of what is fast; default: 5, with --quick 3.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Numbers of files to pack, instead of 10,000, 100,000 and 1,000,000.
+    #[arg(long, value_delimiter = ',')]
+    files: Vec<u64>,
+    /// Drop the kernel's caches before every run that is timed; needs root, and disturbs others.
+    #[arg(long)]
+    cold: bool,
+    /// Where to put everything; files that are there are used again. Default: a temporary directory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The binary to measure; default: `des` beside this program.
+    #[arg(long)]
+    des: Option<PathBuf>,
+    #[command(flatten)]
+    far: scale::Far,
+    /// Write the report as a page of HTML, with plots.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
 }
 
-/// What was measured. Seconds are wall time of whole commands, medians over the counted runs.
+impl BenchArgs {
+    /// The same, of scaling alone.
+    pub(crate) fn of_scale(&self) -> Self {
+        Self { only: vec![Topic::Scale], ..self.clone() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Human,
+    Json,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Topic {
+    /// `des migrate` beside `tar | zstd`, restic and rclone.
+    Pack,
+    /// Instructions per file.
+    Instructions,
+    /// Splitting a window beside psql, and the coordinator's memory.
+    Split,
+    /// Source rows that the database reads.
+    Rows,
+    /// Write-ahead log per window.
+    Wal,
+    /// A worker's memory over shards of 1 GB.
+    WorkerMemory,
+    /// Reading one file.
+    Read,
+    /// Stored size beside the reference packer's.
+    Size,
+    /// Workers 1 to 8 against a far store.
+    Scale,
+    /// The coordinator's share of the fleet's processor time.
+    Share,
+}
+
+impl Topic {
+    /// Whether PostgreSQL and RabbitMQ are needed.
+    const fn needs_servers(self) -> bool {
+        !matches!(self, Self::Pack | Self::Instructions | Self::Read | Self::Size)
+    }
+}
+
+/// Everything measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    files: u64,
-    mean_file_bytes: u64,
-    runs: usize,
-    des_seconds: f64,
-    des_files_per_second: f64,
-    tar_zstd_seconds: f64,
-    tar_zstd_files_per_second: f64,
-    /// Median of the pairs' ratios, des to tar | zstd.
-    ratio: f64,
-    ratio_min: f64,
-    ratio_max: f64,
-    /// Largest resident set of `des`, as the kernel counted it.
-    des_peak_rss_mib: Option<u64>,
-    des_stored_bytes: u64,
-    tar_zstd_bytes: u64,
+    /// Of the sources that the binary was built from, where git knows it.
+    pub(crate) commit: String,
+    pub(crate) machine: Machine,
+    pub(crate) quick: bool,
+    pub(crate) seconds: f64,
+    pub(crate) lines: Vec<Line>,
 }
 
-/// Makes the files, runs each command once to warm up, then both in turn.
-pub(crate) fn run(plan: &Plan, dir: Option<PathBuf>) -> anyhow::Result<Report> {
+/// What every topic needs.
+pub(crate) struct Bench {
+    pub(crate) des: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) quick: bool,
+    pub(crate) runs: usize,
+    pub(crate) files: Vec<u64>,
+    pub(crate) cold: bool,
+    far: scale::Far,
+    servers: Option<Servers>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Measures; the report as it is to be printed.
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<String> {
+    let began = Instant::now();
+    let asked = |topic: &&Topic| args.only.is_empty() || args.only.contains(topic);
+    let topics: Vec<Topic> = Topic::value_variants().iter().filter(asked).copied().collect();
+    let servers = Servers::from_environment();
+    if servers.is_none() && topics.iter().any(|topic| topic.needs_servers()) {
+        return Err(servers::start_again_with_servers());
+    }
     let temporary = tempfile::Builder::new().prefix("des-bench-").tempdir()?;
-    let dir = dir.unwrap_or_else(|| temporary.path().to_owned());
-    let des = match &plan.des {
-        Some(des) => des.clone(),
+    let des = match &args.des {
+        Some(des) => std::path::absolute(des)?,
         None => std::env::current_exe()?.with_file_name("des"),
     };
     ensure!(des.is_file(), "{} is not there: cargo build --release", des.display());
-    let made = generate::make(&dir, plan.files, plan.days)?;
-    write_config(&dir, plan.n_bits)?;
-    let (mut des_times, mut tar_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut last = DesRun::default();
-    for round in 0..=plan.runs {
-        last = run_des(&des, &dir, plan.files)?;
-        let tar = run_tar(&dir)?;
-        if round > 0 {
-            des_times.push(last.seconds);
-            tar_times.push(tar);
-            ratios.push(last.seconds / tar);
+    let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&dir)?;
+    let bench = Bench {
+        des,
+        dir: std::path::absolute(dir)?,
+        quick: args.quick,
+        runs: args.runs.unwrap_or(if args.quick { 3 } else { 5 }),
+        files: args.files.clone(),
+        cold: args.cold,
+        far: args.far.clone(),
+        servers,
+        runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+    };
+    let mut lines = Vec::new();
+    for topic in topics {
+        let load = Load::now();
+        let mut measured = bench.measure(topic)?;
+        let taken_by_others = rounded(load.taken_by_others());
+        for line in &mut measured {
+            line.taken_by_others = taken_by_others;
+            std::io::stderr().lock().write_all(line.text().as_bytes())?;
         }
+        lines.append(&mut measured);
     }
-    let tar_zstd_bytes = dir.join("files.tar.zst").metadata()?.len();
-    let (des_seconds, tar_seconds) = (median(&mut des_times), median(&mut tar_times));
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let files = plan.files as f64;
-    let ratio = median(&mut ratios);
-    Ok(Report {
-        files: plan.files,
-        mean_file_bytes: made.mean(),
-        runs: plan.runs,
-        des_seconds: rounded(des_seconds),
-        des_files_per_second: (files / des_seconds).round(),
-        tar_zstd_seconds: rounded(tar_seconds),
-        tar_zstd_files_per_second: (files / tar_seconds).round(),
-        ratio: rounded(ratio),
-        ratio_min: rounded(ratios.first().copied().unwrap_or_default()),
-        ratio_max: rounded(ratios.last().copied().unwrap_or_default()),
-        des_peak_rss_mib: last.peak_rss_mib,
-        des_stored_bytes: last.stored_bytes,
-        tar_zstd_bytes,
+    let report = Report {
+        commit: commit(),
+        machine: Machine::here(),
+        quick: args.quick,
+        seconds: rounded(began.elapsed().as_secs_f64()),
+        lines,
+    };
+    if let Some(path) = &args.report {
+        std::fs::write(path, page::page(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(match args.output {
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Human => report.table(),
     })
 }
 
-fn write_config(dir: &Path, n_bits: u8) -> anyhow::Result<()> {
-    let config = serde_json::json!({
-        "database": { "url": format!("sqlite:///{}/catalog.sqlite", dir.display()) },
-        "packer": { "output_dir": dir.join("archive"), "n_bits": n_bits },
-        "watermark": { "config_db_url": format!("sqlite:///{}/ledger.sqlite", dir.display()) },
-        "worker": { "spool_dir": dir },
-        "coordinator": { "spool_dir": dir },
-    });
-    // JSON is YAML.
-    Ok(std::fs::write(dir.join("des.yaml"), config.to_string())?)
-}
-
-#[derive(Default)]
-struct DesRun {
-    seconds: f64,
-    stored_bytes: u64,
-    peak_rss_mib: Option<u64>,
-}
-
-/// Archives everything into a new archive, and checks that all of it is there.
-fn run_des(des: &Path, dir: &Path, files: u64) -> anyhow::Result<DesRun> {
-    for leftover in ["archive", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
-        let path = dir.join(leftover);
-        if path.is_dir() {
-            std::fs::remove_dir_all(&path)?;
-        } else if path.exists() {
-            std::fs::remove_file(&path)?;
+impl Bench {
+    fn measure(&self, topic: Topic) -> anyhow::Result<Vec<Line>> {
+        match topic {
+            Topic::Pack => pack::measure(self),
+            Topic::Instructions => instructions::measure(self),
+            Topic::Split => self.runtime.block_on(database::split(self)),
+            Topic::Rows => self.runtime.block_on(database::rows(self)),
+            Topic::Wal => self.runtime.block_on(database::wal(self)),
+            Topic::WorkerMemory => self.runtime.block_on(memory::measure(self)),
+            Topic::Read => self.runtime.block_on(read::measure(self)),
+            Topic::Size => size::measure(self),
+            Topic::Scale => self.runtime.block_on(scale::scale(self, &self.far)),
+            Topic::Share => self.runtime.block_on(scale::share(self)),
         }
     }
-    let began = Instant::now();
-    let mut child = Command::new(des)
-        .args(["migrate", "--mode", "single", "--output", "json", "--config"])
-        .arg(dir.join("des.yaml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", des.display()))?;
-    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-    let peak = std::thread::spawn(move || watch_peak(&status));
-    let mut printed = String::new();
-    if let Some(stdout) = child.stdout.as_mut() {
-        std::io::Read::read_to_string(stdout, &mut printed)?;
-    }
-    let ended = child.wait()?;
-    let seconds = began.elapsed().as_secs_f64();
-    ensure!(ended.success(), "des failed: {printed}");
-    let result: serde_json::Value = serde_json::from_str(&printed)?;
-    let archived = result["files_archived"].as_u64();
-    ensure!(archived == Some(files), "des archived {archived:?} of {files} files");
-    let stored_bytes = result["bytes_stored"].as_u64().context("bytes_stored")?;
-    Ok(DesRun { seconds, stored_bytes, peak_rss_mib: peak.join().unwrap_or_default() })
-}
 
-/// The kernel's high-water mark of a process, read until the process is gone.
-fn watch_peak(status: &Path) -> Option<u64> {
-    let mut peak = None;
-    while let Ok(text) = std::fs::read_to_string(status) {
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        match kib {
-            Some(kib) => peak = Some(kib / 1024),
-            None => break,
+    fn servers(&self) -> anyhow::Result<&Servers> {
+        self.servers.as_ref().context("no PostgreSQL and RabbitMQ")
+    }
+
+    /// Before a run that is timed: what earlier ones wrote is on disk, so that nobody's sync waits
+    /// for it.
+    fn settle(&self) -> anyhow::Result<()> {
+        rustix::fs::sync();
+        if self.cold {
+            std::fs::write("/proc/sys/vm/drop_caches", "3")?;
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        Ok(())
     }
-    peak
 }
 
-/// `tar cf - files | zstd -3 -T2`, whole.
-fn run_tar(dir: &Path) -> anyhow::Result<f64> {
-    let began = Instant::now();
-    let mut tar = Command::new("tar")
-        .args(["cf", "-", "files"])
-        .current_dir(dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start tar")?;
-    let Some(stream) = tar.stdout.take() else { bail!("tar has no output") };
-    let zstd = Command::new("zstd")
-        .args(["-q", "-3", "-T2", "-f", "-o", "files.tar.zst"])
-        .current_dir(dir)
-        .stdin(stream)
-        .status()
-        .context("cannot start zstd: install Debian's package zstd")?;
-    ensure!(tar.wait()?.success() && zstd.success(), "tar | zstd failed");
-    Ok(began.elapsed().as_secs_f64())
+impl Report {
+    /// The table of `docs/performance.md`, and where it was measured.
+    fn table(&self) -> String {
+        let Machine { cores, memory_mib, processor, kernel } = &self.machine;
+        let mut text = format!(
+            "commit {}; {cores} cores ({processor}), {memory_mib} MiB, Linux {kernel}; {:.0} s\n\n\
+             | what | target | measured | | others |\n|---|---|---|---|---|\n",
+            self.commit, self.seconds
+        );
+        for line in &self.lines {
+            text.push_str(&format!(
+                "| {} | {} | {} | {} | {:.0} % |\n",
+                line.what.replace('|', "\\|"),
+                line.target_text(),
+                line.measured_text(),
+                line.verdict(),
+                line.taken_by_others * 100.0
+            ));
+        }
+        text
+    }
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+/// The commit of the sources here; empty where git does not know.
+fn commit() -> String {
+    let git = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let said = git.map(|git| String::from_utf8_lossy(&git.stdout).trim().to_owned());
+    said.unwrap_or_default()
 }
 
-fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+/// Removes a directory with everything in it, or a file, or nothing.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    if path.is_dir() {
+        std::fs::remove_dir_all(path)?;
+    } else if path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
 }

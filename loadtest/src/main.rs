@@ -3,13 +3,18 @@
 
 mod bench;
 mod chaos;
+mod compare;
 mod generate;
+mod measure;
+mod project;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::generate::{Content, Sizes, Spec, Uids, catalog};
 
 #[derive(Parser)]
 #[command(name = "loadtest", about, subcommand_required = true)]
@@ -20,61 +25,110 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make source files and a SQLite catalog of them.
+    /// Make source files and a catalog of them, in SQLite or PostgreSQL.
     ///
-    /// 70 % JSON and 30 % incompressible, 3.5 KB on average.
-    Gen {
-        /// How many files.
-        #[arg(long, default_value_t = 100_000)]
-        files: u64,
-        /// Days that they are spread over.
-        #[arg(long, default_value_t = 1)]
-        days: u64,
-        /// Where to; made when it is not there.
-        #[arg(long)]
-        dir: PathBuf,
-    },
-    /// Time `des migrate`, embedded, beside `tar cf - DIR | zstd -3 -T2 -o F` on the same files.
-    ///
-    /// The two run in turn; the ratio is taken pair by pair.
-    Bench {
-        /// How many files.
-        #[arg(long, default_value_t = 100_000)]
-        files: u64,
-        /// Days that they are spread over.
-        #[arg(long, default_value_t = 1)]
-        days: u64,
-        /// packer.n_bits of the run.
-        #[arg(long, default_value_t = 4)]
-        n_bits: u8,
-        /// Counted runs of each.
-        #[arg(long, default_value_t = 5)]
-        runs: usize,
-        /// Where to put everything; default: a temporary directory.
-        #[arg(long)]
-        dir: Option<PathBuf>,
-        /// The binary to time; default: `des` beside this program.
-        #[arg(long)]
-        des: Option<PathBuf>,
-    },
+    /// 70 % JSON and 30 % incompressible, 3.5 KB on average, unless told otherwise.
+    Gen(GenArgs),
+    /// Measure the table of docs/performance.md, each line beside its reference in the same run.
+    Bench(bench::BenchArgs),
+    /// Per-record status updates beside the watermark, on PostgreSQL and SQLite, really packing.
+    Compare(compare::CompareArgs),
+    /// Workers 1 to N against a far store: a bench of this line alone.
+    Scale(bench::BenchArgs),
+    /// From measured rates to hours and money for an archive too large to try.
+    Project(project::ProjectArgs),
     /// Try faults of every kind on a real fleet, and prove that nothing is lost.
     ///
     /// It needs a private PostgreSQL and RabbitMQ and starts itself again under
     /// `./test --servers-only` where there are none.
     Chaos(chaos::ChaosArgs),
+    /// Let the power fail under a local archive, again and again, and prove that nothing is lost.
+    ///
+    /// It needs root and loop devices, and ends with exit code 77 where it cannot run.
+    Power(chaos::power::PowerArgs),
+}
+
+#[derive(Args)]
+struct GenArgs {
+    /// Rows of the catalog, each with a file of its own.
+    #[arg(long, default_value_t = 100_000)]
+    files: u64,
+    /// Days that they are spread over.
+    #[arg(long, default_value_t = 1)]
+    days: u64,
+    /// Other seeds give other times, sizes and contents.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// even (500 to 6,500 bytes), fixed:BYTES or lognormal:MEAN.
+    #[arg(long, default_value = "even")]
+    sizes: Sizes,
+    /// Files of 16 bytes.
+    #[arg(long, conflicts_with_all = ["sizes", "sparse"])]
+    tiny: bool,
+    /// Files without blocks on disk, which read as zeros.
+    #[arg(long)]
+    sparse: bool,
+    /// Make so many files only, which the rows share.
+    #[arg(long, value_name = "FILES")]
+    share: Option<u64>,
+    /// Make no files, for planning without packing.
+    #[arg(long, conflicts_with_all = ["tiny", "sparse", "share"])]
+    rows_only: bool,
+    /// Where files and a SQLite catalog go; made when it is not there.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The catalog's table goes into this PostgreSQL database, and replaces one that is there.
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
+    /// Its name there.
+    #[arg(long, default_value = "files", requires = "postgres")]
+    table: String,
+}
+
+impl GenArgs {
+    fn spec(&self) -> Spec {
+        Spec {
+            rows: self.files,
+            files: if self.rows_only { 0 } else { self.share.unwrap_or(self.files) },
+            days: self.days,
+            seed: self.seed,
+            sizes: if self.tiny { Sizes::Fixed(16) } else { self.sizes },
+            content: if self.sparse { Content::Sparse } else { Content::Mixed },
+            uids: Uids::Text,
+        }
+    }
+
+    fn run(&self) -> anyhow::Result<String> {
+        let (spec, dir) = (self.spec(), std::path::absolute(&self.dir)?);
+        let root = dir.join("files");
+        std::fs::create_dir_all(&dir)?;
+        let bytes = spec.make_files(&root)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let place = match &self.postgres {
+            Some(url) => {
+                runtime.block_on(catalog::postgres(url, &self.table, &spec, &root))?;
+                format!("the table {}", self.table)
+            }
+            None => {
+                let file = dir.join("catalog.sqlite");
+                runtime.block_on(catalog::sqlite(&file, &spec, &root))?;
+                file.display().to_string()
+            }
+        };
+        let (files, mean) = (spec.files, bytes / spec.files.max(1));
+        Ok(format!("{} rows in {place}; {files} files of {mean} bytes on average\n", spec.rows))
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let text = match Cli::parse().command {
-        Command::Gen { files, days, dir } => {
-            let made = generate::make(&dir, files, days)?;
-            format!("{files} files of {} bytes on average in {}\n", made.mean(), dir.display())
-        }
+        Command::Gen(args) => args.run()?,
         Command::Chaos(args) => return chaos::run(&args),
-        Command::Bench { files, days, n_bits, runs, dir, des } => {
-            let plan = bench::Plan { files, days, n_bits, runs, des };
-            serde_json::to_string_pretty(&bench::run(&plan, dir)?)? + "\n"
-        }
+        Command::Bench(args) => bench::run(&args)?,
+        Command::Scale(args) => bench::run(&args.of_scale())?,
+        Command::Compare(args) => compare::run(&args)?,
+        Command::Project(args) => project::run(&args)?,
+        Command::Power(args) => return chaos::power::run(&args),
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

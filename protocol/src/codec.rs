@@ -53,11 +53,10 @@ pub fn is_compressed_name(name: &str) -> bool {
             || COMPRESSED_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
-/// Compresses payloads, one after the other, with contexts and buffers that are reused.
+/// Compresses payloads, one after the other, with a context that is reused.
 pub struct Encoder {
     codec: CompressionCodec,
     zstd: zstd::bulk::Compressor<'static>,
-    buffer: Vec<u8>,
 }
 
 impl Encoder {
@@ -66,52 +65,55 @@ impl Encoder {
     /// # Errors
     /// When no compression context can be allocated, or the level is not one of zstd's.
     pub fn new(codec: CompressionCodec, level: i32) -> std::io::Result<Self> {
-        Ok(Self { codec, zstd: zstd::bulk::Compressor::new(level)?, buffer: Vec::new() })
+        Ok(Self { codec, zstd: zstd::bulk::Compressor::new(level)? })
     }
 
-    /// The stored form of `raw`: compressed where that makes it smaller and `try_compress` says
-    /// that it may, else as it is. An empty payload becomes an empty zstd frame of nine bytes,
-    /// since readers of the format ask for an impossible range where nothing is stored.
+    /// Appends the stored form of `raw` to `out`, and says how it is stored: compressed where that
+    /// makes it smaller and `try_compress` says that it may, else as it is. An empty payload becomes
+    /// an empty zstd frame of nine bytes, since readers of the format ask for an impossible range
+    /// where nothing is stored.
     ///
     /// # Errors
     /// When the codec fails, which means that memory is out.
-    pub fn encode<'a>(
-        &'a mut self,
-        raw: &'a [u8],
+    pub fn encode_onto(
+        &mut self,
+        raw: &[u8],
         try_compress: bool,
-    ) -> std::io::Result<(CompressionCodec, &'a [u8])> {
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<CompressionCodec> {
+        let start = out.len();
         if raw.is_empty() {
-            self.zstd_frame(raw)?;
-            return Ok((CompressionCodec::Zstd, &self.buffer));
+            self.zstd_frame(raw, out)?;
+            return Ok(CompressionCodec::Zstd);
         }
         match self.codec {
-            CompressionCodec::Zstd if try_compress => self.zstd_frame(raw)?,
+            CompressionCodec::Zstd if try_compress => self.zstd_frame(raw, out)?,
             CompressionCodec::Lz4 if try_compress => {
-                self.buffer.clear();
-                let mut frame = lz4_flex::frame::FrameEncoder::new(&mut self.buffer);
+                let mut frame = lz4_flex::frame::FrameEncoder::new(&mut *out);
                 std::io::Write::write_all(&mut frame, raw)?;
                 frame.finish().map_err(std::io::Error::other)?;
             }
-            _ => return Ok((CompressionCodec::None, raw)),
+            _ => {
+                out.extend_from_slice(raw);
+                return Ok(CompressionCodec::None);
+            }
         }
-        if self.buffer.len() < raw.len() {
-            Ok((self.codec, &self.buffer))
-        } else {
-            Ok((CompressionCodec::None, raw))
+        if out.len() - start < raw.len() {
+            return Ok(self.codec);
         }
+        out.truncate(start);
+        out.extend_from_slice(raw);
+        Ok(CompressionCodec::None)
     }
 
-    /// Gives back buffer memory beyond `bytes`, after a payload much larger than most.
-    pub fn shrink_to(&mut self, bytes: usize) {
-        self.buffer.clear();
-        self.buffer.shrink_to(bytes);
-    }
-
-    fn zstd_frame(&mut self, raw: &[u8]) -> std::io::Result<()> {
-        self.buffer.clear();
-        self.buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()));
-        self.zstd.compress_to_buffer(raw, &mut self.buffer)?;
-        Ok(())
+    fn zstd_frame(&mut self, raw: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+        out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        let end = out.len() as u64;
+        let mut behind = std::io::Cursor::new(std::mem::take(out));
+        behind.set_position(end);
+        let compressed = self.zstd.compress_to_buffer(raw, &mut behind);
+        *out = behind.into_inner();
+        compressed.map(drop)
     }
 }
 
@@ -159,6 +161,60 @@ pub fn decode(
     }
 }
 
+/// Payloads up to this size are decoded in one piece, into memory that is kept.
+const ONE_PIECE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Decodes payloads, one after the other, with a context and a buffer that are reused.
+pub struct Decoder {
+    zstd: zstd::bulk::Decompressor<'static>,
+    raw: Vec<u8>,
+}
+
+impl Decoder {
+    /// # Errors
+    /// When no decompression context can be allocated.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { zstd: zstd::bulk::Decompressor::new()?, raw: Vec::new() })
+    }
+
+    /// What [`decode`] gives, for a fraction of the time where payloads are small.
+    ///
+    /// # Errors
+    /// Those of [`decode`].
+    pub fn decode<'a>(
+        &'a mut self,
+        codec: CompressionCodec,
+        stored: &'a [u8],
+        raw_size: u64,
+    ) -> Result<&'a [u8], DecodeError> {
+        if codec == CompressionCodec::None && stored.len() as u64 == raw_size {
+            return Ok(stored);
+        }
+        if codec == CompressionCodec::Zstd
+            && raw_size <= ONE_PIECE_BYTES
+            && self.one_piece(stored, raw_size)
+        {
+            return Ok(&self.raw);
+        }
+        // What is not as usual is looked at with care.
+        self.raw = decode(codec, stored, raw_size)?;
+        Ok(&self.raw)
+    }
+
+    /// Whether the payload is a frame that states this size and decodes to it.
+    fn one_piece(&mut self, stored: &[u8], raw_size: u64) -> bool {
+        let stated = zstd::zstd_safe::get_frame_content_size(stored).ok().flatten();
+        let Some(capacity) = usize::try_from(raw_size).ok().filter(|_| stated == Some(raw_size))
+        else {
+            return false;
+        };
+        self.raw.clear();
+        self.raw.reserve(capacity);
+        let decoded = self.zstd.decompress_to_buffer(stored, &mut self.raw);
+        decoded.is_ok_and(|length| length as u64 == raw_size)
+    }
+}
+
 fn read_at_most(decoder: impl Read, stored: usize, raw_size: u64) -> std::io::Result<Vec<u8>> {
     let plausible = (stored as u64).saturating_mul(16).saturating_add(4096).min(raw_size);
     let mut raw = Vec::with_capacity(usize::try_from(plausible).unwrap_or(0));
@@ -176,16 +232,32 @@ mod tests {
         let noise: Vec<u8> = (0..200_u32)
             .flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..7].to_vec())
             .collect();
+        let mut decoder = Decoder::new().expect("a decoder");
         for codec in [CompressionCodec::None, CompressionCodec::Zstd, CompressionCodec::Lz4] {
             let mut encoder = Encoder::new(codec, 3).expect("an encoder");
             for raw in [&text, &noise] {
-                let (used, stored) = encoder.encode(raw, true).expect("encodes");
+                let mut out = b"what was there before".to_vec();
+                let before = out.len();
+                let used = encoder.encode_onto(raw, true, &mut out).expect("encodes");
+                assert_eq!(&out[..before], b"what was there before");
+                let stored = &out[before..];
                 assert!(stored.len() <= raw.len());
-                let stored = stored.to_vec();
-                assert_eq!(&decode(used, &stored, raw.len() as u64).expect("decodes"), raw);
-                assert!(decode(used, &stored, raw.len() as u64 - 1).is_err());
+                assert_eq!(&decode(used, stored, raw.len() as u64).expect("decodes"), raw);
+                assert!(decode(used, stored, raw.len() as u64 - 1).is_err());
+                for (bytes, size) in [
+                    (stored, raw.len() as u64),
+                    (stored, raw.len() as u64 - 1),
+                    (stored, raw.len() as u64 + 1),
+                    (&stored[..stored.len() / 2], raw.len() as u64),
+                    (&stored[1..], raw.len() as u64),
+                    (&[stored, stored].concat(), raw.len() as u64),
+                ] {
+                    let again = decoder.decode(used, bytes, size).map(<[u8]>::to_vec);
+                    assert_eq!(again, decode(used, bytes, size));
+                }
             }
-            let (used, stored) = encoder.encode(b"", true).expect("encodes");
+            let mut stored = Vec::new();
+            let used = encoder.encode_onto(b"", true, &mut stored).expect("encodes");
             assert_eq!((used, stored.len()), (CompressionCodec::Zstd, 9));
         }
     }

@@ -167,6 +167,20 @@ pub struct Progress {
     pub rows: u64,
     /// Raw bytes read so far.
     pub bytes: u64,
+    /// The file that has been being read for suspiciously long, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+}
+
+/// A file that a worker has been reading for long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Its uid, or as much of it as a message holds.
+    pub uid: String,
+    /// Where it is, or the beginning of that.
+    pub location: String,
+    /// For how long, in seconds.
+    pub seconds: u64,
 }
 
 macro_rules! message {

@@ -78,10 +78,11 @@ fn another_size_than_stated_is_an_error_and_no_more_memory_than_stated() {
     let raw = vec![0_u8; 8 << 20];
     for codec in [CompressionCodec::Zstd, CompressionCodec::Lz4] {
         let mut encoder = protocol::codec::Encoder::new(codec, 3).expect("an encoder");
-        let (used, stored) = encoder.encode(&raw, true).expect("it compresses");
+        let mut stored = Vec::new();
+        let used = encoder.encode_onto(&raw, true, &mut stored).expect("it compresses");
         assert_eq!(used, codec);
         for stated in [0, 1, 100, raw.len() as u64 - 1, raw.len() as u64 + 1, u64::MAX] {
-            let refused = decode(codec, stored, stated);
+            let refused = decode(codec, &stored, stated);
             assert_eq!(refused, Err(DecodeError::WrongSize { stated }), "{codec:?} {stated}");
         }
     }

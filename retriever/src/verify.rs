@@ -15,6 +15,10 @@ use crate::archive::{Archive, ReadError};
 const LOOKS_IN_FLIGHT: usize = 32;
 const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Characters of a uid, and bytes of what is said of a big file, beyond which no more is said.
+const UID_CHARS: usize = 80;
+const WHAT_BYTES: usize = 1_000;
+
 /// How to verify.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifyOptions {
@@ -103,9 +107,45 @@ impl Archive {
             self.verify_papers(certificate, options.deep, &mut result).await?;
             self.verify_shards(certificate, &replaced, options, &mut result, progress).await?;
         }
+        let sound = result.problems.len();
         self.verify_big_files(big_files, options, &mut result, progress).await?;
+        self.name_the_files(&certificates, &mut result.problems[sound..]).await?;
         result.problems.sort();
         Ok(result)
+    }
+
+    /// Says of big files whose content they are, as far as shards can tell.
+    async fn name_the_files(
+        &self,
+        certificates: &[Certificate],
+        problems: &mut [Problem],
+    ) -> Result<(), BackendError> {
+        for certificate in certificates {
+            let named = |problem: &Problem| {
+                certificate.big_files.iter().any(|big| big.key == problem.object)
+            };
+            if !problems.iter().any(named) {
+                continue;
+            }
+            for shard in &certificate.shards {
+                let of_shard = match self.big_files_of(shard).await {
+                    Ok(of_shard) => of_shard,
+                    Err(ReadError::Backend(error)) if error.is_retryable() => return Err(error),
+                    // It is told as damaged, or gone, itself.
+                    Err(_) => continue,
+                };
+                for (uid, object) in of_shard {
+                    let problem = problems.iter_mut().find(|problem| problem.object == object);
+                    let uid: String = uid.chars().take(UID_CHARS).collect();
+                    let Some(problem) = problem else { continue };
+                    let whose = format!("uid {uid:?}");
+                    if !problem.what.contains(&whose) && problem.what.len() < WHAT_BYTES {
+                        problem.what.push_str(&format!("; it is the content of {whose}"));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn readable_certificates(
@@ -186,14 +226,9 @@ impl Archive {
         }
         let Some(rows) = rows else { return Ok(Ok(())) };
         let check = tokio::task::spawn_blocking(move || {
-            let mut reader = ManifestReader::new(&bytes).map_err(|error| error.to_string())?;
-            let (mut tally, mut frame) = (Tally::default(), Vec::new());
-            while reader.next_frame(&mut frame).map_err(|error| error.to_string())? {
-                for row in &frame {
-                    tally.count(&row.uid, row.created_at());
-                }
-            }
-            let agrees = tally == rows;
+            let reader = ManifestReader::new(&bytes).map_err(|error| error.to_string())?;
+            let found = reader.visit(|_position, _row| {}).map_err(|error| error.to_string())?;
+            let agrees = found.rows == rows;
             agrees
                 .then_some(())
                 .ok_or_else(|| "it holds other rows than its certificate states".to_owned())

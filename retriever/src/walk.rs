@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use backends::BackendError;
 use bytes::Bytes;
+use protocol::codec::Decoder;
 use protocol::receipt::ShardRef;
 use protocol::shard::{
-    Block, Content, HEADER_BYTES, IndexReader, Location, ShardError, Tail, TailStep, check_header,
+    Block, HEADER_BYTES, IndexReader, Location, ShardError, Tail, TailStep, check_header,
 };
 use protocol::{ContentHash, Fingerprint, Tally, Timestamp, names};
 
@@ -77,6 +79,7 @@ impl Archive {
         let index = rest.get(..index_len).unwrap_or_default();
         tail.check_index(index).map_err(ReadError::damaged(key))?;
         let mut index = IndexReader::new(2, index, rest_at).map_err(ReadError::damaged(key))?;
+        let mut decoder = Decoder::new().map_err(no_decoder)?;
         let mut walked = Walked::default();
         let mut number = 0;
         for group in groups(&tail) {
@@ -86,7 +89,7 @@ impl Archive {
             for range in &group {
                 let piece = slice(&bytes, range, first.start);
                 let block = tail.parse_block(number, piece).map_err(ReadError::damaged(key))?;
-                walk_block(key, &block, &mut index, decode, &mut walked, visit)?;
+                walk_block(key, &block, &mut index, (decode, &mut decoder), &mut walked, visit)?;
                 number += 1;
             }
         }
@@ -103,6 +106,36 @@ impl Archive {
         }
         Ok(walked)
     }
+}
+
+impl Archive {
+    /// The uids in a shard whose content lies beside it, each with the object that it is in.
+    pub(crate) async fn big_files_of(
+        &self,
+        shard: &ShardRef,
+    ) -> Result<Vec<(String, String)>, ReadError> {
+        let key = shard.key.as_str();
+        let (_, TailStep::Fast(tail)) = self.tail(key, shard.tail_bytes).await? else {
+            return Ok(Vec::new());
+        };
+        let range = tail.index_range();
+        let index = self.range(key, range.clone()).await?;
+        tail.check_index(&index).map_err(ReadError::damaged(key))?;
+        let mut entries =
+            IndexReader::new(2, &index, range.start).map_err(ReadError::damaged(key))?;
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_entry().map_err(ReadError::damaged(key))? {
+            if let Location::Beside { sha256, .. } = entry.location {
+                found.push((entry.uid, names::big_file(&sha256)));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn no_decoder(error: std::io::Error) -> ReadError {
+    let what = "decoding the files of a shard".to_owned();
+    ReadError::Backend(BackendError::Failed { what, cause: error.into() })
 }
 
 fn groups(tail: &Tail) -> Vec<Vec<Range<u64>>> {
@@ -130,7 +163,7 @@ fn walk_block(
     key: &str,
     block: &Block<'_>,
     index: &mut IndexReader<'_>,
-    decode: bool,
+    (decode, decoder): (bool, &mut Decoder),
     walked: &mut Walked,
     visit: &mut (dyn FnMut(WalkedFile) + Send),
 ) -> Result<(), ReadError> {
@@ -157,13 +190,12 @@ fn walk_block(
             return Err(disagree());
         }
         if decode || entry.is_big() {
-            let content = block.content(entry).map_err(ReadError::damaged(key))?;
-            let agrees = match (&content, &listed.location) {
-                (
-                    Content::Big { sha256, size },
-                    Location::Beside { sha256: listed, size: bytes },
-                ) => sha256 == listed && size == bytes,
-                (Content::File(_), Location::Inside { .. }) => true,
+            let big = block.check_content(entry, decoder).map_err(ReadError::damaged(key))?;
+            let agrees = match (&big, &listed.location) {
+                (Some((sha256, size)), Location::Beside { sha256: listed, size: bytes }) => {
+                    sha256 == listed && size == bytes
+                }
+                (None, Location::Inside { .. }) => true,
                 _ => false,
             };
             if !agrees {

@@ -13,7 +13,7 @@ use protocol::shard::{Entry, ShardSummary, ShardWriter};
 use protocol::{Day, PackSettings, ShardIndex, Tally, WindowKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Finished bytes are moved out of the writer in pieces of this size.
+/// A shard that is spooled moves out of the writer in pieces of this size.
 const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// A shard that waits for its upload.
@@ -79,7 +79,6 @@ struct OpenShard {
     day: Day,
     index: ShardIndex,
     writer: ShardWriter,
-    memory: Vec<u8>,
     spool: Option<File>,
 }
 
@@ -111,13 +110,12 @@ impl<'a> Assembler<'a> {
             day,
             index,
             writer: ShardWriter::new(day),
-            memory: Vec::new(),
             spool: None,
         });
         open.writer.push(entry).map_err(std::io::Error::other)?;
-        if open.writer.output_len() >= DRAIN_BYTES {
-            let bytes = open.writer.take_output();
-            open.keep(&bytes, self.memory.building, self.spool_dir)?;
+        let bound = if open.spool.is_some() { DRAIN_BYTES } else { self.memory.building };
+        if open.writer.output_len() >= bound {
+            open.spool_output(self.spool_dir)?;
         }
         Ok(Placing::Placed)
     }
@@ -135,21 +133,30 @@ impl<'a> Assembler<'a> {
         let part = self.next_part.1;
         self.next_part.1 += 1;
         let place = ShardPlace { day: open.day, index: open.index, window: self.window, part };
-        let writer = std::mem::replace(&mut open.writer, ShardWriter::new(place.day));
-        let (rest, summary) = writer.finish();
-        open.keep(&rest, self.memory.building, self.spool_dir)?;
+        if open.spool.is_some() {
+            open.spool_output(self.spool_dir)?;
+        }
+        let (rest, summary) = open.writer.finish();
         let key = names::shard(self.settings.n_bits, &place, summary.hash);
-        let (body, memory) = match open.spool {
+        // What is known only at the end, the index, may make a shard too large for memory.
+        let spool = match open.spool {
+            None if rest.len() > self.memory.building => {
+                Some(tempfile::tempfile_in(self.spool_dir)?)
+            }
+            spool => spool,
+        };
+        let (body, memory) = match spool {
             Some(mut file) => {
+                file.write_all(&rest)?;
                 file.rewind()?;
                 (ShardBody::Spooled(file), None)
             }
             None => {
-                let kib = u32::try_from(open.memory.len().div_ceil(1024)).unwrap_or(u32::MAX);
+                let kib = u32::try_from(rest.len().div_ceil(1024)).unwrap_or(u32::MAX);
                 let finished = Arc::clone(&self.memory.finished);
                 let permit = self.runtime.block_on(finished.acquire_many_owned(kib));
                 let permit = permit.map_err(std::io::Error::other)?;
-                (ShardBody::Memory(open.memory.into()), Some(permit))
+                (ShardBody::Memory(rest.into()), Some(permit))
             }
         };
         Ok(Some(FinishedShard { key, summary, body, memory }))
@@ -157,18 +164,11 @@ impl<'a> Assembler<'a> {
 }
 
 impl OpenShard {
-    fn keep(&mut self, bytes: &[u8], limit: usize, spool_dir: &Path) -> std::io::Result<()> {
-        if self.spool.is_none() && self.memory.len() + bytes.len() > limit {
-            let mut file = tempfile::tempfile_in(spool_dir)?;
-            file.write_all(&std::mem::take(&mut self.memory))?;
-            self.spool = Some(file);
-        }
-        match &mut self.spool {
-            Some(file) => file.write_all(bytes),
-            None => {
-                self.memory.extend_from_slice(bytes);
-                Ok(())
-            }
-        }
+    fn spool_output(&mut self, spool_dir: &Path) -> std::io::Result<()> {
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            none => none.insert(tempfile::tempfile_in(spool_dir)?),
+        };
+        self.writer.drain_output(|bytes| spool.write_all(bytes))
     }
 }

@@ -8,6 +8,7 @@
 mod assemble;
 mod pack;
 mod payload;
+mod reading;
 mod restore;
 mod service;
 mod source;

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
+use crate::reading::{Readings, Slot};
 use crate::restore::Wanted;
 use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
 
@@ -48,6 +49,7 @@ pub(crate) struct PackLimits {
 pub(crate) struct Counters {
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) readings: Readings,
 }
 
 /// Everything that packing needs, shared with the thread it runs on.
@@ -288,6 +290,7 @@ struct Reader<'a> {
     memory: &'a SegmentMemory,
     one_large_file: &'a Mutex<()>,
     source: SourceReader<'a>,
+    reading: Arc<Slot>,
     raw: Vec<u8>,
 }
 
@@ -329,7 +332,8 @@ impl Drop for TellOfPanic<'_, '_> {
 impl<'a> Reader<'a> {
     fn new(input: &'a PackInput, memory: &'a SegmentMemory, one_large_file: &'a Mutex<()>) -> Self {
         let source = SourceReader::new(&input.sources);
-        Self { input, memory, one_large_file, source, raw: Vec::new() }
+        let reading = input.counters.readings.slot();
+        Self { input, memory, one_large_file, source, reading, raw: Vec::new() }
     }
 
     fn read(&mut self, batch: &Batch<'_>, encoder: &mut Encoder) -> Result<Share<'a>, PackError> {
@@ -353,7 +357,10 @@ impl<'a> Reader<'a> {
                     items.push((position, Item::Failed(FailureReason::Missing, why)));
                     continue;
                 }
-                let item = match self.read_row(row, encoder, &mut payloads) {
+                self.reading.begin(row);
+                let item = self.read_row(row, encoder, &mut payloads);
+                self.reading.end();
+                let item = match item {
                     Ok(item) => item,
                     Err(RowError::Source(SourceError::File(reason, detail))) => {
                         Item::Failed(reason, detail)
@@ -399,15 +406,14 @@ impl<'a> Reader<'a> {
         let large = open.size > LARGE_FILE_BYTES;
         let _one_at_a_time =
             large.then(|| self.one_large_file.lock().unwrap_or_else(PoisonError::into_inner));
-        open.read_into(&mut self.raw)?;
-        let crc32c = crc32c::crc32c(&self.raw);
-        let encoded = encoder.encode(&self.raw, !is_compressed_name(location));
-        let stored = encoded.and_then(|(codec, stored)| Ok((codec, payloads.push(stored)?)));
+        let raw = open.read_into(&mut self.raw)?;
+        let crc32c = crc32c::crc32c(raw);
+        let try_compress = !is_compressed_name(location);
+        let stored = payloads.push_with(|out| encoder.encode_onto(raw, try_compress, out));
         let (codec, payload) = stored.map_err(|error| RowError::Pack(PackError::local(&error)))?;
-        let raw_size = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
+        let raw_size = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         if large {
             self.raw = Vec::new();
-            encoder.shrink_to(0);
         }
         Ok(Item::Stored { payload, codec, raw_size, crc32c })
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A segment is closed when it reaches this.
+/// A segment that reached this takes no more.
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// How much memory the segments of one partition may take together.
@@ -66,18 +66,27 @@ impl<'m> PayloadWriter<'m> {
         Self { memory, spool_dir, current: Vec::new(), segments: Vec::new() }
     }
 
-    pub(crate) fn push(&mut self, payload: &[u8]) -> std::io::Result<PayloadRef> {
-        if !self.current.is_empty() && self.current.len() + payload.len() > SEGMENT_BYTES {
+    /// Adds the payload that `write` appends to what it is given.
+    pub(crate) fn push_with<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<T>,
+    ) -> std::io::Result<(T, PayloadRef)> {
+        let fits = |number: usize| u32::try_from(number).map_err(std::io::Error::other);
+        if self.current.len() >= SEGMENT_BYTES {
             self.close_segment()?;
         }
-        let fits = |number: usize| u32::try_from(number).map_err(std::io::Error::other);
+        if self.current.capacity() == 0 {
+            // What a segment of small payloads comes to; pages are taken as they are written.
+            self.current.reserve_exact(SEGMENT_BYTES + SEGMENT_BYTES / 8);
+        }
+        let offset = self.current.len();
+        let written = write(&mut self.current)?;
         let reference = PayloadRef {
             segment: fits(self.segments.len())?,
-            offset: fits(self.current.len())?,
-            len: fits(payload.len())?,
+            offset: fits(offset)?,
+            len: fits(self.current.len() - offset)?,
         };
-        self.current.extend_from_slice(payload);
-        Ok(reference)
+        Ok((written, reference))
     }
 
     pub(crate) fn finish(mut self) -> std::io::Result<Payloads<'m>> {
@@ -128,6 +137,14 @@ impl Payloads<'_> {
 mod tests {
     use super::*;
 
+    fn push(writer: &mut PayloadWriter<'_>, payload: &[u8]) -> PayloadRef {
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(payload);
+            Ok(())
+        };
+        writer.push_with(write).expect("pushed").1
+    }
+
     #[test]
     fn payloads_read_back_from_memory_and_from_the_spool() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -137,7 +154,7 @@ mod tests {
             let payloads: Vec<Vec<u8>> =
                 (0..40_u8).map(|n| vec![n; 400_000 * usize::from(n % 3)]).collect();
             let references: Vec<_> =
-                payloads.iter().map(|payload| writer.push(payload).expect("pushed")).collect();
+                payloads.iter().map(|payload| push(&mut writer, payload)).collect();
             let stored = writer.finish().expect("finished");
             assert!(memory.used.load(Ordering::Relaxed) <= limit);
             let mut scratch = Vec::new();

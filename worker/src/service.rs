@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage};
@@ -42,6 +42,15 @@ pub struct WorkerSettings {
     pub spool_dir: PathBuf,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+}
+
+/// How running tasks are told that they are wanted no more.
+#[derive(Clone, Default)]
+struct Stop {
+    /// To give up between two files.
+    cancel: Arc<AtomicBool>,
+    /// To be given back whatever it hangs in.
+    abandon: CancellationToken,
 }
 
 /// One worker process's worker.
@@ -86,7 +95,7 @@ impl Worker {
     /// When the queue cannot be consumed at all, or a task's handler panics.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = self.queue.consume(Lane::Tasks, self.settings.slots).await?;
-        let cancel = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
         let mut running = JoinSet::new();
         info!(worker = %self.context.worker, slots = self.settings.slots, "worker ready");
         loop {
@@ -97,18 +106,18 @@ impl Worker {
                 // After a broken channel the broker hands over anew what is still being done.
                 delivery = tasks.next(), if running.len() < usize::from(self.settings.slots) => {
                     let (queue, context) = (Arc::clone(&self.queue), Arc::clone(&self.context));
-                    running.spawn(handle(queue, context, delivery, Arc::clone(&cancel)));
+                    running.spawn(handle(queue, context, delivery, stop.clone()));
                 }
             }
         }
-        self.drain(tasks, running, &cancel).await
+        self.drain(tasks, running, &stop).await
     }
 
     async fn drain(
         &self,
         mut tasks: Box<dyn Consumer>,
         mut running: JoinSet<()>,
-        cancel: &Arc<AtomicBool>,
+        stop: &Stop,
     ) -> anyhow::Result<()> {
         info!(running = running.len(), "draining: no new tasks are begun");
         let deadline = tokio::time::Instant::now() + self.settings.drain_timeout;
@@ -127,8 +136,16 @@ impl Worker {
         let finished = async { while running.join_next().await.is_some() {} };
         if tokio::time::timeout_at(finish_by, finished).await.is_err() {
             info!(running = running.len(), "drain timeout: giving back what is not finished");
-            cancel.store(true, Ordering::Relaxed);
-            let given_back = async { while running.join_next().await.is_some() {} };
+            stop.cancel.store(true, Ordering::Relaxed);
+            let mut given_back = async || while running.join_next().await.is_some() {};
+            // A read that hangs never sees that it is cancelled.
+            let willing = finish_by + (deadline - finish_by) / 2;
+            let given_back = async {
+                if tokio::time::timeout_at(willing, given_back()).await.is_err() {
+                    stop.abandon.cancel();
+                    given_back().await;
+                }
+            };
             if tokio::time::timeout_at(deadline, given_back).await.is_err() {
                 warn!("could not give everything back in time; the coordinator will notice");
             }
@@ -142,7 +159,7 @@ async fn handle(
     queue: Arc<dyn TaskQueue>,
     context: Arc<TaskContext>,
     delivery: Delivery,
-    cancel: Arc<AtomicBool>,
+    stop: Stop,
 ) {
     let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await else {
         delivery.settle.ack().await;
@@ -161,10 +178,15 @@ async fn handle(
     } else {
         let counters = Arc::new(Counters::default());
         let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters);
-        let work = execute(&context, &task, Arc::clone(&counters), cancel);
+        let work = execute(&context, &task, Arc::clone(&counters), Arc::clone(&stop.cancel));
         tokio::select! {
             result = work => result,
             never = heartbeat => never,
+            () = stop.abandon.cancelled() => {
+                warn!(window = %task.address.window.end(), partition = task.address.partition,
+                    "given back while something of it hangs");
+                TaskResult::Returned
+            }
         }
     };
     match &result {
@@ -247,7 +269,17 @@ async fn tell_progress(
     task: &Task,
     counters: &Counters,
 ) -> TaskResult {
+    let mut told = None;
     loop {
+        let reading = counters.readings.suspicious(Instant::now());
+        if let Some(reading) = &reading
+            && told.as_ref() != Some(&reading.location)
+        {
+            warn!(window = %task.address.window.end(), partition = task.address.partition,
+                uid = reading.uid, seconds = reading.seconds,
+                "reading {} hangs: does its file system answer?", reading.location);
+        }
+        told = reading.as_ref().map(|reading| reading.location.clone());
         let progress = Progress {
             version: Progress::VERSION,
             address: task.address.clone(),
@@ -255,6 +287,7 @@ async fn tell_progress(
             worker: worker.clone(),
             rows: counters.rows.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
+            reading,
         };
         let message = OutgoingMessage {
             kind: Progress::KIND.to_owned(),

@@ -1,17 +1,19 @@
 //! Reads source files, and tells what a file's own fault is from what is the machine's.
 
-use std::collections::HashMap;
-use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use backends::crash;
 use protocol::FailureReason;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-/// Directories whose resolved form is remembered, so that resolving costs one system call per
-/// directory and not per file. The memory is cleared when it is full.
-const REMEMBERED_DIRECTORIES: usize = 4_096;
+/// Directories that one thread holds open. Files are read in the order of their paths, so that few
+/// do; each costs a file descriptor.
+const OPEN_DIRECTORIES: usize = 16;
 
 /// Where source files may lie.
 #[derive(Clone, Debug, Default)]
@@ -95,20 +97,50 @@ pub(crate) enum SourceError {
 /// An opened regular file.
 pub(crate) struct OpenFile {
     pub(crate) file: File,
+    /// In bytes, when it was looked at.
     pub(crate) size: u64,
-    modified: (i64, i64),
+    seen: Seen,
+}
+
+/// What tells a file from another one, and from itself after a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+}
+
+impl Seen {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+}
+
+/// A directory of source files, held open, so that each of its files costs one short lookup.
+struct Directory {
+    /// As locations name it.
+    name: String,
+    handle: OwnedFd,
+    /// What it resolves to, where that is outside the roots.
+    outside: Option<PathBuf>,
 }
 
 /// Opens and reads files for one thread.
 pub(crate) struct SourceReader<'a> {
     sources: &'a Sources,
-    /// Directories as locations name them, and what they resolve to.
-    directories: HashMap<PathBuf, PathBuf>,
+    /// The last opened comes last.
+    directories: Vec<Directory>,
 }
 
 impl<'a> SourceReader<'a> {
-    pub(crate) fn new(sources: &'a Sources) -> Self {
-        Self { sources, directories: HashMap::new() }
+    pub(crate) const fn new(sources: &'a Sources) -> Self {
+        Self { sources, directories: Vec::new() }
     }
 
     /// Opens the regular file at `location`. Directories, FIFOs, sockets and devices are told by
@@ -120,80 +152,130 @@ impl<'a> SourceReader<'a> {
                 "the location holds a NUL byte".to_owned(),
             ));
         }
-        let path = self.resolve(Path::new(location))?;
-        check_type(&std::fs::metadata(&path).map_err(classify)?)?;
-        // Between the look and the open the file may have become a FIFO, which must not hang us,
-        // or a terminal, which must not become ours.
-        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-        let file = File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(&path)
-            .map_err(classify)?;
-        let metadata = file.metadata().map_err(classify)?;
-        check_type(&metadata)?;
-        Ok(OpenFile { file, size: metadata.len(), modified: modified(&metadata) })
+        let below_roots = !self.sources.roots.is_empty();
+        let Some((directory, name)) = split(location) else {
+            return self.open_resolved(location);
+        };
+        let directory = self.directory(directory)?;
+        // What a root's files lead to has to be resolved, and then lie below a root itself.
+        let (look, open) = match below_roots {
+            true => (AtFlags::SYMLINK_NOFOLLOW, OFlags::NOFOLLOW),
+            false => (AtFlags::empty(), OFlags::empty()),
+        };
+        let stat = rustix::fs::statat(&directory.handle, name, look).map_err(classify_errno)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            return self.open_resolved(location);
+        }
+        if let Some(outside) = &directory.outside {
+            return Err(outside_roots(&outside.join(name)));
+        }
+        open_as_seen(&directory.handle, Path::new(name), &stat, open)
     }
 
-    /// The path to open: as it stands where every file may be read, else with every symbolic link
-    /// and `..` resolved, below one of the roots.
-    fn resolve(&mut self, location: &Path) -> Result<PathBuf, SourceError> {
-        let Some(first_root) = self.sources.roots.first() else {
-            return Ok(location.to_owned());
+    /// Opens what `location` leads to once all of it is resolved.
+    fn open_resolved(&self, location: &str) -> Result<OpenFile, SourceError> {
+        let path = match self.sources.roots.first() {
+            Some(root) => root.resolved.join(location).canonicalize().map_err(classify)?,
+            None => PathBuf::from(location),
         };
-        let absolute = first_root.resolved.join(location);
-        let plain = absolute.components().all(|part| part != Component::ParentDir);
-        let resolved = match (absolute.parent(), absolute.file_name()) {
-            (Some(directory), Some(name)) if plain => {
-                let candidate = self.resolve_directory(directory)?.join(name);
-                let metadata = std::fs::symlink_metadata(&candidate).map_err(classify)?;
-                if metadata.is_symlink() {
-                    candidate.canonicalize().map_err(classify)?
-                } else {
-                    candidate
+        if !self.sources.allows(&path) {
+            return Err(outside_roots(&path));
+        }
+        let stat = rustix::fs::statat(CWD, &path, AtFlags::empty()).map_err(classify_errno)?;
+        open_as_seen(CWD, &path, &stat, OFlags::empty())
+    }
+
+    /// The directory that locations name so, opened where it is not open yet.
+    fn directory(&mut self, name: &str) -> Result<&Directory, SourceError> {
+        let at = match self.directories.iter().rposition(|known| known.name == name) {
+            Some(at) => at,
+            None => {
+                let directory = self.open_directory(name)?;
+                if self.directories.len() >= OPEN_DIRECTORIES {
+                    self.directories.remove(0);
                 }
+                self.directories.push(directory);
+                self.directories.len() - 1
             }
-            _ => absolute.canonicalize().map_err(classify)?,
         };
-        if self.sources.allows(&resolved) {
-            return Ok(resolved);
-        }
-        Err(SourceError::File(
-            FailureReason::OutsideRoots,
-            format!("it resolves to {}, outside source.roots", resolved.display()),
-        ))
+        Ok(&self.directories[at])
     }
 
-    fn resolve_directory(&mut self, directory: &Path) -> Result<PathBuf, SourceError> {
-        if let Some(known) = self.directories.get(directory) {
-            return Ok(known.clone());
+    fn open_directory(&self, name: &str) -> Result<Directory, SourceError> {
+        let mut path = PathBuf::from(name);
+        if let Some(root) = self.sources.roots.first() {
+            path = root.resolved.join(name).canonicalize().map_err(classify)?;
         }
-        let resolved = directory.canonicalize().map_err(classify)?;
-        if self.directories.len() >= REMEMBERED_DIRECTORIES {
-            self.directories.clear();
-        }
-        self.directories.insert(directory.to_owned(), resolved.clone());
-        Ok(resolved)
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&path, flags, Mode::empty()).map_err(classify_errno)?;
+        let outside = (!self.sources.allows(&path)).then_some(path);
+        Ok(Directory { name: name.to_owned(), handle, outside })
     }
 }
 
+/// Directory and name of a location; `None` where its last part is no name.
+fn split(location: &str) -> Option<(&str, &str)> {
+    let at = location.rfind('/');
+    let name = &location[at.map_or(0, |at| at + 1)..];
+    let directory = match at {
+        None => ".",
+        Some(0) => "/",
+        Some(at) => &location[..at],
+    };
+    (!matches!(name, "" | "." | "..")).then_some((directory, name))
+}
+
+/// Opens a file that was just looked at.
+fn open_as_seen(
+    directory: impl AsFd,
+    name: &Path,
+    stat: &Stat,
+    more: OFlags,
+) -> Result<OpenFile, SourceError> {
+    check_type(stat)?;
+    crash::reading(name).map_err(classify)?;
+    // Between the look and the open the file may have become a FIFO, which must not hang us, or a
+    // terminal, which must not become ours. Whether it is the same file is seen after reading it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(classify_errno)?;
+    let seen = Seen::of(stat);
+    Ok(OpenFile { file: file.into(), size: u64::try_from(seen.size).unwrap_or_default(), seen })
+}
+
 impl OpenFile {
-    /// Reads the whole file into `buffer`, after clearing it.
-    pub(crate) fn read_into(&mut self, buffer: &mut Vec<u8>) -> Result<(), SourceError> {
-        buffer.clear();
-        let expected = usize::try_from(self.size).unwrap_or(usize::MAX);
-        buffer.reserve_exact(expected.saturating_add(1));
+    /// Reads the whole file to the beginning of `buffer`, which grows where it has to, and returns
+    /// the file's bytes.
+    pub(crate) fn read_into<'b>(
+        &mut self,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], SourceError> {
         // One byte more than expected shows growth without reading on for ever.
-        let mut limited = (&mut self.file).take(self.size + 1);
-        limited.read_to_end(buffer).map_err(classify)?;
-        self.check_unchanged(buffer.len() as u64)
+        let expected = usize::try_from(self.size).unwrap_or(usize::MAX).saturating_add(1);
+        if buffer.len() < expected {
+            buffer.resize(expected, 0);
+        }
+        let mut read = 0;
+        loop {
+            let count = match self.file.read(&mut buffer[read..expected]) {
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(classify(error)),
+            };
+            read += count;
+            // At its size the file ends, which the look after it confirms.
+            if count == 0 || read as u64 >= self.size {
+                break;
+            }
+        }
+        self.check_unchanged(read as u64)?;
+        Ok(&buffer[..read])
     }
 
-    /// Whether the file is still what it was when it was opened, `read` bytes of it having been
+    /// Whether the file is still what it was when it was looked at, `read` bytes of it having been
     /// read to its end.
     pub(crate) fn check_unchanged(&self, read: u64) -> Result<(), SourceError> {
-        let now = self.file.metadata().map_err(classify)?;
-        if read == self.size && now.len() == self.size && modified(&now) == self.modified {
+        let now = rustix::fs::fstat(&self.file).map_err(classify_errno)?;
+        if read == self.size && Seen::of(&now) == self.seen {
             return Ok(());
         }
         Err(SourceError::File(
@@ -203,24 +285,27 @@ impl OpenFile {
     }
 }
 
-fn modified(metadata: &Metadata) -> (i64, i64) {
-    (metadata.mtime(), metadata.mtime_nsec())
-}
-
-fn check_type(metadata: &Metadata) -> Result<(), SourceError> {
-    let kind = metadata.file_type();
-    let what = if kind.is_file() {
-        return Ok(());
-    } else if kind.is_dir() {
-        return Err(SourceError::File(FailureReason::IsDirectory, "it is a directory".to_owned()));
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
+fn check_type(stat: &Stat) -> Result<(), SourceError> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => {
+            let what = "it is a directory".to_owned();
+            return Err(SourceError::File(FailureReason::IsDirectory, what));
+        }
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        _ => "a device",
     };
     Err(SourceError::File(FailureReason::NotRegular, format!("it is {what} and was not opened")))
+}
+
+fn outside_roots(resolved: &Path) -> SourceError {
+    let what = format!("it resolves to {}, outside source.roots", resolved.display());
+    SourceError::File(FailureReason::OutsideRoots, what)
+}
+
+fn classify_errno(error: Errno) -> SourceError {
+    classify(error.into())
 }
 
 /// Sorts errors of the operating system into the file's fault and the machine's.
@@ -288,6 +373,10 @@ mod tests {
             (PathBuf::from("/dev/null"), Some(FailureReason::OutsideRoots)),
             (root.join("sub"), Some(FailureReason::IsDirectory)),
             (root.join("nothing"), Some(FailureReason::Missing)),
+            (root.join("sub/"), Some(FailureReason::IsDirectory)),
+            (root.join("sub/."), Some(FailureReason::IsDirectory)),
+            (root.join("sub/.."), Some(FailureReason::IsDirectory)),
+            (root.join("sub/a/"), Some(FailureReason::Missing)),
             (root.join("sub/a/below"), Some(FailureReason::Missing)),
             (root.join("loop"), Some(FailureReason::InvalidLocation)),
             (root.join("n".repeat(300)), Some(FailureReason::InvalidLocation)),
@@ -326,6 +415,54 @@ mod tests {
             .open(path.to_str().expect("UTF-8"))
             .unwrap_or_else(|_| panic!("opens"));
         std::fs::write(&path, b"1234567").expect("written");
+        let mut buffer = Vec::new();
+        assert!(matches!(
+            open.read_into(&mut buffer),
+            Err(SourceError::File(FailureReason::Changed, _))
+        ));
+    }
+
+    #[test]
+    fn a_file_that_is_put_in_anothers_place_has_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        std::fs::write(&one, b"12345").expect("written");
+        std::fs::write(&other, b"67890").expect("written");
+        let stat = rustix::fs::stat(&one).expect("it is there");
+        let modified = std::fs::metadata(&one).and_then(|it| it.modified()).expect("a time");
+        let replacement = File::options().write(true).open(&other).expect("opens");
+        replacement.set_modified(modified).expect("set");
+        std::fs::rename(&other, &one).expect("renamed");
+        let mut open =
+            open_as_seen(CWD, &one, &stat, OFlags::empty()).unwrap_or_else(|_| panic!("opens"));
+        let mut buffer = Vec::new();
+        assert!(matches!(
+            open.read_into(&mut buffer),
+            Err(SourceError::File(FailureReason::Changed, _))
+        ));
+    }
+
+    #[test]
+    fn what_was_read_before_does_not_show_in_a_smaller_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let sources = Sources::default();
+        let (mut reader, mut buffer) = (SourceReader::new(&sources), Vec::new());
+        for content in ["a longer one", "short", "", "again longer"] {
+            let path = dir.path().join("file");
+            std::fs::write(&path, content).expect("written");
+            let mut open =
+                reader.open(path.to_str().expect("UTF-8")).unwrap_or_else(|_| panic!("opens"));
+            let read = open.read_into(&mut buffer).unwrap_or_else(|_| panic!("reads"));
+            assert_eq!(read, content.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_file_that_claims_to_be_empty_and_is_not_has_changed() {
+        let mut open = SourceReader::new(&Sources::default())
+            .open("/proc/self/stat")
+            .unwrap_or_else(|_| panic!("opens"));
+        assert_eq!(open.size, 0);
         let mut buffer = Vec::new();
         assert!(matches!(
             open.read_into(&mut buffer),

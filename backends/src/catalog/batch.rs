@@ -27,16 +27,18 @@ impl Batches {
         Self { sender, rows: Vec::new(), bytes: 0 }
     }
 
-    pub(super) async fn push(&mut self, row: Row) -> Result<(), ReceiverGone> {
+    /// Takes the row, and says whether it is time to hand over.
+    pub(super) fn add(&mut self, row: Row) -> bool {
         if self.rows.is_empty() {
             self.rows.reserve(SCAN_BATCH_ROWS);
         }
         self.bytes += row.heap_bytes();
         self.rows.push(row);
-        if self.rows.len() >= SCAN_BATCH_ROWS || self.bytes >= SCAN_BATCH_BYTES {
-            self.flush().await?;
-        }
-        Ok(())
+        self.rows.len() >= SCAN_BATCH_ROWS || self.bytes >= SCAN_BATCH_BYTES
+    }
+
+    pub(super) async fn push(&mut self, row: Row) -> Result<(), ReceiverGone> {
+        if self.add(row) { self.flush().await } else { Ok(()) }
     }
 
     /// Hands over what is there, if anything.

@@ -52,6 +52,10 @@ pub trait Catalog: Send + Sync {
     async fn count(&self, after: Option<Timestamp>, until: Option<Timestamp>)
     -> Result<RangeCount>;
 
+    /// The number that [`count`](Self::count) answers, alone: without sizes to sum, an index may
+    /// be all that has to be read.
+    async fn count_files(&self, after: Option<Timestamp>, until: Option<Timestamp>) -> Result<u64>;
+
     /// Rows that no window can ever hold.
     async fn unplaceable(&self) -> Result<Unplaceable>;
 

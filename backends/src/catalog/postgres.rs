@@ -102,6 +102,14 @@ impl Catalog for PostgresCatalog {
         Ok(RangeCount { files: self.whole(&action, files)?, bytes })
     }
 
+    async fn count_files(&self, after: Option<Timestamp>, until: Option<Timestamp>) -> Result<u64> {
+        let action = format!("counting rows of {}", self.table.name);
+        let sql = self.table.count_files_sql(self.table.time_type()?, after, until);
+        let session = self.server.session().await?;
+        let (files,): (i64,) = session.one_row(&action, sql).await?;
+        self.whole(&action, files)
+    }
+
     async fn unplaceable(&self) -> Result<Unplaceable> {
         let action = format!("counting the rows of {} that no window can hold", self.table.name);
         let sql = self.table.unplaceable_sql(self.table.time_type()?);

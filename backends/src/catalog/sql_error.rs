@@ -1,9 +1,8 @@
-//! What the driver's errors mean to callers.
+//! What the errors of PostgreSQL's driver mean to callers, and words for them.
 
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
-use sqlx::sqlite::SqliteError;
 
 use crate::error::{BackendError, Cause};
 
@@ -12,12 +11,7 @@ use crate::error::{BackendError, Cause};
 pub(super) fn meaning(doing: &str, error: sqlx::Error) -> BackendError {
     use sqlx::Error as E;
     match &error {
-        E::Database(database) => {
-            match database.try_downcast_ref::<SqliteError>().and_then(sqlite_code) {
-                Some(code) => of_sqlite(doing, code, error),
-                None => of_postgres(doing, error),
-            }
-        }
+        E::Database(_) => of_postgres(doing, error),
         E::Io(_) | E::PoolTimedOut | E::PoolClosed => unavailable(
             format!("{doing}: no answer; check that the server is up and reachable from here"),
             error,
@@ -79,35 +73,6 @@ fn of_postgres(doing: &str, error: sqlx::Error) -> BackendError {
         "55P03" | "25P03" | "58030" => unavailable(doing.to_owned(), error),
         code if ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) => {
             unavailable(doing.to_owned(), error)
-        }
-        _ => BackendError::Failed { what: doing.to_owned(), cause: error.into() },
-    }
-}
-
-/// The primary result code: <https://www.sqlite.org/rescode.html>
-fn sqlite_code(error: &SqliteError) -> Option<i32> {
-    error.code().and_then(|code| code.parse::<i32>().ok()).map(|extended| extended & 0xff)
-}
-
-fn of_sqlite(doing: &str, code: i32, error: sqlx::Error) -> BackendError {
-    match code {
-        // BUSY, LOCKED, INTERRUPT, IOERR, FULL
-        5 | 6 | 9 | 10 | 13 => unavailable(doing.to_owned(), error),
-        // PERM, READONLY (a crashed writer left a journal that only a writer may roll back),
-        // CANTOPEN, AUTH
-        3 | 8 | 14 | 23 => BackendError::Denied {
-            what: format!(
-                "{doing}: check that this user may read the file and write its directory, and \
-                 that no crashed writer left a journal beside it"
-            ),
-            cause: error.into(),
-        },
-        // CORRUPT, NOTADB
-        11 | 26 => BackendError::Invalid {
-            what: format!("{doing}: the file is no sound SQLite database: {error}"),
-        },
-        1 if error.to_string().contains("no such") => {
-            BackendError::NotFound { what: format!("{doing}: {error}") }
         }
         _ => BackendError::Failed { what: doing.to_owned(), cause: error.into() },
     }

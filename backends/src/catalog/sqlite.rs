@@ -5,34 +5,43 @@
 //! index is of use. The file is opened read-only, anew for every operation.
 
 mod detect;
+mod failure;
 mod form;
 mod rows;
 mod scan;
 mod session;
+mod stamp;
 mod table;
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use protocol::{Row, Timestamp, Window};
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions};
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
-use tokio::sync::{RwLock, mpsc};
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::batch::LAST_PLACEABLE;
 use super::{Catalog, CatalogReport, CatalogTable, RangeCount, Unplaceable};
 use crate::error::{BackendError, Result};
 
 use detect::{Detected, detect};
-use form::{Stored, TimeForm, Unit};
-use session::Session;
+use form::{TimeForm, Unit};
+use rows::{shown, value};
+use session::{File, Session, within};
+use stamp::Stamp;
 use table::Table;
 
 /// The largest size that is summed (8 PiB): what is larger is no file's, and SQLite refuses to sum
 /// beyond 64 bits.
 const LARGEST_SIZE: i64 = 1 << 53;
+
+/// For the end of a session whose work has been stopped.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A catalog in a SQLite file.
 ///
@@ -40,12 +49,18 @@ const LARGEST_SIZE: i64 = 1 << 53;
 /// UTC, or integers since 1970 of one unit (seconds, milliseconds or microseconds, told by their
 /// magnitude). The size holds integers.
 pub struct SqliteCatalog {
-    options: SqliteConnectOptions,
+    opened: Arc<Opened>,
+}
+
+/// What opening found, for the threads that read.
+struct Opened {
+    file: File,
     names: CatalogTable,
-    database: String,
     table: Table,
     /// `None` while the rows do not tell.
-    form: RwLock<Option<TimeForm>>,
+    form: Mutex<Option<TimeForm>>,
+    /// What the file was when all rows were seen to be of this form.
+    seen: Option<(Stamp, TimeForm)>,
 }
 
 impl SqliteCatalog {
@@ -63,28 +78,77 @@ impl SqliteCatalog {
         }
         // A relative path that begins with `file:` would be a URI to SQLite.
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let options = session::options(&absolute);
-        let mut session = Session::open(&options, &database).await?;
-        let found = Table::find(&mut session.connection, &database, &table).await?;
-        let detected = detect(&mut session.connection, &found).await?;
-        session.close().await;
-        let form = RwLock::new(known(detected));
-        Ok(Self { options, names: table, database, table: found, form })
+        let file = File { path: absolute, database };
+        let opening = file.clone();
+        let opened = within(&file, CancellationToken::new(), move |session| {
+            // Before anything is read: a change after this is seen later.
+            let stamp = Stamp::of(&opening.path, SystemTime::now());
+            let found = Table::find(&session.connection, &opening.database, &table)?;
+            let form = known(detect(&session.connection, &found)?);
+            Ok(Opened {
+                file: opening,
+                names: table,
+                table: found,
+                form: Mutex::new(form),
+                seen: stamp.zip(form),
+            })
+        });
+        Ok(Self { opened: Arc::new(opened.await?) })
     }
 
-    async fn session(&self) -> Result<Session> {
-        Session::open(&self.options, &self.database).await
+    /// Does `work` in a session of its own.
+    async fn read<T: Send + 'static>(
+        &self,
+        unwanted: CancellationToken,
+        work: impl FnOnce(&Opened, &Session) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let opened = Arc::clone(&self.opened);
+        within(&self.opened.file, unwanted, move |session| work(&opened, session)).await
+    }
+
+    /// One row of figures over the rows in a range.
+    async fn figures<const N: usize>(
+        &self,
+        action: String,
+        sql: String,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<[Option<u64>; N]> {
+        self.read(CancellationToken::new(), move |opened, session| {
+            let form = opened.form(&session.connection)?;
+            let until = until.unwrap_or(LAST_PLACEABLE).min(LAST_PLACEABLE);
+            let bounds = [form.bound(after.unwrap_or(Timestamp::MIN)), form.bound(until)];
+            session
+                .connection
+                .query_row(&sql, bounds, |row| {
+                    Ok(std::array::from_fn(|index| {
+                        let figure = rows::integer(value(row, index));
+                        figure.map(|figure| u64::try_from(figure).unwrap_or_default())
+                    }))
+                })
+                .map_err(|error| opened.table.failed(&action, error))
+        })
+        .await
+    }
+}
+
+impl Opened {
+    fn known_form(&self) -> Option<TimeForm> {
+        *self.form.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_form(&self, detected: Detected) {
+        *self.form.lock().unwrap_or_else(PoisonError::into_inner) = known(detected);
     }
 
     /// The form, looked for again while the rows did not tell: in the transaction that then relies
     /// on it.
-    async fn form(&self, connection: &mut SqliteConnection) -> Result<TimeForm> {
-        let known_form = *self.form.read().await;
-        if let Some(form) = known_form {
+    fn form(&self, connection: &Connection) -> Result<TimeForm> {
+        if let Some(form) = self.known_form() {
             return Ok(form);
         }
-        let detected = detect(connection, &self.table).await?;
-        *self.form.write().await = known(detected);
+        let detected = detect(connection, &self.table)?;
+        self.keep_form(detected);
         Ok(match detected {
             Detected::Form(form) => form,
             Detected::OnlyZeroes => TimeForm::Integer(Unit::Seconds),
@@ -92,52 +156,88 @@ impl SqliteCatalog {
         })
     }
 
-    /// One row of figures over the rows in a range.
-    async fn figures(
-        &self,
-        action: &str,
-        sql: String,
-        after: Option<Timestamp>,
-        until: Option<Timestamp>,
-    ) -> Result<Vec<Option<i64>>> {
-        let mut session = self.session().await?;
-        let form = self.form(&mut session.connection).await?;
-        let until = until.unwrap_or(LAST_PLACEABLE).min(LAST_PLACEABLE);
-        let query = sqlx::query(AssertSqlSafe(sql));
-        let query = bind(query, form.bound(after.unwrap_or(Timestamp::MIN)));
-        let query = bind(query, form.bound(until));
-        let row = query
-            .fetch_one(&mut session.connection)
-            .await
-            .map_err(|error| self.table.failed(action, error))?;
-        session.close().await;
-        (0..row.len())
-            .map(|index| row.try_get(index).map_err(|error| self.table.failed(action, error)))
-            .collect()
+    /// What is in the rows now, which need not be read again when the file is as it was. To be
+    /// asked in a transaction that has read already, and so sees no change after this.
+    fn detect_again(&self, connection: &Connection, table: &Table) -> Result<Detected> {
+        if let Some((stamp, form)) = self.seen
+            && Stamp::of(&self.file.path, SystemTime::now()) == Some(stamp)
+        {
+            return Ok(Detected::Form(form));
+        }
+        detect(connection, table)
+    }
+
+    fn inspect(&self, connection: &Connection) -> Result<CatalogReport> {
+        let table = Table::find(connection, &self.file.database, &self.names)?;
+        let detected = self.detect_again(connection, &table)?;
+        self.check_sizes(connection, &table)?;
+        self.keep_form(detected);
+        let form = match detected {
+            Detected::Form(form) => format!("as {form}"),
+            Detected::OnlyZeroes | Detected::Nothing => {
+                "without rows that tell their form".to_owned()
+            }
+        };
+        Ok(CatalogReport {
+            server: format!("SQLite {}", rusqlite::version()),
+            uid_type: table.uid_type,
+            created_at_type: format!("{}, {form}", table.created_at_type),
+            created_at_indexed: table.created_at_indexed,
+            writable: false,
+            statement_timeout_millis: None,
+        })
     }
 
     /// Checks that the size column holds integers or NULLs only.
-    async fn check_sizes(&self, connection: &mut SqliteConnection, table: &Table) -> Result<()> {
+    fn check_sizes(&self, connection: &Connection, table: &Table) -> Result<()> {
         let Some(size) = &table.size else { return Ok(()) };
         let sql = format!(
             "SELECT quote({}), quote({size}) FROM {} \
              WHERE typeof({size}) NOT IN ('integer', 'null') LIMIT 1",
             table.uid, table.from
         );
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .fetch_optional(connection)
-            .await
+        let odd = connection
+            .query_row(&sql, [], |row| Ok((shown(value(row, 0)), shown(value(row, 1)))))
+            .optional()
             .map_err(|error| table.failed("looking at the sizes", error))?;
-        row.map_or(Ok(()), |row| {
+        odd.map_or(Ok(()), |(uid, size)| {
             Err(BackendError::Invalid {
                 what: format!(
-                    "{}: the size of the row with uid {} is {}, not an integer; correct the row, \
-                     or configure no size column",
-                    self.database,
-                    rows::shown(&row, 0),
-                    rows::shown(&row, 1)
+                    "{}: the size of the row with uid {uid} is {size}, not an integer; correct \
+                     the row, or configure no size column",
+                    self.file.database
                 ),
             })
+        })
+    }
+
+    /// The smallest `created_at` after `after` of the rows that a window can hold.
+    fn oldest_after(
+        &self,
+        connection: &Connection,
+        after: Option<Timestamp>,
+    ) -> Result<Option<Timestamp>> {
+        let Table { uid, created_at, from, .. } = &self.table;
+        let action = format!("looking for the oldest row of {from}");
+        let form = self.form(connection)?;
+        let sql = format!(
+            "SELECT {created_at}, quote({uid}) FROM {from} WHERE {} AND {uid} IS NOT NULL \
+             ORDER BY {created_at} LIMIT 1",
+            self.table.in_range()
+        );
+        let bounds = [form.bound(after.unwrap_or(Timestamp::MIN)), form.bound(LAST_PLACEABLE)];
+        let oldest = connection
+            .query_row(&sql, bounds, |row| {
+                Ok(scan::time(value(row, 0), form).map_err(|found| (found, shown(value(row, 1)))))
+            })
+            .optional()
+            .map_err(|error| self.table.failed(&action, error))?;
+        oldest.transpose().map_err(|(found, uid)| BackendError::Invalid {
+            what: format!(
+                "{}: {action}: the created_at of the row with uid {uid} is {found}, which is no \
+                 date of the form that the table is in ({form}); correct the row",
+                self.file.database
+            ),
         })
     }
 }
@@ -146,15 +246,6 @@ const fn known(detected: Detected) -> Option<TimeForm> {
     match detected {
         Detected::Form(form) => Some(form),
         Detected::OnlyZeroes | Detected::Nothing => None,
-    }
-}
-
-type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-fn bind(query: SqliteQuery<'_>, value: Stored) -> SqliteQuery<'_> {
-    match value {
-        Stored::Text(text) => query.bind(text),
-        Stored::Integer(value) => query.bind(value),
     }
 }
 
@@ -168,34 +259,10 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn oldest_after(&self, after: Option<Timestamp>) -> Result<Option<Timestamp>> {
-        let action = format!("looking for the oldest row of {}", self.table.from);
-        let mut session = self.session().await?;
-        let form = self.form(&mut session.connection).await?;
-        let Table { uid, created_at, from, .. } = &self.table;
-        let sql = format!(
-            "SELECT {created_at}, quote({uid}) FROM {from} WHERE {} AND {uid} IS NOT NULL \
-             ORDER BY {created_at} LIMIT 1",
-            self.table.in_range()
-        );
-        let query = sqlx::query(AssertSqlSafe(sql));
-        let query = bind(query, form.bound(after.unwrap_or(Timestamp::MIN)));
-        let query = bind(query, form.bound(LAST_PLACEABLE));
-        let row = query
-            .fetch_optional(&mut session.connection)
-            .await
-            .map_err(|error| self.table.failed(&action, error))?;
-        session.close().await;
-        row.map(|row| {
-            scan::time(&row, 0, form).map_err(|found| BackendError::Invalid {
-                what: format!(
-                    "{}: {action}: the created_at of the row with uid {} is {found}, which is no \
-                     date of the form that the table is in ({form}); correct the row",
-                    self.database,
-                    rows::shown(&row, 1)
-                ),
-            })
+        self.read(CancellationToken::new(), move |opened, session| {
+            opened.oldest_after(&session.connection, after)
         })
-        .transpose()
+        .await
     }
 
     async fn count(
@@ -203,51 +270,60 @@ impl Catalog for SqliteCatalog {
         after: Option<Timestamp>,
         until: Option<Timestamp>,
     ) -> Result<RangeCount> {
-        let action = format!("counting rows of {}", self.table.from);
-        let bytes = self.table.size.as_ref().map_or("NULL".to_owned(), |size| {
+        let Table { uid, from, size, .. } = &self.opened.table;
+        let bytes = size.as_ref().map_or("NULL".to_owned(), |size| {
             format!(
                 "coalesce(sum({size}) FILTER (WHERE typeof({size}) = 'integer' \
                  AND {size} BETWEEN 0 AND {LARGEST_SIZE}), 0)"
             )
         });
         let sql = format!(
-            "SELECT count(*), {bytes} FROM {} WHERE {} AND {} IS NOT NULL",
-            self.table.from,
-            self.table.in_range(),
-            self.table.uid
+            "SELECT count(*), {bytes} FROM {from} WHERE {} AND {uid} IS NOT NULL",
+            self.opened.table.in_range(),
         );
-        let figures = self.figures(&action, sql, after, until).await?;
-        let figure = |index: usize| figures.get(index).copied().flatten();
-        let whole = |number: i64| u64::try_from(number).unwrap_or_default();
-        Ok(RangeCount {
-            files: figure(0).map(whole).unwrap_or_default(),
-            bytes: figure(1).map(whole),
-        })
+        let action = format!("counting rows of {from}");
+        let [files, bytes] = self.figures(action, sql, after, until).await?;
+        Ok(RangeCount { files: files.unwrap_or_default(), bytes })
+    }
+
+    async fn count_files(&self, after: Option<Timestamp>, until: Option<Timestamp>) -> Result<u64> {
+        let table = &self.opened.table;
+        let action = format!("counting rows of {}", table.from);
+        let [files] = self.figures(action, table.count_sql(), after, until).await?;
+        Ok(files.unwrap_or_default())
     }
 
     async fn unplaceable(&self) -> Result<Unplaceable> {
-        let action = format!("counting the rows of {} that no window can hold", self.table.from);
-        let Table { uid, created_at, from, .. } = &self.table;
+        let Table { uid, created_at, from, .. } = &self.opened.table;
+        let action = format!("counting the rows of {from} that no window can hold");
         let sql = format!(
             "SELECT count(*) FILTER (WHERE {uid} IS NULL), \
              count(*) FILTER (WHERE {uid} IS NOT NULL AND {created_at} IS NULL), \
              count(*) FILTER (WHERE {uid} IS NOT NULL AND NOT ({})) FROM {from}",
-            self.table.in_range()
+            self.opened.table.in_range()
         );
-        let figures = self.figures(&action, sql, None, None).await?;
-        let figure = |index: usize| {
-            let number = figures.get(index).copied().flatten();
-            number.and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
-        };
-        Ok(Unplaceable { null_uid: figure(0), null_created_at: figure(1), out_of_range: figure(2) })
+        let figures = self.figures(action, sql, None, None).await?;
+        let [null_uid, null_created_at, out_of_range] = figures.map(Option::unwrap_or_default);
+        Ok(Unplaceable { null_uid, null_created_at, out_of_range })
     }
 
     async fn scan(&self, window: Window, batches: mpsc::Sender<Vec<Row>>) -> Result<()> {
-        let mut session = self.session().await?;
-        let form = self.form(&mut session.connection).await?;
-        let outcome = scan::scan(&mut session.connection, &self.table, form, window, batches).await;
-        session.close().await;
-        outcome
+        let unwanted = CancellationToken::new();
+        let receiver = batches.clone();
+        let mut reading = pin!(self.read(unwanted.clone(), move |opened, session| {
+            let form = opened.form(&session.connection)?;
+            scan::scan(session, &opened.table, form, window, batches)
+        }));
+        // The receiver may also go while SQLite looks for the next row.
+        tokio::select! {
+            biased;
+            outcome = &mut reading => outcome,
+            () = receiver.closed() => {
+                unwanted.cancel();
+                let _ = timeout(CLOSE_LIMIT, reading).await;
+                Ok(())
+            }
+        }
     }
 
     /// SQLite cannot say.
@@ -255,32 +331,10 @@ impl Catalog for SqliteCatalog {
         Ok(None)
     }
 
-    /// Reads the whole table, for the form.
+    /// Reads the whole table: for the sizes, and for the form, unless the file is as it was when
+    /// it was opened.
     async fn inspect(&self) -> Result<CatalogReport> {
-        let mut session = self.session().await?;
-        let connection = &mut session.connection;
-        let table = Table::find(connection, &self.database, &self.names).await?;
-        let detected = detect(connection, &table).await?;
-        self.check_sizes(connection, &table).await?;
-        let version: String = sqlx::query_scalar("SELECT sqlite_version()")
-            .fetch_one(connection)
+        self.read(CancellationToken::new(), |opened, session| opened.inspect(&session.connection))
             .await
-            .map_err(|error| self.table.failed("reading SQLite's version", error))?;
-        session.close().await;
-        *self.form.write().await = known(detected);
-        let form = match detected {
-            Detected::Form(form) => format!("as {form}"),
-            Detected::OnlyZeroes | Detected::Nothing => {
-                "without rows that tell their form".to_owned()
-            }
-        };
-        Ok(CatalogReport {
-            server: format!("SQLite {version}"),
-            uid_type: table.uid_type,
-            created_at_type: format!("{}, {form}", table.created_at_type),
-            created_at_indexed: table.created_at_indexed,
-            writable: false,
-            statement_timeout_millis: None,
-        })
     }
 }

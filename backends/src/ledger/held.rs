@@ -5,7 +5,7 @@ use protocol::{Job, WindowKey};
 use super::operator::append_audit;
 use super::session::{Param, Session};
 use super::windows::{find, key_params, partitions};
-use super::{AuditEntry, HeldPass, WindowState, lease};
+use super::{AuditEntry, HeldPass, WindowState, lease, splits};
 use crate::error::{BackendError, Result};
 
 /// Opens a held window and records how many failed rows it may commit with.
@@ -25,8 +25,8 @@ pub(super) async fn release<S: Session>(
     Ok(held)
 }
 
-/// Opens a held window and takes back what was accepted for partitions with failed rows. Their
-/// attempts get new numbers, so that late answers to the old ones are known as such.
+/// Opens a held window and takes back what was accepted for partitions with failed rows, which may be
+/// split anew. Their attempts get new numbers, so that late answers to the old ones are known as such.
 pub(super) async fn retry<S: Session>(
     session: &mut S,
     job: &Job,
@@ -34,16 +34,17 @@ pub(super) async fn retry<S: Session>(
     audit: &AuditEntry,
 ) -> Result<HeldPass> {
     let held = require_held(session, job, key).await?;
-    let open = "UPDATE des_windows SET state = 'open', released = NULL \
+    let splits = splits(&partitions(session, job, key).await?);
+    let open = "UPDATE des_windows SET state = 'open', released = NULL, splits_before = $4 \
                 WHERE job = $1 AND window_end = $2 AND revision = $3";
     let reopen = "UPDATE des_partitions SET setbacks = setbacks + 1, attempts = 0, \
                   interruptions = 0, not_before = NULL, trouble_class = NULL, \
-                  trouble_detail = NULL, first_look = NULL, receipt = NULL, receipt_size = NULL, \
+                  trouble_detail = NULL, first_look = NULL, under_way_by = NULL, receipt = NULL, receipt_size = NULL, \
                   files_failed = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND files_failed > 0";
-    for update in [open, reopen] {
-        session.execute(update, &key_params(job, key)).await?;
-    }
+    let [of_job, end, revision] = key_params(job, key);
+    session.execute(open, &[of_job, end, revision, Param::count(splits)]).await?;
+    session.execute(reopen, &[of_job, end, revision]).await?;
     append_audit(session, job, audit).await?;
     Ok(held)
 }

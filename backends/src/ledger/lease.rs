@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use protocol::{Job, Timestamp, WorkerId};
+use tracing::warn;
 
 use super::record::Record;
 use super::session::{Param, Session};
 use super::{Lease, LeaseStatus};
 use crate::error::{BackendError, Result};
 use crate::sabotage;
+
+/// A transaction that waits for its client for as long, when the lease has expired, is not going on.
+const STALLED: Duration = Duration::from_millis(500);
 
 /// Locks the job's lease row until the transaction ends, and makes it where there is none: epoch
 /// 0, held by nobody.
@@ -48,13 +52,34 @@ pub(super) async fn require<S: Session>(session: &mut S, job: &Job, lease: &Leas
 }
 
 /// Takes the lease when nobody holds it or it has expired.
+///
+/// Whoever holds the row may have frozen, or lost its network, in the middle of a transaction. So
+/// this does not wait for the row as long as the lease is good, and once it has expired it ends such
+/// a transaction first.
 pub(super) async fn acquire<S: Session>(
     session: &mut S,
     job: &Job,
     holder: &WorkerId,
     ttl: Duration,
 ) -> Result<Option<Lease>> {
-    let current = lock(session, job).await?;
+    let current = match session
+        .fetch_optional(S::TRY_LOCK_LEASE, &[Param::Text(job.as_str())])
+        .await?
+    {
+        Some(row) => status_of(&row)?,
+        None => {
+            let now = session.now().await?;
+            let known = status(session, job).await?;
+            if known.is_some_and(|known| known.holder.is_some() && now < known.expires_at) {
+                return Ok(None);
+            }
+            let ended = session.end_stalled(job, STALLED.min(ttl / 2)).await?;
+            if ended > 0 {
+                warn!(ended, "a transaction that held the lease's row and had stalled was ended");
+            }
+            lock(session, job).await?
+        }
+    };
     // Read after the lock was had, which may have taken a while.
     let now = session.now().await?;
     if current.holder.is_some() && now < current.expires_at {

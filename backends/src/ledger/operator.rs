@@ -69,7 +69,8 @@ pub(super) async fn adjust<S: Session>(
         record_skip(session, job, *window, certificate).await?;
     }
     watermark::set(session, config_id, *to, &audit.actor).await?;
-    let update = "UPDATE des_archives SET settled_until = $2, origin = $3 WHERE job = $1";
+    let update = "UPDATE des_archives SET settled_until = $2, origin = $3, \
+                  stuck_end = NULL, stuck_reason = NULL WHERE job = $1";
     let origin = archive.origin.min(*to);
     let params = [Param::Text(job.as_str()), Param::Time(*to), Param::Time(origin)];
     session.execute(update, &params).await?;

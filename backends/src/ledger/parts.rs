@@ -1,4 +1,5 @@
-//! Splitting a partition into parts of its manifest, which supersede it.
+//! Splitting a partition into parts of its manifest, which supersede it; and what is known of
+//! partitions that are under way.
 
 use protocol::{Job, PartitionId, Tally, WindowKey};
 
@@ -89,5 +90,58 @@ async fn insert<S: Session>(
         Param::Text(detail),
     ];
     session.execute(insert, &params).await?;
+    Ok(())
+}
+
+/// Records what is being waited for with a partition, as long as it is not done.
+pub(super) async fn note_trouble<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+    (key, partition): (WindowKey, PartitionId),
+    (class, detail): (&str, &str),
+) -> Result<()> {
+    lease::require(session, job, lease).await?;
+    let update = "UPDATE des_partitions SET trouble_class = $5, trouble_detail = $6 \
+                  WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4 \
+                  AND receipt IS NULL";
+    let [job, end, revision] = key_params(job, key);
+    let number = Param::Int(partition.into());
+    let params = [job, end, revision, number, Param::Text(class), Param::Text(detail)];
+    session.execute(update, &params).await?;
+    Ok(())
+}
+
+/// Records who works on these partitions.
+pub(super) async fn note_under_way<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+    partitions: &[(WindowKey, PartitionId)],
+) -> Result<()> {
+    lease::require(session, job, lease).await?;
+    let update = "UPDATE des_partitions SET under_way_by = $5 \
+                  WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4 \
+                  AND receipt IS NULL";
+    for (key, partition) in partitions {
+        let [job, end, revision] = key_params(job, *key);
+        let holder = Param::Text(lease.holder.as_str());
+        let params = [job, end, revision, Param::Int((*partition).into()), holder];
+        session.execute(update, &params).await?;
+    }
+    Ok(())
+}
+
+/// Records that the lease's holder works on nothing.
+pub(super) async fn clear_under_way<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+) -> Result<()> {
+    lease::require(session, job, lease).await?;
+    let update = "UPDATE des_partitions SET under_way_by = NULL WHERE job = $1 \
+                  AND under_way_by = $2 AND receipt IS NULL";
+    let params = [Param::Text(job.as_str()), Param::Text(lease.holder.as_str())];
+    session.execute(update, &params).await?;
     Ok(())
 }

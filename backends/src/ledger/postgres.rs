@@ -1,10 +1,13 @@
 //! The ledger in PostgreSQL: the fleet's.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use protocol::Job;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
-use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Postgres, SqlSafeStr};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Postgres, SqlSafeStr,
+};
 
 use super::SqlLedger;
 use super::migrations::{self, Step};
@@ -20,23 +23,55 @@ pub type PostgresLedger = SqlLedger<Postgres>;
 /// One for the coordinator's decisions, one for its lease, two for operators' questions.
 const MAX_CONNECTIONS: u32 = 4;
 
+/// The longest that a statement waits for a lock, and that a transaction waits for its client; less
+/// where the lease lasts less long.
+const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_CLIENT_WAIT: Duration = Duration::from_secs(20);
+/// The least of either, whatever the lease.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
+
 /// What every session begins with. The server gives up on a statement before we do, so that the
-/// error names the reason. Nobody may hold the lease's row through a frozen process. Commits are
-/// durable even where the server's default is otherwise, and times without a zone are UTC.
-const SESSION_SETTINGS: &str = "\
-    SET TIME ZONE 'UTC'; \
-    SET lock_timeout = '5s'; \
-    SET statement_timeout = '20s'; \
-    SET idle_in_transaction_session_timeout = '20s'; \
-    SET default_transaction_isolation = 'read committed'; \
-    SELECT set_config('synchronous_commit', 'on', false) \
-        WHERE current_setting('synchronous_commit') = 'off'";
+/// error names the reason. Nobody may hold the lease's row through a frozen process for longer than
+/// the lease lasts, nor keep it from being prolonged by waiting for another row. A connection whose
+/// network is gone is noticed. Commits are durable even where the server's default is otherwise, and
+/// times without a zone are UTC.
+fn session_settings(lease_ttl: Duration) -> String {
+    let lock_wait = (lease_ttl / 3).clamp(LEAST_WAIT, LONGEST_LOCK_WAIT).as_millis();
+    let client_wait = lease_ttl.clamp(LEAST_WAIT, LONGEST_CLIENT_WAIT).as_millis();
+    format!(
+        "SET TIME ZONE 'UTC'; \
+         SET lock_timeout = {lock_wait}; \
+         SET statement_timeout = '20s'; \
+         SET idle_in_transaction_session_timeout = {client_wait}; \
+         SET default_transaction_isolation = 'read committed'; \
+         SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES \
+             ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'), \
+             ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '10000')) \
+             AS network (setting_name, wanted) ON name = setting_name; \
+         SELECT set_config('synchronous_commit', 'on', false) \
+             WHERE current_setting('synchronous_commit') = 'off'"
+    )
+}
+
+/// Ends the session that has the lease row of job `$1` locked, when it has been waiting for its
+/// client for `$2` microseconds: in a transaction, in the middle of a message, or with an answer
+/// that nobody takes. The row's `xmax` is the transaction that locked it.
+const END_STALLED: &str = "\
+    SELECT count(pg_terminate_backend(session.pid)) AS ended \
+    FROM des_lease AS lease \
+    JOIN pg_locks AS held ON held.locktype = 'transactionid' AND held.granted \
+        AND held.transactionid = lease.xmax \
+    JOIN pg_stat_activity AS session ON session.pid = held.pid \
+    WHERE lease.job = $1 AND session.wait_event_type = 'Client' \
+        AND session.state_change <= clock_timestamp() - $2 * interval '1 microsecond' \
+        AND pg_has_role(session.usesysid, 'MEMBER')";
 
 const MIGRATIONS: &[Step] = &[
     (1, "ledger", include_str!("../../../migrations/postgres/0001_ledger.sql")),
     (2, "split", include_str!("../../../migrations/postgres/0002_split.sql")),
     (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
     (4, "pause", include_str!("../../../migrations/postgres/0004_pause.sql")),
+    (5, "stuck", include_str!("../../../migrations/postgres/0005_stuck.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -58,21 +93,22 @@ pub fn migrations_sql() -> String {
 
 impl PostgresLedger {
     /// Connects to the database at `url` (`postgresql://`, `postgres://`,
-    /// `postgresql+driver://`) for one job, whose watermark is row `config_id`.
+    /// `postgresql+driver://`) for one job, whose watermark is row `config_id`. `lease_ttl` is how
+    /// long its leaders' leases last: a transaction that waits for its client for as long is ended.
     ///
     /// # Errors
     /// When the URL cannot be read, or the server does not answer within ten seconds or refuses.
-    pub async fn connect(url: &str, job: Job, config_id: i32) -> Result<Self> {
+    pub async fn connect(url: &str, job: Job, config_id: i32, lease_ttl: Duration) -> Result<Self> {
+        let settings = session_settings(lease_ttl);
         let options = postgres_options(url)?.application_name("des").disable_statement_logging();
         let description = describe_postgres(&options);
         probe(&options, &description).await?;
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(CONNECT_LIMIT)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(drop)
-                })
+            .after_connect(move |connection, _| {
+                let settings = AssertSqlSafe(settings.clone());
+                Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(drop) })
             })
             .connect_lazy_with(options);
         Ok(Self { writer: pool.clone(), reader: pool, job, config_id, description })
@@ -153,6 +189,8 @@ impl Session for Pooled<Postgres> {
     const TABLE_EXISTS: &'static str = "SELECT count(to_regclass($1)) AS tables";
     const LOCK_LEASE: &'static str =
         "SELECT holder, epoch, expires_at FROM des_lease WHERE job = $1 FOR UPDATE";
+    const TRY_LOCK_LEASE: &'static str = "SELECT holder, epoch, expires_at FROM des_lease \
+        WHERE job = $1 FOR UPDATE SKIP LOCKED";
     const WATERMARK: &'static str = "SELECT archived_until::timestamptz AS archived_until, \
         lag_days FROM des_archive_config WHERE id = $1";
     const LOCK_WATERMARK: &'static str = "SELECT archived_until::timestamptz AS archived_until, \
@@ -173,6 +211,15 @@ impl Session for Pooled<Postgres> {
     async fn lacks(&mut self, upgrade: bool) -> Result<Vec<String>> {
         let rows = self.fetch(LACKS, &[Param::Bool(upgrade)]).await?;
         rows.iter().map(|row| row.text("lack")).collect()
+    }
+
+    async fn end_stalled(&mut self, job: &Job, stalled: Duration) -> Result<u64> {
+        let micros = i64::try_from(stalled.as_micros()).unwrap_or(i64::MAX);
+        let params = [Param::Text(job.as_str()), Param::Int(micros)];
+        match self.fetch_optional(END_STALLED, &params).await? {
+            Some(row) => row.number("ended"),
+            None => Ok(0),
+        }
     }
 
     async fn execute(&mut self, sql: impl SqlSafeStr + Send, params: &[Param<'_>]) -> Result<u64> {

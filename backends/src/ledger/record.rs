@@ -173,6 +173,7 @@ impl Record {
             },
             findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
+            splits_before: self.number("splits_before")?,
         })
     }
 
@@ -217,6 +218,10 @@ impl Record {
             trouble: self.opt_text("trouble_class")?.zip(self.opt_text("trouble_detail")?),
             first_look: match self.opt_text("first_look")? {
                 Some(_) => Some(self.parsed("first_look")?),
+                None => None,
+            },
+            under_way_by: match self.opt_text("under_way_by")? {
+                Some(_) => Some(self.parsed("under_way_by")?),
                 None => None,
             },
             accepted,

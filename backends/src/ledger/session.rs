@@ -5,8 +5,9 @@
 //! logic, with `$1` placeholders, which both read.
 
 use std::future::Future;
+use std::time::Duration;
 
-use protocol::Timestamp;
+use protocol::{Job, Timestamp};
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, SqlSafeStr};
 
@@ -54,6 +55,8 @@ pub trait Session: Send + Sized {
     const TABLE_EXISTS: &'static str;
     /// The lease row of job `$1`, locked until the transaction ends.
     const LOCK_LEASE: &'static str;
+    /// The same row, when nobody else has it locked; no row otherwise. Never waits.
+    const TRY_LOCK_LEASE: &'static str;
     /// The watermark row `$1`.
     const WATERMARK: &'static str;
     /// The watermark row `$1`, locked until the transaction ends.
@@ -69,6 +72,15 @@ pub trait Session: Send + Sized {
     /// What our role lacks to use the tables and, with `upgrade`, to create or upgrade them first:
     /// what to do about each, a statement for PostgreSQL's administrator.
     fn lacks(&mut self, upgrade: bool) -> impl Future<Output = Result<Vec<String>>> + Send;
+
+    /// Ends the transaction of another process that has the job's lease row locked and has been
+    /// waiting for its client for at least `stalled`, so that it is rolled back. Returns how many
+    /// were ended.
+    fn end_stalled(
+        &mut self,
+        job: &Job,
+        stalled: Duration,
+    ) -> impl Future<Output = Result<u64>> + Send;
 
     /// Runs a statement and returns the number of rows it changed.
     fn execute(

@@ -33,6 +33,7 @@ const MIGRATIONS: &[Step] = &[
     (2, "split", include_str!("../../../migrations/sqlite/0002_split.sql")),
     (3, "revisions", include_str!("../../../migrations/sqlite/0003_revisions.sql")),
     (4, "pause", include_str!("../../../migrations/sqlite/0004_pause.sql")),
+    (5, "stuck", include_str!("../../../migrations/sqlite/0005_stuck.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -185,6 +186,8 @@ impl Session for Pooled<Sqlite> {
         WHERE type IN ('table', 'view') AND name = $1 COLLATE NOCASE";
     const LOCK_LEASE: &'static str =
         "SELECT holder, epoch, expires_at FROM des_lease WHERE job = $1";
+    // The transaction has the whole file locked already.
+    const TRY_LOCK_LEASE: &'static str = Self::LOCK_LEASE;
     const WATERMARK: &'static str =
         "SELECT archived_until, lag_days FROM des_archive_config WHERE id = $1";
     const LOCK_WATERMARK: &'static str = Self::WATERMARK;
@@ -205,6 +208,12 @@ impl Session for Pooled<Sqlite> {
             .filter(|place| !may_write(place))
             .map(|place| format!("leave to write {}", place.display()))
             .collect())
+    }
+
+    /// SQLite has no server that could end another process's transaction; the lock is the process's,
+    /// and goes with it.
+    async fn end_stalled(&mut self, _job: &Job, _stalled: Duration) -> Result<u64> {
+        Ok(0)
     }
 
     async fn execute(&mut self, sql: impl SqlSafeStr + Send, params: &[Param<'_>]) -> Result<u64> {

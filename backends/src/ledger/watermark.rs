@@ -4,7 +4,7 @@ use protocol::{Job, Timestamp};
 
 use super::record::Record;
 use super::session::{Param, Session};
-use super::{ArchiveRecord, AuditEntry, WatermarkRow, lease, operator};
+use super::{ArchiveRecord, AuditEntry, Lease, Stuck, WatermarkRow, lease, operator};
 use crate::error::{BackendError, Result};
 
 /// The watermark's row, unlocked.
@@ -206,4 +206,34 @@ async fn stamp<S: Session>(session: &mut S, config_id: i32, actor: &str) -> Resu
         }
     }
     Ok(())
+}
+
+/// Records over which certified window the watermark cannot move again.
+pub(super) async fn note_stuck<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+    stuck: Option<&Stuck>,
+) -> Result<()> {
+    lease::require(session, job, lease).await?;
+    let update = "UPDATE des_archives SET stuck_end = $2, stuck_reason = $3 WHERE job = $1";
+    let params = [
+        Param::Text(job.as_str()),
+        Param::OptTime(stuck.map(|stuck| stuck.end)),
+        Param::OptText(stuck.map(|stuck| stuck.reason.as_str())),
+    ];
+    session.execute(update, &params).await?;
+    Ok(())
+}
+
+/// What was recorded last, as long as the watermark is below it.
+pub(super) async fn stuck<S: Session>(session: &mut S, job: &Job) -> Result<Option<Stuck>> {
+    let select = "SELECT stuck_end, stuck_reason FROM des_archives \
+                  WHERE job = $1 AND stuck_end > settled_until AND stuck_reason IS NOT NULL";
+    match session.fetch_optional(select, &[Param::Text(job.as_str())]).await? {
+        Some(row) => {
+            Ok(Some(Stuck { end: row.time("stuck_end")?, reason: row.text("stuck_reason")? }))
+        }
+        None => Ok(None),
+    }
 }

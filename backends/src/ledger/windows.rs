@@ -20,7 +20,7 @@ macro_rules! select_windows {
         concat!(
             "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             released, p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
+             released, splits_before, p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
              ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
              WHERE w.job = $1 AND ",
             $condition,
@@ -94,7 +94,7 @@ pub(super) async fn partitions<S: Session>(
 ) -> Result<Vec<PartitionRecord>> {
     let select = "SELECT partition, manifest, manifest_size, first_row, row_count, digest, \
                   setbacks, attempts, interruptions, not_before, trouble_class, trouble_detail, \
-                  first_look, receipt, receipt_size, files_failed FROM des_partitions \
+                  first_look, under_way_by, receipt, receipt_size, files_failed FROM des_partitions \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 ORDER BY partition";
     session.fetch(select, &key_params(job, key)).await?.iter().map(Record::partition).collect()
 }
@@ -134,6 +134,20 @@ pub(super) async fn add<S: Session>(
         looks::plan_pass(session, job, new).await?;
     }
     insert_partitions(session, job, key, &new.partitions).await
+}
+
+/// Forgets an open window's partitions and records other ones for it.
+pub(super) async fn plan_again<S: Session>(
+    session: &mut S,
+    job: &Job,
+    lease: &Lease,
+    new: &NewWindow,
+) -> Result<()> {
+    lease::require(session, job, lease).await?;
+    let key = WindowKey::new(new.window, new.revision);
+    require_uncommitted(session, job, key).await?;
+    delete(session, job, key).await?;
+    add(session, job, lease, new).await
 }
 
 fn is_same(
@@ -267,7 +281,8 @@ pub(super) async fn accept<S: Session>(
     if let Some(accepted) = row.opt_text("receipt")? {
         return Ok(accepted == receipt.receipt);
     }
-    let update = "UPDATE des_partitions SET receipt = $5, receipt_size = $6, files_failed = $7 \
+    let update = "UPDATE des_partitions SET receipt = $5, receipt_size = $6, files_failed = $7, \
+                  under_way_by = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4";
     let params = [
         job,
@@ -292,7 +307,7 @@ pub(super) async fn set_back<S: Session>(
 ) -> Result<bool> {
     lease::require(session, job, lease).await?;
     let update = "UPDATE des_partitions SET attempts = $5, interruptions = $6, not_before = $7, \
-                  trouble_class = $8, trouble_detail = $9, setbacks = $10, first_look = $11 \
+                  trouble_class = $8, trouble_detail = $9, setbacks = $10, first_look = $11, under_way_by = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4 \
                   AND receipt IS NULL";
     Ok(session.execute(update, &setback_params(job, place, setback)).await? == 1)
@@ -310,7 +325,7 @@ pub(super) async fn reopen<S: Session>(
     require_uncommitted(session, job, key).await?;
     let update = "UPDATE des_partitions SET attempts = $5, interruptions = $6, not_before = $7, \
                   trouble_class = $8, trouble_detail = $9, setbacks = $10, first_look = $11, \
-                  receipt = NULL, receipt_size = NULL, files_failed = NULL \
+                  under_way_by = NULL, receipt = NULL, receipt_size = NULL, files_failed = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND partition = $4";
     let params = setback_params(job, (key, partition), setback);
     if session.execute(update, &params).await? == 1 {

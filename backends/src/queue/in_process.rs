@@ -52,6 +52,8 @@ struct BufferState {
     unsettled: HashMap<u64, Unsettled>,
     /// Consumers, with the number of their unsettled deliveries.
     consumers: HashMap<u64, usize>,
+    /// How many deliveries each of them may hold.
+    prefetches: HashMap<u64, usize>,
     last_id: u64,
 }
 
@@ -120,8 +122,8 @@ impl TaskQueue for InProcessQueue {
                 own
             }
         };
-        let id = buffer.lock().add_consumer();
         let prefetch = usize::from(prefetch.max(1));
+        let id = buffer.lock().add_consumer(prefetch);
         Ok(Box::new(InProcessConsumer { buffer, id, prefetch }))
     }
 
@@ -145,6 +147,10 @@ impl TaskQueue for InProcessQueue {
         }
         Ok(depth)
     }
+
+    fn tasks_at_a_time(&self) -> Option<usize> {
+        Some(self.lanes.tasks.lock().prefetches.values().sum())
+    }
 }
 
 /// A panic while the lock was held leaves the state whole: every change is a few assignments.
@@ -158,8 +164,9 @@ impl BufferState {
         self.last_id
     }
 
-    fn add_consumer(&mut self) -> u64 {
+    fn add_consumer(&mut self, prefetch: usize) -> u64 {
         let id = self.next_id();
+        self.prefetches.insert(id, prefetch);
         self.consumers.insert(id, 0);
         id
     }
@@ -262,6 +269,7 @@ impl Drop for InProcessConsumer {
     fn drop(&mut self) {
         let mut state = self.buffer.lock();
         state.consumers.remove(&self.id);
+        state.prefetches.remove(&self.id);
         let mut left: Vec<u64> = state
             .unsettled
             .iter()
@@ -317,6 +325,18 @@ mod tests {
         let mut consumer = queue.consume(Lane::Tasks, 1).await.expect("a consumer");
         assert!(consumer.next().await.settle.ack().await);
         queue.publish(Lane::Tasks, message(0)).await.expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn it_knows_how_many_tasks_are_taken_at_a_time() {
+        let queue = InProcessQueue::new();
+        assert_eq!(queue.tasks_at_a_time(), Some(0));
+        let three = queue.consume(Lane::Tasks, 3).await.expect("a consumer");
+        let _two = queue.consume(Lane::Tasks, 2).await.expect("a consumer");
+        let _of_another_lane = queue.consume(Lane::Outcomes, 7).await.expect("a consumer");
+        assert_eq!(queue.tasks_at_a_time(), Some(5));
+        drop(three);
+        assert_eq!(queue.tasks_at_a_time(), Some(2));
     }
 
     #[tokio::test]

@@ -76,6 +76,12 @@ pub trait TaskQueue: Send + Sync {
     /// # Errors
     /// When the broker does not answer.
     async fn depth(&self, lane: Lane) -> Result<QueueDepth>;
+
+    /// Of a queue that ends with this process, and cannot tell what that died over: how many tasks
+    /// its consumers take at a time. `None` for a broker, which outlives its consumers.
+    fn tasks_at_a_time(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// An open consumer. Dropping it stops consuming; unsettled deliveries go back to the queue.

@@ -10,8 +10,10 @@ use object_store::{
     Attribute, Attributes, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
 };
 
+use tokio::sync::Semaphore;
+
 use super::fault::store_error;
-use super::{PART_BYTES, PARTS_IN_FLIGHT, Store, time_for};
+use super::{PART_BYTES, PARTS_IN_FLIGHT, PARTS_OF_ALL, Store, time_for};
 use crate::error::Result;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,7 +120,9 @@ impl Store {
         } else {
             Arc::new(PrefixStore::new(bucket, settings.prefix.as_str()))
         };
-        Ok(Self { objects, directory: None, attributes, description: what.into() })
+        let parts = Arc::new(Semaphore::new(PARTS_OF_ALL));
+        let description = what.into();
+        Ok(Self { objects, directory: None, synced: None, parts, attributes, description })
     }
 }
 

@@ -33,7 +33,7 @@ impl Store {
         let what = self.what("look for staging files", "");
         let (found, to_look_at) = mpsc::channel(FOUND_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = walk(&root, &found) {
+            if let Err(error) = walk(root.root(), &found) {
                 // Whoever asked may have gone away, and then has nothing to be told.
                 let _nobody_listens = found.blocking_send(Err(io_error(what, error)));
             }
@@ -54,7 +54,7 @@ impl Store {
         let Some(root) = self.directory.as_ref().filter(|_| staged_name(key).is_some()) else {
             return Err(BackendError::Invalid { what: format!("{what}: it is no staging file") });
         };
-        let path = root.join(key);
+        let path = root.root().join(key);
         match bounded(&what, REQUEST_TIMEOUT, tokio::fs::remove_file(path)).await? {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(io_error(what, error))

@@ -1,9 +1,12 @@
 //! Objects that are written in parts, with bounded memory.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, PutMultipartOptions};
+use object_store::{MultipartUpload, PutMultipartOptions};
 use tokio::io::AsyncReadExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::fault::store_error;
@@ -103,6 +106,7 @@ impl Store {
         if let Ok(count) = usize::try_from(size)
             && count <= PART_BYTES
         {
+            let _memory = self.part_memory(&source).await;
             let bytes = source.take(count, what).await?;
             accept.see(&bytes);
             accept.verdict().map_err(|why| refused(what, &why))?;
@@ -114,9 +118,11 @@ impl Store {
         };
         let failed = |error| store_error(what.to_owned(), error);
         let path = Path::from(key);
-        let mut upload = self.objects.put_multipart_opts(&path, options).await.map_err(failed)?;
+        let begun = self.when_synced().put_multipart_opts(&path, options).await;
+        let mut upload = begun.map_err(failed)?;
         let mut in_flight = JoinSet::new();
-        match send_parts(&mut *upload, &mut in_flight, source, size, accept, what).await {
+        let sent = self.send_parts(&mut *upload, &mut in_flight, source, size, accept, what);
+        match sent.await {
             Ok(()) => upload.complete().await.map(|_result| ()).map_err(failed),
             Err(error) => {
                 in_flight.shutdown().await;
@@ -127,33 +133,48 @@ impl Store {
             }
         }
     }
-}
 
-/// Sends every part and waits until all have arrived.
-async fn send_parts(
-    upload: &mut dyn MultipartUpload,
-    in_flight: &mut JoinSet<object_store::Result<()>>,
-    mut source: Source,
-    size: u64,
-    accept: &mut (dyn UploadCheck + Send),
-    what: &str,
-) -> Result<()> {
-    let mut remaining = size;
-    while remaining > 0 {
-        let count = usize::try_from(remaining).map_or(PART_BYTES, |left| left.min(PART_BYTES));
-        let part = source.take(count, what).await?;
-        accept.see(&part);
-        while in_flight.len() >= PARTS_IN_FLIGHT {
+    /// Sends every part and waits until all have arrived.
+    async fn send_parts(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        in_flight: &mut JoinSet<object_store::Result<()>>,
+        mut source: Source,
+        size: u64,
+        accept: &mut (dyn UploadCheck + Send),
+        what: &str,
+    ) -> Result<()> {
+        let mut remaining = size;
+        while remaining > 0 {
+            while in_flight.len() >= PARTS_IN_FLIGHT {
+                arrived(in_flight, what).await?;
+            }
+            let count = usize::try_from(remaining).map_or(PART_BYTES, |left| left.min(PART_BYTES));
+            let memory = self.part_memory(&source).await;
+            let part = source.take(count, what).await?;
+            accept.see(&part);
+            let sending = upload.put_part(part.into());
+            in_flight.spawn(async move {
+                let sent = sending.await;
+                drop(memory);
+                sent
+            });
+            remaining -= count as u64;
+        }
+        accept.verdict().map_err(|why| refused(what, &why))?;
+        while !in_flight.is_empty() {
             arrived(in_flight, what).await?;
         }
-        in_flight.spawn(upload.put_part(part.into()));
-        remaining -= count as u64;
+        Ok(())
     }
-    accept.verdict().map_err(|why| refused(what, &why))?;
-    while !in_flight.is_empty() {
-        arrived(in_flight, what).await?;
+
+    /// Waits until a part may be read from its file; what is in memory already takes no more.
+    async fn part_memory(&self, source: &Source) -> Option<OwnedSemaphorePermit> {
+        match source {
+            Source::Memory(_) => None,
+            Source::File(_) => Arc::clone(&self.parts).acquire_owned().await.ok(),
+        }
     }
-    Ok(())
 }
 
 async fn arrived(in_flight: &mut JoinSet<object_store::Result<()>>, what: &str) -> Result<()> {

@@ -164,6 +164,28 @@ async fn infinity_and_years_beyond_are_counted_and_left_alone() {
 }
 
 #[tokio::test]
+async fn files_are_counted_whether_or_not_a_uid_is_declared_to_be_there() {
+    let fixture = PostgresFixture::empty().await;
+    for (table, declared, files) in [("loose", "text", 2), ("sound", "text NOT NULL", 3)] {
+        fixture
+            .execute(&format!(
+                "CREATE TABLE {table} (uid {declared}, created_at date, file_location text); \
+                 CREATE INDEX ON {table} (created_at); \
+                 INSERT INTO {table} SELECT CASE WHEN d < {files} THEN d::text END, \
+                   '2024-12-01'::date + d, '/x' FROM generate_series(0, 2) AS d \
+                 WHERE d < {files} OR '{declared}' = 'text'"
+            ))
+            .await;
+        let catalog = fixture.catalog(table).await;
+        assert_eq!(catalog.count_files(None, None).await.expect("a count"), files, "{table}");
+        let after = Some(at("2024-12-01"));
+        let counted = catalog.count_files(after, None).await.expect("a count");
+        assert_eq!(counted, files - 1, "{table}");
+    }
+    fixture.remove().await;
+}
+
+#[tokio::test]
 async fn types_that_cannot_be_used_are_refused_by_name() {
     let fixture = PostgresFixture::empty().await;
     for (n, (columns, column, type_name)) in [

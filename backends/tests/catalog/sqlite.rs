@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::fixture::{File, Fixture, PATIENCE, Shape, by_uid, scan, uids, widest, window};
+use crate::fixture::{File, Fixture, PATIENCE, Shape, at, by_uid, scan, uids, widest, window};
 
 pub(crate) struct SqliteFixture {
     directory: TempDir,
@@ -187,6 +187,45 @@ async fn tables_without_rowids_and_views_are_tables() {
     }
 }
 
+/// SQLite lets a primary key be NULL, in as many rows as one likes.
+#[tokio::test]
+async fn files_are_counted_by_indexes_alone() {
+    let fixture = SqliteFixture::empty().await;
+    for key in ["TEXT PRIMARY KEY", "INTEGER PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL", "TEXT"] {
+        fixture
+            .execute(&format!(
+                "DROP TABLE IF EXISTS files; \
+                 CREATE TABLE files (uid {key}, created_at TEXT, file_location TEXT); \
+                 CREATE INDEX by_time ON files (created_at); \
+                 INSERT INTO files VALUES (1, '2024-12-01', '/x'), (2, '2024-12-02', '/x'), \
+                   (3, '2024-12-03', '/x'), (4, NULL, '/x')"
+            ))
+            .await;
+        if !key.ends_with("NULL") && !key.starts_with("INTEGER") {
+            fixture
+                .execute(
+                    "INSERT INTO files VALUES (NULL, '2024-12-02', '/x'), \
+                     (NULL, '2024-12-02', '/x'), (NULL, '2024-12-03', '/x'), (NULL, NULL, '/x')",
+                )
+                .await;
+        }
+        let catalog = fixture.catalog().await;
+        for (after, until, files) in [
+            (None, None, 3),
+            (Some("2024-12-01"), None, 2),
+            (None, Some("2024-12-02"), 2),
+            (Some("2024-12-01"), Some("2024-12-02"), 1),
+            (Some("2024-12-03"), None, 0),
+        ] {
+            let (after, until) = (after.map(at), until.map(at));
+            let counted = catalog.count_files(after, until).await.expect("a count");
+            assert_eq!(counted, files, "{key}: {after:?} {until:?}");
+            let beside = catalog.count(after, until).await.expect("a count");
+            assert_eq!(beside.files, files, "{key}: {after:?} {until:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_utf8_is_refused_by_row() {
     let fixture = SqliteFixture::empty().await;
@@ -312,4 +351,44 @@ async fn a_receiver_that_goes_interrupts_a_search() {
     let abandoned = timeout(Duration::from_millis(100), catalog.scan(wanted, sender)).await;
     assert!(abandoned.is_err(), "it is still looking: {abandoned:?}");
     fixture.execute("PRAGMA busy_timeout = 30000; DROP VIEW files").await;
+}
+
+/// The first batch of a scan that then waits: the receiver, which holds another and takes no more,
+/// and the scan.
+async fn begin(
+    catalog: &SqliteCatalog,
+) -> (mpsc::Receiver<Vec<protocol::Row>>, impl Future<Output = backends::error::Result<()>> + Unpin)
+{
+    let (sender, mut receiver) = mpsc::channel(1);
+    let mut scanning = catalog.scan(widest(), sender);
+    tokio::select! {
+        outcome = &mut scanning => panic!("an early end: {outcome:?}"),
+        batch = receiver.recv() => assert!(batch.is_some(), "a batch"),
+    }
+    (receiver, scanning)
+}
+
+#[tokio::test]
+async fn a_scan_that_nobody_awaits_gives_up_the_file_though_its_receiver_stays() {
+    let fixture = SqliteFixture::create(Shape { with_size: true, ..Shape::default() }).await;
+    fixture.fill(10_000, 10).await;
+    let catalog = fixture.catalog().await;
+    let (receiver, scanning) = begin(&catalog).await;
+    drop(scanning);
+    fixture.execute("PRAGMA busy_timeout = 30000; DELETE FROM files").await;
+    drop(receiver);
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_under_a_scan_is_an_error() {
+    let fixture = SqliteFixture::create(Shape { with_size: true, ..Shape::default() }).await;
+    fixture.fill(20_000, 500).await;
+    let catalog = fixture.catalog().await;
+    let (mut receiver, scanning) = begin(&catalog).await;
+    let file = std::fs::File::options().write(true).open(fixture.path()).expect("the file");
+    file.set_len(1 << 20).expect("a cut");
+    let drain = async { while receiver.recv().await.is_some() {} };
+    let (outcome, ()) = tokio::join!(scanning, drain);
+    let error = outcome.expect_err("a failure");
+    assert!(matches!(error, BackendError::Invalid { .. }), "{error}");
 }

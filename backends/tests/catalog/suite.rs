@@ -205,6 +205,25 @@ pub(crate) async fn counts_and_sums_are_of_the_range<F: Fixture>() {
     fixture.remove().await;
 }
 
+pub(crate) async fn files_are_counted_alone_as_beside_their_sizes<F: Fixture>() {
+    let times = ["2024-12-01T00:00:00Z", "2024-12-01T00:00:00.000001Z", "2024-12-02T00:00:00Z"];
+    let mut files: Vec<File> = times.iter().map(|time| file(time, time)).collect();
+    files.extend(times.map(|time| File { uid: None, ..file("", time) }));
+    files.push(File { created_at: None, ..file("d", times[0]) });
+    for indexed in [false, true] {
+        let shape = Shape { indexed, ..Shape::default() };
+        let (fixture, catalog) = with_files::<F>(shape, &files).await;
+        let bounds = [None, Some(at(times[0])), Some(at(times[1])), Some(at(times[2]))];
+        for (after, until) in bounds.iter().flat_map(|a| bounds.iter().map(move |u| (*a, *u))) {
+            let count = catalog.count(after, until).await.expect("a count");
+            let alone = catalog.count_files(after, until).await.expect("a count");
+            assert_eq!(alone, count.files, "{after:?} {until:?}");
+        }
+        assert_eq!(catalog.count_files(None, None).await.expect("a count"), 3);
+        fixture.remove().await;
+    }
+}
+
 pub(crate) async fn without_a_size_column_there_are_no_bytes<F: Fixture>() {
     let shape = Shape { with_size: false, ..Shape::default() };
     let (fixture, catalog) = with_files::<F>(shape, &[file("a", "2024-12-01T01:00")]).await;

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
-use super::job;
+use super::{TTL, job};
 
 /// A database that ledgers can be opened on, each with connections of its own, as other
 /// processes have them.
@@ -93,7 +93,7 @@ impl PostgresBench {
 #[async_trait]
 impl Bench for PostgresBench {
     async fn ledger_of(&self, name: &str, config_id: i32) -> Box<dyn Ledger> {
-        let ledger = PostgresLedger::connect(&self.url, job(name), config_id).await;
+        let ledger = PostgresLedger::connect(&self.url, job(name), config_id, TTL).await;
         Box::new(ledger.expect("the ledger connects"))
     }
 

@@ -12,6 +12,7 @@ mod postgres_only;
 pub(crate) mod rework_suite;
 pub(crate) mod setup_suite;
 mod sqlite_only;
+mod stalls;
 pub(crate) mod windows_suite;
 
 pub(crate) use bench::{Bench, PostgresBench, SqliteBench};

@@ -103,7 +103,7 @@ async fn the_zone_of_server_and_url_do_not_matter() {
     let bench = PostgresBench::new().await;
     bench.migrated().await;
     let url = format!("{}?options=-c%20TimeZone%3DAmerica%2FNew_York", bench.url);
-    let ledger = PostgresLedger::connect(&url, job("files"), 1).await.expect("it connects");
+    let ledger = PostgresLedger::connect(&url, job("files"), 1, TTL).await.expect("it connects");
     let lease = begin(&ledger).await;
     settle(&ledger, &lease, 1).await;
     let shown = "SELECT to_char(archived_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') \
@@ -118,7 +118,7 @@ async fn every_form_of_the_url_is_read() {
     let rest = bench.url.split_once("://").expect("a URL").1;
     for scheme in ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"] {
         let url = format!("{scheme}://{rest}");
-        let ledger = PostgresLedger::connect(&url, job("files"), 1).await.expect(scheme);
+        let ledger = PostgresLedger::connect(&url, job("files"), 1, TTL).await.expect(scheme);
         let place = rest.split_once('@').expect("a URL with a user").1;
         assert_eq!(ledger.describe(), format!("PostgreSQL at {place}"));
         assert_eq!(ledger.to_string(), ledger.describe());
@@ -132,7 +132,7 @@ async fn what_is_in_the_way_of_a_connection_is_told_apart() {
     let (before, database) = bench.url.rsplit_once('/').expect("a URL with a database");
     let (user, place) = before.rsplit_once('@').expect("a URL with a user");
     let connect = async |url: String| {
-        let error = PostgresLedger::connect(&url, job("files"), 1).await.map(drop);
+        let error = PostgresLedger::connect(&url, job("files"), 1, TTL).await.map(drop);
         let error = error.expect_err("it cannot connect");
         let password = user.rsplit_once(':').expect("a password").1;
         assert!(!format!("{error} {error:?}").contains(password), "{error:?}");
@@ -207,7 +207,7 @@ async fn a_user_without_the_right_to_create_uses_the_tables() {
     let (before, database) = bench.url.rsplit_once('/').expect("a URL with a database");
     let place = before.rsplit_once('@').expect("a URL with a user").1;
     let url = format!("postgresql://{role}:plain@{place}/{database}");
-    let ledger = PostgresLedger::connect(&url, job("files"), 1).await.expect("it connects");
+    let ledger = PostgresLedger::connect(&url, job("files"), 1, TTL).await.expect("it connects");
     let error = ledger.migrate().await.expect_err("it may not create tables");
     assert!(matches!(error, BackendError::Denied { .. }), "{error:?}");
 
@@ -258,7 +258,7 @@ async fn a_role_learns_which_grants_it_lacks() {
     bench.as_admin(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")).await;
     let (_admin, host) = bench.url.rsplit_once('@').expect("a URL with a user");
     let url = format!("postgresql://{role}:x@{host}");
-    let ledger = PostgresLedger::connect(&url, job("files"), 1).await.expect("it connects");
+    let ledger = PostgresLedger::connect(&url, job("files"), 1, TTL).await.expect("it connects");
     let lacks = || async { ledger.missing_privileges().await.expect("an answer") };
 
     assert_eq!(lacks().await, [format!("GRANT CREATE ON SCHEMA public TO {role}")]);

@@ -1,6 +1,6 @@
 //! Partitions that are split, and held windows that go on at an operator's word.
 
-use backends::ledger::{HeldPass, Lease, NewPart, PartitionRecord, WindowState};
+use backends::ledger::{HeldPass, Lease, NewPart, PartitionRecord, Stuck, WindowState, splits};
 use backends::{BackendError, Ledger};
 use protocol::{Digest, PartitionId, Tally};
 
@@ -42,6 +42,7 @@ pub(crate) async fn a_partition_is_superseded_by_its_parts(bench: &dyn Bench) {
         not_before: None,
         trouble: Some((WHY.0.to_owned(), WHY.1.to_owned())),
         first_look: None,
+        under_way_by: None,
         ..before[3].clone()
     });
     assert_eq!(after[4..], expected.collect::<Vec<_>>());
@@ -159,6 +160,7 @@ pub(crate) async fn a_held_window_is_tried_again(bench: &dyn Bench) {
     ledger.retry_window(key(1, 0), &audit("retry")).await.expect("it is");
     let open = ledger.open_windows().await.expect("windows");
     assert_eq!((open[0].state, open[0].released), (WindowState::Open, None));
+    assert_eq!(open[0].splits_before, 0);
     let after = ledger.partitions(key(1, 0)).await.expect("partitions");
     assert_eq!(after[0], before[0], "what has no failed rows stays accepted");
     for (after, before) in after.iter().zip(&before).skip(1) {
@@ -169,6 +171,7 @@ pub(crate) async fn a_held_window_is_tried_again(bench: &dyn Bench) {
             not_before: None,
             trouble: None,
             first_look: None,
+            under_way_by: None,
             accepted: None,
             ..before.clone()
         };
@@ -195,4 +198,99 @@ pub(crate) async fn only_a_held_window_is_released_or_tried_again(bench: &dyn Be
     assert_eq!(Snapshot::of(&*ledger).await, before);
     let log = "SELECT CAST(count(*) AS text) FROM des_audit_log WHERE action <> 'init'";
     assert_eq!(bench.text(log).await.as_deref(), Some("1"));
+}
+
+pub(crate) async fn a_window_that_is_tried_again_may_be_split_anew(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    ledger.add_window(&lease, &new_window(1, 4)).await.expect("a window");
+    assert!(ledger.split_partition(&lease, key(1, 0), 3, &halves(3), WHY).await.expect("it is"));
+    let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
+    assert_eq!(splits(&partitions), 1);
+    for partition in partitions {
+        let mut accepted = receipt(1, partition.partition);
+        accepted.files_failed = 1;
+        let accepted = ledger.accept(&lease, key(1, 0), partition.partition, &accepted).await;
+        assert!(accepted.expect("an answer"));
+    }
+    ledger.set_window_state(&lease, key(1, 0), WindowState::Held).await.expect("it is held");
+    ledger.retry_window(key(1, 0), &audit("retry")).await.expect("it is");
+    let open = ledger.open_windows().await.expect("windows");
+    assert_eq!(open[0].splits_before, 1);
+}
+
+pub(crate) async fn an_open_window_is_planned_again(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    settle(&*ledger, &lease, 1).await;
+    ready(&*ledger, &lease, 2, 4).await;
+    ledger.add_window(&lease, &new_window(3, 2)).await.expect("a window");
+    let other = ledger.partitions(key(3, 0)).await.expect("partitions");
+    let mut new = new_window(2, 3);
+    new.partitions[0].manifest = new.partitions[1].manifest.clone();
+    ledger.plan_again(&lease, &new).await.expect("it is open");
+    ledger.plan_again(&lease, &new).await.expect("again");
+    let partitions = ledger.partitions(key(2, 0)).await.expect("partitions");
+    let manifests = partitions.iter().map(|partition| &partition.manifest);
+    assert!(manifests.eq(new.partitions.iter().map(|partition| &partition.manifest)));
+    assert!(partitions.iter().all(|it| it.accepted.is_none() && it.setbacks == 0));
+    assert_eq!(ledger.partitions(key(3, 0)).await.expect("partitions"), other);
+
+    let before = Snapshot::of(&*ledger).await;
+    assert_conflict(ledger.plan_again(&lease, &new_window(1, 1)).await, "is committed");
+    let unknown = ledger.plan_again(&lease, &new_window(4, 1)).await.expect_err("there is none");
+    assert!(unknown.is_not_found(), "{unknown:?}");
+    let stale = Lease { epoch: lease.epoch + 1, ..lease };
+    assert_conflict(ledger.plan_again(&stale, &new).await, "no longer ours");
+    assert_eq!(Snapshot::of(&*ledger).await, before);
+}
+
+pub(crate) async fn what_a_partition_waits_for_is_remembered(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    ledger.add_window(&lease, &new_window(1, 3)).await.expect("a window");
+    accept(&*ledger, &lease, key(1, 0), 0).await;
+    let note = ("reading", "it's a file");
+    for partition in [0, 1, 9] {
+        let noted = ledger.note_trouble(&lease, key(1, 0), partition, note).await;
+        noted.expect("it is no error, whatever became of the partition");
+    }
+    let all: Vec<_> = (0..3).map(|partition| (key(1, 0), partition)).collect();
+    ledger.note_under_way(&lease, &all).await.expect("it is noted");
+    let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
+    let troubles: Vec<_> = partitions.iter().map(|it| it.trouble.is_some()).collect();
+    assert_eq!(troubles, [false, true, false]);
+    assert_eq!((partitions[1].setbacks, partitions[1].not_before), (0, None));
+    let by: Vec<_> = partitions.iter().map(|it| it.under_way_by.clone()).collect();
+    assert_eq!(by, [None, Some(lease.holder.clone()), Some(lease.holder.clone())]);
+
+    // A setback is its end, and so is giving up the work in good order.
+    assert!(ledger.set_back(&lease, key(1, 0), 1, &setback(1)).await.expect("an answer"));
+    let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
+    assert_eq!((partitions[1].under_way_by.as_ref(), partitions[2].setbacks), (None, 0));
+    assert_eq!(partitions[2].under_way_by, Some(lease.holder.clone()));
+    ledger.clear_under_way(&lease).await.expect("it is noted");
+    let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
+    assert!(partitions.iter().all(|it| it.under_way_by.is_none()));
+
+    let stale = Lease { epoch: lease.epoch + 1, ..lease };
+    let noted = ledger.note_trouble(&stale, key(1, 0), 1, note).await;
+    assert_conflict(noted, "no longer ours");
+    assert_conflict(ledger.note_under_way(&stale, &all).await, "no longer ours");
+    assert_conflict(ledger.clear_under_way(&stale).await, "no longer ours");
+}
+
+pub(crate) async fn what_the_watermark_cannot_pass_is_remembered(bench: &dyn Bench) {
+    let ledger = bench.migrated().await;
+    let lease = begin(&*ledger).await;
+    let stuck = Stuck { end: window(1).end(), reason: "it's gone".to_owned() };
+    ledger.note_stuck(&lease, Some(&stuck)).await.expect("it is noted");
+    assert_eq!(ledger.stuck().await.expect("an answer"), Some(stuck.clone()));
+    ledger.note_stuck(&lease, None).await.expect("it is noted");
+    assert_eq!(ledger.stuck().await.expect("an answer"), None);
+    ledger.note_stuck(&lease, Some(&stuck)).await.expect("it is noted");
+    settle(&*ledger, &lease, 1).await;
+    assert_eq!(ledger.stuck().await.expect("an answer"), None, "the watermark passed it");
+    let stale = Lease { epoch: lease.epoch + 1, ..lease };
+    assert_conflict(ledger.note_stuck(&stale, None).await, "no longer ours");
 }

@@ -26,6 +26,7 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
         certificate: None,
         findings: None,
         released: None,
+        splits_before: 0,
     };
     assert_eq!(ledger.open_windows().await.expect("windows"), [expected]);
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
@@ -43,6 +44,7 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
             not_before: None,
             trouble: None,
             first_look: None,
+            under_way_by: None,
             accepted: None,
         })
         .collect();

@@ -47,6 +47,21 @@ async fn an_upload_that_fails_leaves_no_file_behind() {
     assert_eq!(files_below(directory.path()), [""; 0]);
 }
 
+/// When the power fails, a name may be on the disk before its bytes are.
+#[tokio::test]
+async fn what_lies_torn_under_a_name_of_its_content_is_written_again() {
+    let directory = TempDir::new().expect("a directory");
+    let store = Store::directory(directory.path()).expect("a store");
+    let whole = b"whole".as_slice();
+    let key = format!("part-{}.des", protocol::ContentHash::of(whole));
+    for torn in [b"".as_slice(), b"w\0\0\0\0"] {
+        std::fs::write(directory.path().join(&key), torn).expect("it is written");
+        store.put(&key, whole.into()).await.expect("it is written again");
+        assert_eq!(store.get(&key, 100).await.expect("it is there"), whole);
+    }
+    assert_eq!(files_below(directory.path()).len(), 1, "no staging file is left");
+}
+
 /// A killed writer leaves such files.
 #[tokio::test]
 async fn half_written_files_are_not_listed_and_not_in_the_way() {

@@ -63,6 +63,8 @@ pub(crate) type Gate = Arc<
 /// How the server differs from S3; not at all by default.
 #[derive(Clone, Default)]
 pub(crate) struct Setup {
+    /// The directory that its own is made in; default: the machine's for temporary files.
+    pub(crate) inside: Option<PathBuf>,
     /// It refuses `If-None-Match`, as older servers do.
     pub(crate) no_conditional_writes: bool,
     /// It never answers a write of a key that contains this text; each leaves a file
@@ -79,7 +81,10 @@ impl S3Server {
     /// When there is no directory, port or thread for it.
     pub(crate) fn start(setup: Setup) -> io::Result<Self> {
         let (access_key, secret_key, bucket) = ("TESTACCESSKEY", "test/secret+key", "archive");
-        let root = tempfile::tempdir()?;
+        let root = match &setup.inside {
+            Some(directory) => tempfile::tempdir_in(directory)?,
+            None => tempfile::tempdir()?,
+        };
         let bucket_dir = root.path().join(bucket);
         std::fs::create_dir(&bucket_dir)?;
         let files =

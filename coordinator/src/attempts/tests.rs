@@ -1,7 +1,7 @@
 //! Rules, and what they add up to: how many tasks it takes to isolate rows that kill.
 
 use super::*;
-use backends::ledger::PartitionRecord;
+use backends::ledger::{PartitionRecord, splits};
 use protocol::manifest::RowRange;
 use protocol::{PartitionId, Tally};
 
@@ -21,6 +21,7 @@ fn partition(attempts: u32, interruptions: u32) -> PartitionRecord {
         not_before: None,
         trouble: None,
         first_look: None,
+        under_way_by: None,
         accepted: None,
     }
 }
@@ -267,4 +268,18 @@ fn a_fleet_whose_workers_die_over_everything_stops_splitting() {
     // 51 × 17 splits, of which each makes two parts; the last of them are tried as often as a row.
     assert!(course.tasks <= 5 + 2 * 867 * 5, "{} tasks", course.tasks);
     assert!(course.given_up.len() == 868, "{} parts", course.given_up.len());
+}
+
+#[test]
+fn what_a_process_may_have_died_over_is_worked_on_alone() {
+    let due = |all: &[(&'static str, u32)]| all.to_vec();
+    let all = [("a", 0), ("suspect", 1), ("b", 0), ("c", 0), ("suspect too", 2)];
+    assert_eq!(next_alone(due(&all), &[], 2), ["a", "b"]);
+    assert_eq!(next_alone(due(&all), &[0], 2), ["a"]);
+    assert_eq!(next_alone(due(&all), &[0, 0], 2), [""; 0]);
+    assert_eq!(next_alone(due(&all), &[1], 2), [""; 0], "nothing beside a suspect");
+    let suspects = [all[1], all[4]];
+    assert_eq!(next_alone(due(&suspects), &[], 2), ["suspect"]);
+    assert_eq!(next_alone(due(&suspects), &[0], 2), [""; 0], "no suspect beside another");
+    assert_eq!(next_alone(due(&all), &[], 0), ["a"], "before anybody consumes");
 }

@@ -21,6 +21,8 @@ pub struct Facts {
     pub open_windows: u64,
     /// The first of them, by end and revision.
     pub windows: Vec<WindowFacts>,
+    /// The certified window that the watermark cannot pass again.
+    pub stuck: Option<StuckFacts>,
     /// Unresolved error rows by reason, the most frequent first.
     pub errors: Vec<Reason>,
     /// `None` where there is none, or it does not answer.
@@ -102,6 +104,15 @@ pub struct WindowFacts {
     pub partitions: Partitions,
     /// The partition with the most trouble, when one that is not accepted has any.
     pub troubled: Option<TroubledPartition>,
+}
+
+/// A certified window that the watermark cannot pass again, after it was moved back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StuckFacts {
+    /// Its end.
+    pub end: Timestamp,
+    /// Why, and what to do.
+    pub reason: String,
 }
 
 /// Partitions by state.

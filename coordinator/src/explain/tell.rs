@@ -1,6 +1,7 @@
 //! What the facts come to, in words. Pure.
 
 use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
+use crate::attempts::READING;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -14,6 +15,7 @@ impl Facts {
         self.forbidden(&watermark)
             .or_else(|| self.paused(&watermark))
             .or_else(|| self.blocked(&watermark))
+            .or_else(|| self.stuck(&watermark))
             .or_else(|| self.unreachable(&watermark))
             .or_else(|| self.idle(&watermark))
             .unwrap_or_else(|| self.under_way(&watermark))
@@ -73,6 +75,15 @@ impl Facts {
              allow. Bring them back and run `des retry --window {end}`, or accept it with `des \
              release --window {end} --reason WHY`",
             window.files_failed, window.files
+        ))
+    }
+
+    /// A certified window that cannot be planned again.
+    fn stuck(&self, watermark: &Watermark) -> Option<String> {
+        let stuck = self.stuck.as_ref()?;
+        Some(format!(
+            "The watermark stands at {} because it cannot pass the window that ends at {}: {}",
+            watermark.archived_until, stuck.end, stuck.reason
         ))
     }
 
@@ -140,6 +151,9 @@ impl Facts {
         }
         let waiting = done < all && window.partitions.to_do == 0;
         match &window.troubled {
+            Some(partition) if partition.class == READING => {
+                format!("The watermark waits at {until}: {progress}; {}", partition.detail)
+            }
             Some(partition) if waiting => format!(
                 "The watermark waits at {until}: {progress}, and the others are tried again{}; {}: {}",
                 partition.not_before.map_or_else(String::new, |time| format!(" from {time} on")),
@@ -278,7 +292,7 @@ impl WindowFacts {
 mod tests {
     use protocol::Timestamp;
 
-    use super::super::facts::{Broker, Partitions, Reason, Trouble, TroubledPartition};
+    use super::super::facts::{Broker, Partitions, Reason, StuckFacts, Trouble, TroubledPartition};
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -419,6 +433,10 @@ mod tests {
         Facts { paused: Some(paused), ..with_window(held) }
     });
     snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
+    snapshot!(a_certified_window_cannot_be_passed, {
+        let stuck = StuckFacts { end: at("2024-12-11"), reason: "its manifest is gone".to_owned() };
+        Facts { stuck: Some(stuck), ..facts() }
+    });
     snapshot!(a_replay_was_asked_for, {
         let requested =
             WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };

@@ -5,13 +5,13 @@ use std::time::Instant;
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use backends::{BackendError, crash};
-use protocol::message::{Outcome, TaskResult};
+use protocol::message::{Outcome, RetryClass, TaskResult};
 use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
 use crate::answer::{Meaning, meaning};
-use crate::attempts::give_back_wait;
+use crate::attempts::{REFUSED, give_back_wait};
 use crate::certify::MAX_RECEIPT_BYTES;
 use crate::decide::{Expected, check_receipt};
 use crate::sabotage;
@@ -73,6 +73,11 @@ impl Leader<'_> {
             Meaning::Accept(receipt) => return self.accept(key, address.partition, receipt).await,
             Meaning::TryAgain(setback) => setback,
         };
+        // What a worker cannot read, or does not believe, may be gone or damaged for everybody.
+        let of_manifest = setback.class == RetryClass::Store.as_str() || setback.class == REFUSED;
+        if of_manifest && self.check_manifest(key, &partition).await? {
+            return Ok(());
+        }
         info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
             class = setback.class, "to be tried again: {}", setback.detail);
         let reason = format!("{}: {}", setback.class, setback.detail);

@@ -39,7 +39,13 @@ impl Leader<'_> {
             };
             match certifier.certify(window).await? {
                 Certified::Durable(commit) => self.commit(key, *commit).await?,
-                Certified::NotSo(partition, why) => self.reopen(key, partition, &why).await?,
+                Certified::NotSo(partition, why) => {
+                    let open = self.flight.partition_mut(key, partition);
+                    let Some(record) = open.map(|open| open.record.clone()) else { continue };
+                    if !self.check_manifest(key, &record).await? {
+                        self.reopen(key, partition, &why).await?;
+                    }
+                }
             }
         }
         Ok(())

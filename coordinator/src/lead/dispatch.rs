@@ -10,9 +10,11 @@ use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::{Leader, TICK};
-use crate::attempts::worker_to_avoid;
+use crate::attempts::{READING, next_alone, worker_to_avoid};
 use crate::service::Event;
 
+/// Class of what is recorded of a partition whose worker hangs no more.
+const RESUMED: &str = "resumed";
 /// Tasks published at a time.
 const PUBLISHES_IN_FLIGHT: usize = 64;
 
@@ -38,7 +40,7 @@ impl Leader<'_> {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.flight.due(now);
+        let due = self.within_this_process(self.flight.due(now)).await?;
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
@@ -63,6 +65,26 @@ impl Leader<'_> {
         }
         crash::point("after_publish");
         Ok(())
+    }
+
+    /// Where workers are threads of this very process, nobody is left to tell what it died over: so
+    /// only as much is published as they take at a time, and that is written down before.
+    async fn within_this_process(
+        &self,
+        due: Vec<(WindowKey, PartitionId)>,
+    ) -> Result<Vec<(WindowKey, PartitionId)>, BackendError> {
+        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return Ok(due) };
+        let interruptions = |(window, partition): &(WindowKey, PartitionId)| {
+            let window = self.flight.windows.get(window)?;
+            let mut records = window.partitions.iter().map(|open| &open.record);
+            records.find(|it| it.partition == *partition).map(|it| it.interruptions)
+        };
+        let due = due.into_iter().map(|at| (at, interruptions(&at).unwrap_or_default())).collect();
+        let next = next_alone(due, &self.flight.under_way(), at_a_time);
+        if !next.is_empty() {
+            self.it.ledger.note_under_way(&self.lease, &next).await?;
+        }
+        Ok(next)
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
@@ -112,12 +134,12 @@ impl Leader<'_> {
         Ok(())
     }
 
-    pub(super) async fn take_progress(&mut self, delivery: Delivery) {
+    pub(super) async fn take_progress(&mut self, delivery: Delivery) -> Result<(), BackendError> {
         if let Ok(progress) = Progress::decode(&delivery.body)
             && self.is_ours(&progress.address)
         {
             let key = WindowKey::new(progress.address.window, progress.address.revision);
-            let mut read = None;
+            let (mut read, mut waits) = (None, false);
             if let Some(open) = self.flight.partition_mut(key, progress.address.partition)
                 && open.may_be_under_way(&progress.worker, progress.attempt)
             {
@@ -126,13 +148,60 @@ impl Leader<'_> {
                 let bytes = progress.bytes.saturating_sub(open.reported.1);
                 open.reported = (progress.rows, progress.bytes);
                 read = Some(Event::Read { rows, bytes });
+                let hangs_in = progress.reading.as_ref().map(|reading| &reading.location);
+                waits = open.hangs_in.as_ref() != hangs_in;
             } else {
                 self.offer(&progress.address, None);
             }
             if let Some(read) = read {
                 self.tell(read);
             }
+            if waits {
+                self.note_reading(key, &progress).await?;
+            }
         }
         delivery.settle.ack().await;
+        Ok(())
+    }
+
+    /// Records which file a worker hangs in, or that it could go on, for whoever asks why nothing
+    /// moves.
+    async fn note_reading(
+        &mut self,
+        window: WindowKey,
+        progress: &Progress,
+    ) -> Result<(), BackendError> {
+        let (worker, partition) = (&progress.worker, progress.address.partition);
+        let now = self.it.ledger.now().await?;
+        let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
+        let (class, detail) = match (&progress.reading, open.hangs_in.take()) {
+            (Some(reading), _) => {
+                let took = i64::try_from(reading.seconds).unwrap_or(i64::MAX);
+                let since = now.saturating_add_micros(took.saturating_mul(-1_000_000));
+                let since = since.floor_to(1_000_000);
+                open.hangs_in = Some(reading.location.clone());
+                let detail = format!(
+                    "{worker} has been reading {} (uid {:?}) since {since}: does its file system \
+                     answer? It is waited for, and given back when the worker is stopped",
+                    reading.location, reading.uid
+                );
+                (READING, detail)
+            }
+            (None, Some(location)) => {
+                (RESUMED, format!("{worker} went on after it had hung in {location}"))
+            }
+            (None, None) => return Ok(()),
+        };
+        let trouble = (class.to_owned(), detail);
+        let ledger = &self.it.ledger;
+        let told = (trouble.0.as_str(), trouble.1.as_str());
+        ledger.note_trouble(&self.lease, window, partition, told).await?;
+        if open.hangs_in.is_some() {
+            let reason = trouble.1.clone();
+            warn!(window = %window.end, partition, "{reason}");
+            let _nobody_listens = self.it.events.send(Event::Waiting { reason });
+        }
+        open.record.trouble = Some(trouble);
+        Ok(())
     }
 }

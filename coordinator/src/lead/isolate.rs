@@ -23,10 +23,17 @@ impl Leader<'_> {
         let settings = &self.it.settings;
         let (limits, failures) = (settings.attempts, settings.failures);
         while let Some((key, partition, verdict)) = self.flight.used_up(limits, failures) {
-            match verdict {
+            let settled = match verdict {
                 Verdict::TryAgain => break,
-                Verdict::Split => self.split(key, &partition).await?,
-                Verdict::GiveUp => self.give_up(key, &partition).await?,
+                Verdict::Split => self.split(key, &partition).await,
+                Verdict::GiveUp => self.give_up(key, &partition).await,
+            };
+            match settled {
+                Ok(()) => {}
+                Err(error) if error.is_retryable() || error.is_conflict() => return Err(error),
+                // Without its manifest nobody can tell which rows these are.
+                Err(error) if !self.check_manifest(key, &partition).await? => return Err(error),
+                Err(_planned_anew) => {}
             }
         }
         Ok(())

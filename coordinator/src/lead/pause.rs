@@ -54,7 +54,7 @@ impl Leader<'_> {
         warn!("{pause}. No new work is begun until `des resume`");
         self.tell(Event::Paused { pause: pause.clone() });
         self.paused = Some(Paused { pause, remind: Instant::now() + REMIND_EVERY });
-        if let Some((_, planning)) = self.planning.take() {
+        if let Some((.., planning)) = self.planning.take() {
             planning.abort();
         }
         self.restoring = None;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{
-    NewPartition, NewWindow, Purpose, WindowCommit, WindowRecord, WindowState, WindowTotals,
+    NewPartition, NewWindow, Purpose, Stuck, WindowCommit, WindowRecord, WindowState, WindowTotals,
 };
 use backends::{BackendError, crash};
 use protocol::{Revision, Tally, Timestamp, Window, WindowKey};
@@ -13,31 +13,42 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use super::Leader;
+use super::again::plan_again;
 use crate::cutting::{Ahead, Next, next_window};
-use crate::findings::{Finding, Findings, Named};
+use crate::findings::Findings;
 use crate::flight::OpenWindow;
-use crate::remaining::Difference;
+use crate::held::HeldWindow;
 use crate::restore::{ANSWERS_IN_FLIGHT, Restorer};
 use crate::service::{Event, Goal};
-use crate::split::{Split, Splitter};
-use crate::survey::survey;
+use crate::split::Split;
 
 /// How long to wait before looking again, when nothing is due.
 const PLAN_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// How long to wait before a window that could not be planned is tried again.
+const STUCK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// A plan in the making.
 pub(super) type Planning = JoinHandle<Result<Plan, BackendError>>;
 
 /// What a finished plan came to.
 pub(super) struct Plan {
-    window: Window,
-    revision: Revision,
-    purpose: Purpose,
-    replaces: Vec<String>,
-    partitions: Vec<NewPartition>,
+    pub(super) window: Window,
+    pub(super) revision: Revision,
+    pub(super) purpose: Purpose,
+    pub(super) replaces: Vec<String>,
+    pub(super) partitions: Vec<NewPartition>,
     /// What the scan saw of a window that was settled before.
-    scanned: Tally,
-    findings: Findings,
+    pub(super) scanned: Tally,
+    pub(super) findings: Findings,
+}
+
+/// A certified window that the watermark cannot pass again, since it cannot be planned.
+pub(super) struct StuckAt {
+    pub(super) window: Window,
+    pub(super) reason: String,
+    /// When it is tried again: whoever restores an object from a backup tells nobody.
+    again: Instant,
 }
 
 impl Leader<'_> {
@@ -45,6 +56,10 @@ impl Leader<'_> {
     /// remain to be planned.
     pub(super) async fn plan_next(&mut self, goal: &Goal) -> Result<bool, BackendError> {
         if self.planning.is_some() {
+            return Ok(true);
+        }
+        if let Some(lost) = self.flight.to_be_planned_anew() {
+            self.begin_plan(lost.window, lost.revision, lost.purpose);
             return Ok(true);
         }
         // A window above the watermark, which was moved back over it, is met when it is its turn.
@@ -102,6 +117,7 @@ impl Leader<'_> {
             // Whether there is anything to do for it is known only once it is planned, and if not
             // it moves the watermark at once: it has to be its turn.
             Next::Again(_) if frontier != self.watermark => Ok(true),
+            Next::Again(window) if self.is_stuck_at(window) => Ok(false),
             Next::Again(window) => {
                 let revision = self.next_revision(window).await?;
                 self.begin_plan(window, revision, Purpose::Replay);
@@ -155,26 +171,34 @@ impl Leader<'_> {
         });
         debug!(window = %window, revision, purpose = purpose.as_str(), "planning");
         self.restoring = Some(answer);
-        self.planning = Some((WindowKey::new(window, revision), planning));
+        self.planning = Some((window, revision, planning));
     }
 
     pub(super) async fn take_plan(
         &mut self,
         planned: Result<Result<Plan, BackendError>, JoinError>,
     ) -> Result<(), BackendError> {
-        let planned_key = self.planning.take().map(|(key, _)| key);
+        let planned =
+            self.planning.take().map(|(window, revision, _)| (window, revision)).zip(Some(planned));
+        let Some(((window, revision), planned)) = planned else { return Ok(()) };
+        let key = WindowKey::new(window, revision);
         self.restoring = None;
         let plan = planned.map_err(|panicked| BackendError::Failed {
             what: "planning a window".to_owned(),
             cause: panicked.into(),
         })?;
-        let plan = match (plan, planned_key) {
-            (Ok(plan), _) => plan,
-            (Err(error), Some(key)) if !error.is_retryable() && key.end <= self.watermark => {
-                return self.drop_request(key, error.to_string()).await;
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) if error.is_retryable() || revision == 0 => return Err(error),
+            Err(error) => {
+                self.drop_request(key, error.to_string()).await?;
+                if key.end > self.watermark {
+                    self.stick(window, &error).await?;
+                }
+                return Ok(());
             }
-            (Err(error), _) => return Err(error),
         };
+        self.pull_free(window).await?;
         let rows: Tally = plan.partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
         if plan.revision > 0 && rows.rows == 0 && plan.replaces.is_empty() {
@@ -185,7 +209,10 @@ impl Leader<'_> {
         let findings = if revision > 0 { findings.encode() } else { None };
         let new = NewWindow { window, revision, purpose, scanned, findings, replaces, partitions };
         crash::point("after_manifest");
-        self.it.ledger.add_window(&self.lease, &new).await?;
+        match self.flight.windows.contains_key(&key) {
+            true => self.it.ledger.plan_again(&self.lease, &new).await?,
+            false => self.it.ledger.add_window(&self.lease, &new).await?,
+        }
         crash::point("after_ledger");
         info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
@@ -201,13 +228,46 @@ impl Leader<'_> {
             certificate: None,
             findings: new.findings,
             released: None,
+            splits_before: 0,
         };
         let settings = self.it.settings.pack;
         self.flight.windows.insert(key, OpenWindow::new(record, settings, records));
         Ok(())
     }
 
-    /// Drops a replay that cannot be planned, so that it does not come again with every leader.
+    fn is_stuck_at(&self, window: Window) -> bool {
+        let stuck = self.stuck.as_ref();
+        stuck.is_some_and(|it| it.window == window && Instant::now() < it.again)
+    }
+
+    /// Notes that the watermark cannot pass a certified window again. Everything else goes on.
+    async fn stick(&mut self, window: Window, error: &BackendError) -> Result<(), BackendError> {
+        let (end, reason) = (window.end(), HeldWindow::why_stuck(window, error));
+        let stuck = Stuck { end, reason: reason.clone() };
+        self.it.ledger.note_stuck(&self.lease, Some(&stuck)).await?;
+        if self.stuck.as_ref().is_none_or(|known| known.reason != reason) {
+            warn!(window = %end, "stuck: {reason}");
+            self.tell(Event::Held { window, reason: reason.clone() });
+        }
+        self.stuck = Some(StuckAt { window, reason, again: Instant::now() + STUCK_AGAIN_AFTER });
+        Ok(())
+    }
+
+    /// Forgets that a window could not be planned, now that it could.
+    async fn pull_free(&mut self, window: Window) -> Result<(), BackendError> {
+        if window.end() <= self.watermark {
+            return Ok(());
+        }
+        let known = self.it.ledger.stuck().await?;
+        if known.is_some_and(|stuck| stuck.end == window.end()) {
+            info!(window = %window, "it can be planned again");
+            self.it.ledger.note_stuck(&self.lease, None).await?;
+        }
+        self.stuck = None;
+        Ok(())
+    }
+
+    /// Drops a pass that cannot be planned, so that it does not come again with every leader.
     async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
         let open = self.it.ledger.open_windows().await?;
         if let Some(record) = open.iter().find(|record| record.key() == key) {
@@ -225,8 +285,11 @@ impl Leader<'_> {
                 advance_from: None,
             };
             self.it.ledger.commit_window(&self.lease, &commit).await?;
-            self.tell(Event::Held { window: record.window, reason: reason.clone() });
-            self.unplannable.push((record.window, reason));
+            self.flight.windows.remove(&key);
+            if key.end <= self.watermark {
+                self.tell(Event::Held { window: record.window, reason: reason.clone() });
+                self.unplannable.push((record.window, reason));
+            }
         }
         Ok(())
     }
@@ -245,6 +308,7 @@ impl Leader<'_> {
             advance_from: self.advance_from(window)?,
         };
         self.it.ledger.commit_window(&self.lease, &commit).await?;
+        self.flight.windows.remove(&WindowKey::new(window, revision));
         self.watermark = self.watermark.max(window.end());
         match (purpose, findings.files_beyond_help) {
             (Purpose::Replay, 0) => {
@@ -256,81 +320,5 @@ impl Leader<'_> {
         }
         self.tell(Event::Verified { window });
         Ok(())
-    }
-}
-
-/// Plans a pass over a window that was committed before: what is damaged is made again under its
-/// own name where it can be, and what then remains is split.
-async fn plan_again(
-    restorer: Restorer,
-    splitter: Splitter,
-    revisions: &[WindowRecord],
-    (window, revision, purpose): (Window, Revision, Purpose),
-) -> Result<Plan, BackendError> {
-    let mut survey = survey(&splitter.store, revisions, purpose).await?;
-    let restored = restorer.restore(&mut survey).await?;
-    let mut findings = Findings {
-        shards_checked: survey.shards_checked,
-        objects_restored: restored,
-        ..Findings::default()
-    };
-    for big in &survey.lost_big_files {
-        findings.beyond_help(Named {
-            finding: Finding::BeyondHelp,
-            uid: big.key.clone(),
-            created_at: None,
-            location: None,
-        });
-    }
-    let damaged: Vec<String> = survey.damaged().map(str::to_owned).collect();
-    let Split { partitions, difference } = splitter.split(window, revision, Some(survey)).await?;
-    let replaces = given_up(damaged, partitions.is_empty(), &difference);
-    findings.add(Findings {
-        late_rows: difference.late,
-        retried_rows: if partitions.is_empty() { 0 } else { difference.failed },
-        vanished_rows: difference.vanished,
-        moved_rows: difference.moved,
-        // Where something is packed, it is known only then what still cannot be read.
-        files_beyond_help: if partitions.is_empty() { difference.beyond_help } else { 0 },
-        named: difference
-            .named
-            .into_iter()
-            .filter(|it| match it.finding {
-                Finding::BeyondHelp => partitions.is_empty(),
-                // Users delete rows of what is archived: whoever repairs has not asked for them.
-                Finding::Vanished | Finding::Moved => purpose == Purpose::Reconcile,
-            })
-            .collect(),
-        ..Findings::default()
-    });
-    let scanned = difference.scanned;
-    Ok(Plan { window, revision, purpose, replaces, partitions, scanned, findings })
-}
-
-/// The damaged shards that the pass takes up: all of them, or, where nothing is packed, those all
-/// files of which are elsewhere in the archive. A pass that packs nothing while some row is known as
-/// failed takes up none: a revision answers for every failed row of its window, and would lose it.
-fn given_up(damaged: Vec<String>, packs_nothing: bool, difference: &Difference) -> Vec<String> {
-    if packs_nothing && difference.failed > 0 {
-        return Vec::new();
-    }
-    let numbered = damaged.into_iter().enumerate();
-    let given_up = |number: &usize| !packs_nothing || !difference.needed.contains(number);
-    numbered.filter(|(number, _)| given_up(number)).map(|(_, shard)| shard).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shard_that_alone_holds_a_file_is_given_up_only_when_its_files_are_packed_again() {
-        let damaged = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
-        let difference = Difference { needed: [1].into(), ..Difference::default() };
-        assert_eq!(given_up(damaged(), true, &difference), ["a", "c"]);
-        assert_eq!(given_up(damaged(), false, &difference), damaged());
-        let failed = Difference { failed: 1, ..Difference::default() };
-        assert_eq!(given_up(damaged(), true, &failed), Vec::<String>::new());
-        assert_eq!(given_up(damaged(), false, &failed), damaged());
     }
 }

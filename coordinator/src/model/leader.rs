@@ -163,6 +163,9 @@ impl Leader {
             }
             Meaning::TryAgain(setback) => setback,
         };
+        if self.plan_anew(world, key, &partition)? {
+            return Ok(());
+        }
         world.set_back(self.epoch, place, &setback, false)?;
         if let Some(open) = self.flight.partition_mut(key, outcome.address.partition) {
             open.last_sign = None;
@@ -171,9 +174,30 @@ impl Leader {
         Ok(())
     }
 
+    /// Where the partition's manifest is gone, its window is planned anew.
+    fn plan_anew(
+        &mut self,
+        world: &mut World,
+        key: WindowKey,
+        partition: &PartitionRecord,
+    ) -> Result<bool, Fell> {
+        if world.manifests.contains_key(&partition.manifest) {
+            return Ok(false);
+        }
+        let Some(open) = self.flight.windows.remove(&key) else { return Ok(false) };
+        let new = split(world, open.record.window);
+        world.plan_again(self.epoch, new)?;
+        world.counts.planned_anew += 1;
+        self.look(world);
+        Ok(true)
+    }
+
     fn settle_used_up(&mut self, world: &mut World) -> Result<(), Fell> {
         let used_up = self.flight.used_up(world.limits, world.failures);
         let Some((key, partition, verdict)) = used_up else { return Ok(()) };
+        if self.plan_anew(world, key, &partition)? {
+            return Ok(());
+        }
         match verdict {
             Verdict::TryAgain => {}
             Verdict::Split => split_partition(world, self.epoch, key, &partition)?,
@@ -201,6 +225,10 @@ impl Leader {
         for open in &window.partitions {
             let partition = &open.record;
             let name = partition.accepted.as_ref().map(|it| it.receipt.clone()).unwrap_or_default();
+            if !world.manifests.contains_key(&partition.manifest) {
+                let partition = partition.clone();
+                return self.plan_anew(world, key, &partition).map(drop);
+            }
             match read(world, &name, window.record.window, partition) {
                 Ok((receipt, _)) => sum += receipt.packed + receipt.failed,
                 Err(why) => {
@@ -285,6 +313,7 @@ fn split(world: &mut World, window: Window) -> Recorded {
             not_before: None,
             trouble: None,
             first_look: None,
+            under_way_by: None,
             accepted: None,
         });
         world.manifests.insert(manifest, of_partition.to_vec());

@@ -32,9 +32,14 @@ pub(super) fn work(world: &mut World) {
         5 => return world.tasks.push((task, true)),
         _ => {}
     }
-    if let Some(name) = earlier_receipt(world, &task) {
+    if let Some(name) = earlier_receipt(world, &task)
+        && world.manifests.contains_key(&task.manifest)
+    {
         let result = TaskResult::Done { receipt: name, receipt_size: 1 };
         return answer(world, &task, worker, result);
+    }
+    if !world.manifests.contains_key(&task.manifest) {
+        return retry(world, &task, worker, RetryClass::Store);
     }
     let rows = rows_of(world, &as_record(&task));
     let has = |nature| rows.iter().any(|row| world.rows[*row].1 == nature);
@@ -86,6 +91,7 @@ fn as_record(task: &Task) -> PartitionRecord {
         not_before: None,
         trouble: None,
         first_look: None,
+        under_way_by: None,
         accepted: None,
     }
 }

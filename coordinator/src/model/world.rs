@@ -76,15 +76,16 @@ pub(super) struct Counts {
     pub(super) given_up: u64,
     pub(super) held: u64,
     pub(super) lost_objects: u64,
+    pub(super) planned_anew: u64,
     pub(super) sound: u64,
     pub(super) sound_given_up: u64,
 }
 
 impl Counts {
-    fn values(&mut self) -> [&mut u64; 14] {
+    fn values(&mut self) -> [&mut u64; 15] {
         let Self { windows, takeovers, stale_refused, dropped, repeated, interrupted, .. } = self;
         let Self { lies, refused_receipts, splits, given_up, held, lost_objects, .. } = self;
-        let Self { sound, sound_given_up, .. } = self;
+        let Self { sound, sound_given_up, planned_anew, .. } = self;
         [
             windows,
             takeovers,
@@ -98,6 +99,7 @@ impl Counts {
             given_up,
             held,
             lost_objects,
+            planned_anew,
             sound,
             sound_given_up,
         ]
@@ -295,6 +297,15 @@ impl World {
                     self.counts.lost_objects += 1;
                 }
             }
+            6 if self.rng.one_in(8) => {
+                let open = |it: &&Recorded| it.record.state != WindowState::Committed;
+                let partitions = self.windows.values().filter(open).flat_map(|it| &it.partitions);
+                let manifests: Vec<_> = partitions.map(|it| it.manifest.clone()).collect();
+                if let Some(at) = self.rng.position(manifests.len()) {
+                    self.manifests.remove(&manifests[at]);
+                    self.counts.lost_objects += 1;
+                }
+            }
             _ => {}
         }
     }
@@ -359,6 +370,18 @@ impl World {
         self.require(epoch)?;
         self.windows.entry(new.record.key()).or_insert(new);
         Ok(())
+    }
+
+    /// Another plan of a window that is open.
+    pub(super) fn plan_again(&mut self, epoch: u64, new: Recorded) -> Result<(), Fell> {
+        self.require(epoch)?;
+        match self.windows.get_mut(&new.record.key()) {
+            Some(known) if known.record.state != WindowState::Committed => {
+                *known = new;
+                Ok(())
+            }
+            _ => Err(Fell::Wrong("a window that is not open is planned again".to_owned())),
+        }
     }
 
     pub(super) fn partition(
@@ -489,6 +512,7 @@ pub(super) fn recorded(window: Window, rows: Tally, partitions: Vec<PartitionRec
         purpose: Purpose::Scan,
         findings: None,
         released: None,
+        splits_before: 0,
     };
     Recorded { record, partitions }
 }

@@ -1,6 +1,6 @@
 //! `des adjust`: moves the watermark.
 
-use coordinator::operate::{AdjustPlan, Operator, Target, adjust, plan_adjust};
+use coordinator::adjust::{AdjustPlan, Operator, Target, adjust, plan_adjust};
 use retriever::Archive;
 use serde::Serialize;
 

@@ -151,7 +151,7 @@ pub(super) async fn worker(config: &Config, output: Output) -> Result<Exit, Fail
 
 async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {
     let report = catalog.inspect().await?;
-    let files = catalog.count(None, None).await?.files;
+    let files = catalog.count_files(None, None).await?;
     findings.ok(
         "catalog",
         format!(
@@ -298,7 +298,7 @@ async fn look_at_ledger(
     }
     let origin = archive.map(|record| record.origin).or(watermark.map(|row| row.archived_until));
     if let (Some(catalog), Some(origin)) = (catalog, origin.or(config.default_archived_until)) {
-        let below = catalog.count(None, Some(origin)).await?.files;
+        let below = catalog.count_files(None, Some(origin)).await?;
         if below > 0 {
             let text = format!("{} files at or below {origin} are not covered", grouped(below));
             findings.warn("ledger", text);

@@ -44,7 +44,7 @@ pub(super) async fn run(args: InitArgs, output: Output) -> Result<Exit, Failure>
         origin: origin.to_string(),
         archived_until: archive.watermark.archived_until.to_string(),
         lag_days: archive.watermark.lag_days,
-        uncovered_files: fleet.catalog.count(None, Some(origin)).await?.files,
+        uncovered_files: fleet.catalog.count_files(None, Some(origin)).await?,
         unplaceable_files: fleet.catalog.unplaceable().await?.total(),
     };
     output.result(&result, human)?;

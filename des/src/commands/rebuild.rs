@@ -1,6 +1,6 @@
 //! `des rebuild-ledger`: records again what the store proves.
 
-use coordinator::rebuild::{RebuildReport, examine, rebuild};
+use coordinator::rebuild::{RebuildReport, Skip, SkipVerdict, examine, rebuild};
 
 use crate::cli::RebuildArgs;
 use crate::config::Config;
@@ -15,7 +15,7 @@ pub(super) async fn run(args: RebuildArgs, output: Output) -> Result<Exit, Failu
         false => None,
     };
     let seed = wiring::seed(&config, 0, None);
-    let rebuilding = examine(&store, existing.as_deref(), &seed).await?;
+    let rebuilding = examine(&store, existing.as_deref(), &seed, args.accept_skip).await?;
     if args.dry_run || !rebuilding.is_needed() {
         let needed = rebuilding.is_needed();
         output.result(rebuilding.report(), |report| human(report, needed))?;
@@ -47,10 +47,32 @@ fn human(it: &RebuildReport, needed: bool) -> String {
             grouped(it.windows_after_gap)
         ));
     }
+    for skip in it.skips.iter().filter(|skip| skip.verdict != SkipVerdict::Confirmed) {
+        text.push_str(&in_doubt(skip));
+    }
     text.push_str(match (needed, it.changed) {
         (false, _) => "The ledger lacks nothing that the store proves. Nothing was changed.\n",
         (true, false) => "Nothing was changed.\n",
         (true, true) => "The ledger is whole again: `des migrate` or a coordinator goes on.\n",
     });
     text
+}
+
+/// What is to be said of a skip that may never have happened.
+fn in_doubt(skip: &Skip) -> String {
+    let Skip { certificate, start, end, verdict, believed } = skip;
+    let says = format!("{certificate} says that what lies between {start} and {end} was skipped");
+    match (verdict, believed) {
+        (SkipVerdict::Contradicted, _) => format!(
+            "NOT BELIEVED: {says}, and a later window begins inside it: the `des adjust` that wrote \
+             it died before it was done. Remove that object.\n"
+        ),
+        (_, true) => format!("BELIEVED AT YOUR WORD: {says}, and nothing later confirms it.\n"),
+        (_, false) => format!(
+            "NOT BELIEVED: {says}, and nothing later confirms it: the `des adjust` that wrote it may \
+             have died before it was done. Its files are archived. If it was done and nothing came \
+             after it, say `--accept-skip`, else remove that object: `des gc` refuses while nothing \
+             in the ledger accounts for it.\n"
+        ),
+    }
 }

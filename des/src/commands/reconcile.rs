@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backends::ledger::{AuditEntry, Look, Purpose};
-use coordinator::operate::request_passes;
+use coordinator::operate::{committed_ends, request_passes};
 use coordinator::recheck::tally;
 use protocol::Timestamp;
 use serde::Serialize;
@@ -49,6 +49,9 @@ pub(super) async fn run(args: ReconcileArgs, output: Output) -> Result<Exit, Fai
     let workers = workers(&config, args.workers)?;
     let permissions = Permissions { migrate: false, accept_below: 0, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
+    if let Some(to) = args.to {
+        committed_ends(&*fleet.ledger, args.from, to).await?;
+    }
     let (mut compared, mut skipped, mut different) = (0, 0, Vec::new());
     let mut after = args.from;
     loop {

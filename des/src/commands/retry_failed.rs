@@ -1,7 +1,7 @@
 //! `des retry-failed`: tries again what is recorded as failed.
 
 use backends::ledger::{AuditEntry, Purpose, WindowRecord};
-use coordinator::operate::request_passes;
+use coordinator::operate::{committed_ends, request_passes};
 use protocol::Timestamp;
 use serde::Serialize;
 
@@ -27,6 +27,9 @@ pub(super) async fn run(args: RetryFailedArgs, output: Output) -> Result<Exit, F
     let workers = workers(&config, args.workers)?;
     let permissions = Permissions { migrate: false, accept_below: 0, reason: None };
     let fleet = wiring::connect(&config, permissions).await?;
+    if let Some(end) = args.window {
+        committed_ends(&*fleet.ledger, Some(end.saturating_add_micros(-1)), end).await?;
+    }
     let mut ends = fleet.ledger.windows_with_errors().await?;
     ends.retain(|end| args.window.is_none_or(|wanted| wanted == *end));
     let audit = AuditEntry {

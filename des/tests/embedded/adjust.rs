@@ -229,7 +229,7 @@ fn what_lies_above_a_watermark_that_was_moved_back_waits_for_its_turn() {
     let place = archived(5..9);
     place.json(&format!("adjust --set-date {}", place.midnight(6)));
     let words = format!("replay --window {}", place.midnight(8));
-    place.des(&words).expect(1).says(["was moved back to", "des migrate"]);
+    place.des(&words).expect(2).says(["was moved back to", "des migrate"]);
     // Also one that was recorded before it was moved back stands in nobody's way.
     place.sql().execute(&format!(
         "INSERT INTO des_windows (job, window_end, revision, window_start, state, row_count, \

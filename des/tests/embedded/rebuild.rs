@@ -243,3 +243,65 @@ fn what_cannot_be_rebuilt_is_refused() {
     place.set("packer.n_bits", 4).set("job", "another");
     refused(&place, &["belongs to job default"]);
 }
+
+#[test]
+fn a_skip_is_believed_when_something_confirms_it() {
+    let skipped = |and_more: bool| {
+        let mut place = Place::new();
+        place.fill(5..9, 3);
+        place.load();
+        place.json("init");
+        let start = place.watermark();
+        // Not where a window would end by itself, whose certificate would supersede this one.
+        let to = place.midnight(7).replace("T00", "T06");
+        let moved = place.json(&format!("adjust --set-date {to} --allow-skip"));
+        let left = 12 - moved["skipped_files"].as_u64().expect("files");
+        assert!(left < 12, "{moved}");
+        if and_more {
+            place.migrate();
+        }
+        let certificates = place.objects().into_keys();
+        let mut skip = certificates.filter(|name| {
+            name.starts_with("_des/certificates/")
+                && std::fs::read_to_string(place.archive().join(name))
+                    .is_ok_and(|text| text.contains("\"skipped\""))
+        });
+        let name = skip.next().expect("its certificate");
+        lose(&place);
+        (place, name, start, to, left)
+    };
+    // It may have been written by a command that died right after.
+    let (place, name, start, to, _) = skipped(false);
+    let told = place.des("rebuild-ledger --dry-run").expect(0).text();
+    for text in [name.as_str(), "NOT BELIEVED", "--accept-skip", &to] {
+        assert!(told.contains(text), "`{text}` is not said: {told}");
+    }
+    let done = place.json("rebuild-ledger");
+    assert_eq!(done["archived_until"], start.as_str(), "{done}");
+    assert_eq!(done["skips"][0]["verdict"], "unconfirmed", "{done}");
+    assert_eq!(place.migrate()["files_archived"], 12, "nothing is lost by not believing it");
+    // What came later tells that it never happened, whatever is said.
+    lose(&place);
+    for words in ["rebuild-ledger --dry-run", "rebuild-ledger --accept-skip --dry-run"] {
+        let told = place.des(words).expect(0).text();
+        assert!(told.contains("begins inside it") && told.contains(&name), "{told}");
+    }
+    let done = place.json("rebuild-ledger");
+    assert_eq!(done["archived_until"], place.cutoff().as_str(), "{done}");
+    place.des("gc --dry-run").expect(2).says([&name]);
+    std::fs::remove_file(place.archive().join(&name)).expect("removed");
+    place.json("gc --dry-run");
+    assert_eq!(place.verify_deep()["files"], 12);
+
+    let (place, name, _, to, left) = skipped(false);
+    let told = place.des("rebuild-ledger --accept-skip").expect(0).text();
+    assert!(told.contains("BELIEVED AT YOUR WORD") && told.contains(&name), "{told}");
+    assert_eq!(place.watermark(), to);
+    assert_eq!(place.migrate()["files_archived"], left);
+
+    let (place, ..) = skipped(true);
+    let done = place.json("rebuild-ledger");
+    assert_eq!(done["skips"][0]["verdict"], "confirmed", "{done}");
+    assert_eq!(done["archived_until"], place.cutoff().as_str(), "{done}");
+    assert_eq!(place.migrate()["files_archived"], 0);
+}

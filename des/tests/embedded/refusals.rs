@@ -291,7 +291,34 @@ fn what_comes_too_early_is_told() {
     }
     assert_refused(&place, "migrate --no-migrate", 1, &["run `des init`"]);
     place.json("init");
-    place.des("replay --window 2024-12-01").expect(1).says(["no committed window", "`des ls`"]);
+    place.des("replay --window 2024-12-01").expect(2).says(["nothing is committed", "`des ls`"]);
+}
+
+#[test]
+fn a_window_that_does_not_exist_is_refused_with_those_that_do() {
+    let place = place_with_files();
+    place.migrate();
+    let listed = place.json("ls");
+    let first = listed["windows"][0]["end"].as_str().expect("an end").to_owned();
+    let (nowhere, later) = ("2001-01-01T00:00:00Z", "2001-01-02T00:00:00Z");
+    let told = [nowhere, "no committed window ends", first.as_str(), "`des ls`"];
+    for words in [
+        format!("replay --window {nowhere}"),
+        format!("replay --to {nowhere}"),
+        format!("retry-failed --window {nowhere}"),
+        format!("reconcile --to {nowhere}"),
+    ] {
+        place.des(&words).expect(2).says(told);
+    }
+    for words in ["replay", "reconcile"] {
+        place.des(&format!("{words} --from {nowhere} --to {later}")).expect(2).says(told);
+    }
+    for words in ["retry", "release --reason why"] {
+        let told = [nowhere, "is not held: no window is"];
+        place.des(&format!("{words} --window {nowhere}")).expect(2).says(told);
+    }
+    place.json(&format!("retry-failed --window {first}"));
+    place.json(&format!("reconcile --to {first}"));
 }
 
 #[test]

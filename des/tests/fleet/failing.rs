@@ -86,6 +86,24 @@ fn a_file_that_kills_its_workers_is_isolated_and_given_up() {
     let replayed = fleet.json(&format!("replay --window {}", fleet.window_end(DAY)));
     assert_eq!(replayed["windows"], 0, "{replayed}");
     assert_eq!(fleet.objects(), before);
+
+    // What is damaged of it is made again out of its part of the manifest, under its own name, and
+    // without the file over which workers die.
+    let (end, stuck) = (fleet.window_end(DAY), fleet.stuck_writes());
+    let contents = |fleet: &Fleet| fleet.contents(".des");
+    let (whole, shards) = (contents(&fleet), before.keys().filter(|it| it.ends_with(".des")));
+    let shards: Vec<_> = shards.collect();
+    assert!(shards.len() > 2, "{shards:?}");
+    fleet.damage(&shards);
+    assert_ne!(contents(&fleet), whole);
+    let replayed = fleet.json(&format!("replay --window {end}"));
+    assert_eq!(replayed["found"]["objects_restored"], shards.len(), "{replayed}");
+    assert_eq!((&replayed["windows"], &replayed["held"]), (&0.into(), &serde_json::Value::Null));
+    assert_eq!(contents(&fleet), whole, "the same bytes under the same names");
+    assert_eq!(fleet.objects(), before);
+    assert_eq!(fleet.stuck_writes(), stuck, "nobody went near the file over which workers die");
+    let verified = fleet.json("verify --deep");
+    assert_eq!((&verified["files"], &verified["damaged"]), (&json!(11), &json!(0)), "{verified}");
 }
 
 fn settled(fleet: &Fleet) -> bool {

@@ -9,9 +9,13 @@ mod faults;
 mod operators;
 mod pause;
 mod setup;
+mod stalls;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
+
+#[path = "../../../backends/tests/support/stalling_proxy.rs"]
+mod stalling_proxy;
 
 #[path = "../support/process.rs"]
 mod process;

@@ -97,6 +97,11 @@ impl Fleet {
         self.write_config();
     }
 
+    /// The URL that everything but the workers is configured with.
+    pub(crate) fn database_url(&self) -> String {
+        self.config["database"]["url"].as_str().expect("a URL").to_owned()
+    }
+
     /// URL and prefix.
     pub(crate) fn broker(&self) -> (String, String) {
         (server("DES_TEST_AMQP_URL"), self.database.clone())
@@ -351,6 +356,17 @@ impl Fleet {
             }
         }
         found
+    }
+
+    /// The hashes of the objects whose names end so.
+    pub(crate) fn contents(&self, ends: &str) -> BTreeMap<String, String> {
+        let names = self.objects().into_keys().filter(|name| name.ends_with(ends));
+        names
+            .map(|name| {
+                let bytes = std::fs::read(self.s3.bucket_dir.join(&name)).expect("an object");
+                (name, blake3::hash(&bytes).to_string())
+            })
+            .collect()
     }
 
     /// Takes the objects away, or changes a byte of them, by turns.

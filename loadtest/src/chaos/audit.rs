@@ -2,7 +2,7 @@
 //! to its last, every file in it compared with its source, and every row of the catalog looked
 //! for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use protocol::receipt::ShardRef;
@@ -28,8 +28,20 @@ pub(crate) struct Audited {
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Reads everything that the committed windows name.
+/// Reads everything that the committed windows name, and looks for other certificates.
 pub(crate) fn audit(
+    bucket: &Bucket,
+    expected: &Expected,
+    standing: (&[Commit], Option<protocol::Timestamp>),
+    errors: &[(String, String)],
+) -> Audited {
+    let mut found = audit_under_way(bucket, expected, standing, errors);
+    found.compare_listing(bucket, standing.0);
+    found
+}
+
+/// Reads everything that the committed windows name, while another may be just being committed.
+pub(crate) fn audit_under_way(
     bucket: &Bucket,
     expected: &Expected,
     (commits, settled_until): (&[Commit], Option<protocol::Timestamp>),
@@ -39,10 +51,11 @@ pub(crate) fn audit(
         bucket,
         expected,
         seen: vec![0; expected.rows().len()],
+        replaced: HashSet::new(),
         settled_until,
         found: Audited::default(),
     };
-    audit.compare_listing(commits);
+    audit.note_replaced(commits);
     for commit in commits {
         if let Err(error) = audit.certificate(commit) {
             audit.wrong(format!("{}: {error:#}", commit.certificate));
@@ -57,20 +70,21 @@ struct Audit<'a> {
     expected: &'a Expected,
     /// How often the row is in a shard.
     seen: Vec<u32>,
+    /// Shards that a later revision took the place of.
+    replaced: HashSet<String>,
     settled_until: Option<protocol::Timestamp>,
     found: Audited,
 }
 
-impl Audit<'_> {
+impl Audited {
     fn wrong(&mut self, what: String) {
-        self.found.findings.push(Finding::new(Sin::Wrong, 1, what));
+        self.findings.push(Finding::new(Sin::Wrong, 1, what));
     }
 
     /// The archive explains itself: the certificates that count by their names are the ones that
     /// the ledger has.
-    fn compare_listing(&mut self, commits: &[Commit]) {
-        let folder =
-            self.bucket.bucket_dir.join(format!("{}{}", self.bucket.prefix, names::CERTIFICATES));
+    fn compare_listing(&mut self, bucket: &Bucket, commits: &[Commit]) {
+        let folder = bucket.bucket_dir.join(format!("{}{}", bucket.prefix, names::CERTIFICATES));
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let listed = entries.filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -96,14 +110,31 @@ impl Audit<'_> {
             ));
         }
     }
+}
+
+impl Audit<'_> {
+    fn wrong(&mut self, what: String) {
+        self.found.wrong(what);
+    }
+
+    fn note_replaced(&mut self, commits: &[Commit]) {
+        for commit in commits {
+            let bytes = self.bucket.read(&commit.certificate).unwrap_or_default();
+            // One that cannot be read is spoken of below.
+            let certificate = Certificate::decode(&bytes).ok();
+            self.replaced.extend(certificate.into_iter().flat_map(|it| it.replaces));
+        }
+    }
 
     fn certificate(&mut self, commit: &Commit) -> anyhow::Result<()> {
         let certificate = Certificate::decode(&self.bucket.read(&commit.certificate)?)?;
-        for shard in &certificate.shards {
+        let replaced = std::mem::take(&mut self.replaced);
+        for shard in certificate.shards.iter().filter(|it| !replaced.contains(&it.key)) {
             if let Err(error) = self.shard(shard) {
                 self.wrong(format!("{}: {error:#}", shard.key));
             }
         }
+        self.replaced = replaced;
         Ok(())
     }
 
@@ -189,7 +220,7 @@ impl Audit<'_> {
             let seen = self.seen.get(at).copied().unwrap_or_default();
             match (seen, reasons.get(&at)) {
                 (1, None) => self.found.equal += 1,
-                (0, Some(reason)) if row.content.is_none() && *reason == "missing" => {
+                (0, Some(reason)) if row.content.is_none() && *reason == row.reason => {
                     self.found.failed += 1;
                 }
                 // What is not settled yet is not lost either.

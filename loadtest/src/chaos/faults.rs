@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::files::Manner;
 use super::inject::{Effect, Target};
 use super::oracle::{Finding, Sin};
 use super::plan::{CRASH_POINTS, CrashPoint, Fault, Kind, Role, Sabotage, fault, provocation};
@@ -58,7 +59,7 @@ impl Schedule {
 /// Injects faults until `ended`, then waits for those under way.
 pub(crate) async fn inject_all(
     target: &Arc<Target>,
-    schedule: Schedule,
+    (schedule, manner): (Schedule, Manner),
     accepted: watch::Receiver<u64>,
     ended: CancellationToken,
 ) -> Vec<FaultRecord> {
@@ -88,7 +89,10 @@ pub(crate) async fn inject_all(
         if schedule.is_alone(number) {
             let before = *accepted.borrow();
             let left = inject(&target, fault, &records).await;
-            judge_left_tasks(&target, fault, left, &ended).await;
+            // Of a partition that is split nobody answers the task.
+            if manner != Manner::Poisoned {
+                judge_left_tasks(&target, fault, left, &ended).await;
+            }
             wait_for_more(&accepted, before, ALONE_LIMIT, &ended).await;
         } else {
             under_way.spawn(async move {

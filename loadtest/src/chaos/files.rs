@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use protocol::{Tally, Timestamp, Window};
+use tokio_util::sync::CancellationToken;
 
 use super::dice::Dice;
 
@@ -23,6 +25,27 @@ const BIG: (u64, usize) = (4, 1_200_000);
 /// Above this a file lies beside the shards.
 pub(crate) const BIG_FILE_THRESHOLD: u64 = 1_000_000;
 
+/// In an operated round, rows of these days (from 0) are hidden, one of so many.
+const HIDDEN_ON: [u64; 3] = [1, 4, 7];
+const HIDDEN_ONE_IN: u64 = 40;
+/// In an operated round, one row in so many comes into the catalog late.
+const LATE_ONE_IN: u64 = 211;
+/// Files that are poison in a round with poison: over the first a worker dies, the others cannot be
+/// read for the machine's reasons.
+const DIES: [u64; 1] = [333];
+const BROKEN: [u64; 2] = [555, 777];
+
+/// What is special about a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Manner {
+    /// Nothing but faults.
+    Plain,
+    /// An operator is at work: files are hidden at first, rows come late, windows are held.
+    Operated,
+    /// Some files are poison, and partitions have few attempts.
+    Poisoned,
+}
+
 /// A row of the catalog, and what the archive must hold for it.
 #[derive(Clone, Debug)]
 pub(crate) struct CatalogRow {
@@ -30,8 +53,14 @@ pub(crate) struct CatalogRow {
     pub(crate) created_at: Timestamp,
     pub(crate) location: PathBuf,
     pub(crate) size: u64,
-    /// Of the file's bytes; `None` when there is no file.
+    /// Of the file's bytes; `None` when it cannot be archived.
     pub(crate) content: Option<blake3::Hash>,
+    /// The one reason that an error row may have, where it cannot.
+    pub(crate) reason: &'static str,
+    /// It comes into the catalog when its window is committed already.
+    pub(crate) is_late: bool,
+    /// Its file is away until the operator puts it back.
+    pub(crate) is_hidden: bool,
 }
 
 /// The source files, which all rounds share.
@@ -41,15 +70,21 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Makes `count` files below `root`.
-    pub(crate) fn make(root: &Path, count: u64) -> anyhow::Result<Self> {
+    /// Makes `count` files below `root`, unless it is told to stop.
+    pub(crate) fn make(root: &Path, count: u64, stop: &CancellationToken) -> anyhow::Result<Self> {
         let mut made = Vec::new();
         for number in 0..count {
+            anyhow::ensure!(!stop.is_cancelled(), "interrupted");
             let folder = root.join(format!("{:04}", number / FILES_PER_DIRECTORY));
             if number % FILES_PER_DIRECTORY == 0 {
                 std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
             }
-            let path = folder.join(format!("{number:07}.json"));
+            let kind = match number {
+                dies if DIES.contains(&dies) => "dies",
+                broken if BROKEN.contains(&broken) => "broken",
+                _ => "json",
+            };
+            let path = folder.join(format!("{number:07}.{kind}"));
             let bytes = content(number);
             let is_there = number % MISSING_ONE_IN != MISSING_ONE_IN - 1;
             if is_there {
@@ -61,19 +96,36 @@ impl Files {
     }
 
     /// The rows of a round: the same files with other times.
-    pub(crate) fn rows(&self, first_day: Timestamp, round: u64) -> Vec<CatalogRow> {
+    pub(crate) fn rows(&self, first_day: Timestamp, round: u64, manner: Manner) -> Vec<CatalogRow> {
         let rows = self.made.iter().enumerate().map(|(number, (location, size, content))| {
             let number = number as u64;
+            let created_at = created_at(first_day, round, number);
+            let poison = match manner {
+                Manner::Poisoned if DIES.contains(&number) => Some("gave_up"),
+                Manner::Poisoned if BROKEN.contains(&number) => Some("unreadable"),
+                _ => None,
+            };
+            let since = created_at.as_micros() - first_day.as_micros() - 1;
+            let day = u64::try_from(since).unwrap_or_default() / MICROS_PER_DAY;
+            let is_there = content.is_some() && manner == Manner::Operated;
             CatalogRow {
                 uid: uid(number),
-                created_at: created_at(first_day, round, number),
+                created_at,
                 location: location.clone(),
                 size: *size,
-                content: *content,
+                content: content.filter(|_| poison.is_none()),
+                reason: poison.unwrap_or("missing"),
+                is_late: is_there && number % LATE_ONE_IN == 7,
+                is_hidden: is_there && HIDDEN_ON.contains(&day) && number % HIDDEN_ONE_IN == 5,
             }
         });
         rows.collect()
     }
+}
+
+/// Where a hidden file is meanwhile.
+pub(crate) fn hidden_path(location: &Path) -> PathBuf {
+    location.with_extension("hidden")
 }
 
 fn uid(number: u64) -> String {
@@ -138,10 +190,10 @@ impl Expected {
         self.by_uid.get(uid).copied()
     }
 
-    /// Count and digest of the rows in a window.
+    /// Count and digest of the rows that the catalog holds for a window from the first.
     pub(crate) fn tally(&self, window: Window) -> Tally {
         let mut tally = Tally::default();
-        for row in self.in_window(window) {
+        for row in self.in_window(window).iter().filter(|row| !row.is_late) {
             tally.count(&row.uid, row.created_at);
         }
         tally
@@ -166,10 +218,10 @@ mod tests {
     #[test]
     fn a_window_holds_its_end_and_not_its_beginning() {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = Files::make(dir.path(), 800).expect("files");
+        let files = Files::make(dir.path(), 800, &CancellationToken::new()).expect("files");
         let first: Timestamp = "2024-06-01".parse().expect("a date");
         let day = |days: i64| first.saturating_add_micros(days * 86_400_000_000);
-        let expected = Expected::new(files.rows(first, 1));
+        let expected = Expected::new(files.rows(first, 1, Manner::Plain));
         let window = |from, to| Window::new(day(from), day(to)).expect("a window");
         let days = i64::try_from(DAYS).expect("few");
         let each: u64 = (0..days).map(|at| expected.tally(window(at, at + 1)).rows).sum();
@@ -182,9 +234,29 @@ mod tests {
         assert!(rows.iter().any(|row| row.size > BIG_FILE_THRESHOLD), "no file is big");
         let midnights = rows.iter().filter(|row| row.created_at == row.created_at.day().start());
         assert_eq!(midnights.count(), 80);
-        let others = files.rows(first, 2);
+        let others = files.rows(first, 2, Manner::Plain);
         assert!(rows.iter().any(|row| {
             others.iter().any(|it| it.uid == row.uid && it.created_at != row.created_at)
         }));
+    }
+
+    #[test]
+    fn each_manner_has_its_rows() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = Files::make(dir.path(), 2_000, &CancellationToken::new()).expect("files");
+        let first: Timestamp = "2024-06-01".parse().expect("a date");
+        let count = |manner, is: fn(&CatalogRow) -> bool| {
+            files.rows(first, 1, manner).iter().filter(|row| is(row)).count()
+        };
+        assert_eq!(count(Manner::Plain, |row| row.is_late || row.is_hidden), 0);
+        assert!(count(Manner::Operated, |row| row.is_late) > 5);
+        assert!(count(Manner::Operated, |row| row.is_hidden) > 10);
+        assert_eq!(count(Manner::Poisoned, |row| row.reason == "gave_up"), DIES.len());
+        assert_eq!(count(Manner::Poisoned, |row| row.reason == "unreadable"), BROKEN.len());
+        let window = Window::new(first, first.saturating_add_micros(86_400_000_000 * 10));
+        let window = window.expect("a window");
+        let all = Expected::new(files.rows(first, 1, Manner::Operated));
+        let late = all.rows().iter().filter(|row| row.is_late).count() as u64;
+        assert_eq!(all.tally(window).rows, 2_000 - late);
     }
 }

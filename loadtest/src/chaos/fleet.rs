@@ -9,11 +9,12 @@ use anyhow::{Context as _, ensure};
 use protocol::Timestamp;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use super::database::Database;
-use super::files::{BIG_FILE_THRESHOLD, CatalogRow, DAYS};
+use super::files::{BIG_FILE_THRESHOLD, CatalogRow, DAYS, Manner};
 use super::ground::Ground;
 use super::plan::{Link, Role};
 use super::process::{Process, Recipe};
@@ -27,6 +28,10 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 pub(crate) const GC_GRACE: Duration = Duration::from_secs(1);
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 3;
+/// A window of an operated round with more failed files than this is held.
+const FEW_FAILED: u64 = 5;
+/// Attempts of a partition in a round with poison.
+const FEW_ATTEMPTS: u64 = 2;
 /// Rows that one statement inserts.
 const INSERT_ROWS: usize = 2_000;
 
@@ -46,6 +51,32 @@ pub(crate) struct Fleet {
     des: PathBuf,
 }
 
+/// Commands of `des` for one fleet.
+#[derive(Clone, Debug)]
+pub(crate) struct Commands {
+    des: PathBuf,
+    config: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Commands {
+    /// Runs `des WORDS` to its end, which must be a good one; what it printed.
+    pub(crate) async fn run(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.des)
+            .args(words)
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("cannot start {}", self.des.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "des {words:?} ended with {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
 /// The midnight before the first row of a round that begins now, and the one that its last window
 /// ends on.
 pub(crate) fn days_of(now: Timestamp) -> (Timestamp, Timestamp) {
@@ -59,7 +90,7 @@ impl Fleet {
     pub(crate) async fn make(
         ground: &Ground,
         round: u64,
-        rows: &[CatalogRow],
+        (rows, manner): (&[CatalogRow], Manner),
         partition_rows: u64,
     ) -> anyhow::Result<Self> {
         let name = format!("chaos_{}", uuid::Uuid::new_v4().simple());
@@ -80,13 +111,24 @@ impl Fleet {
             ],
             des: ground.des.clone(),
         };
-        let config = fleet.config(ground, partition_rows)?;
+        let mut config = fleet.config(ground, partition_rows)?;
+        match manner {
+            Manner::Plain => {}
+            Manner::Operated => config["coordinator"]["max_failed_files"] = FEW_FAILED.into(),
+            Manner::Poisoned => {
+                config["coordinator"]["max_attempts"] = FEW_ATTEMPTS.into();
+                // What a worker dies over interrupts nothing else.
+                config["worker"]["slots"] = 1.into();
+                fleet.environment.push(("DES_POISON".to_owned(), "1".to_owned()));
+            }
+        }
         std::fs::write(fleet.dir.join("coordinator.yaml"), config.to_string())?;
         // A worker's configuration holds no database: it has no business there.
         let mut of_worker = config;
         of_worker["database"] = json!({});
         std::fs::write(fleet.dir.join("worker.yaml"), of_worker.to_string())?;
-        fleet.load(rows).await?;
+        let rows: Vec<&CatalogRow> = rows.iter().filter(|row| !row.is_late).collect();
+        insert(&mut fleet.make_table().await?, &rows).await?;
         fleet.run(&["init"]).await?;
         if let Some(sabotage) = &ground.sabotage {
             fleet.environment.push(("DES_SABOTAGE".to_owned(), sabotage.clone()));
@@ -118,13 +160,13 @@ impl Fleet {
             // A partition is to survive every fault of a run, so its attempts do not run out.
             "coordinator": {
                 "spool_dir": self.dir, "lease_ttl": "2s", "partition_rows": partition_rows,
-                "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000,
+                "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000, "max_failed_ratio": 0.0,
                 "gc_grace": format!("{}s", GC_GRACE.as_secs()),
             },
         }))
     }
 
-    async fn load(&self, rows: &[CatalogRow]) -> anyhow::Result<()> {
+    async fn make_table(&self) -> anyhow::Result<PgConnection> {
         let mut connection = connect(&self.direct_url).await?;
         let name = &self.database.name;
         let table = format!(
@@ -133,36 +175,21 @@ impl Fleet {
              CREATE INDEX ON documents (created_at)"
         );
         sqlx::raw_sql(AssertSqlSafe(table)).execute(&mut connection).await?;
-        for batch in rows.chunks(INSERT_ROWS) {
-            let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-            let values: Vec<String> = batch
-                .iter()
-                .map(|row| {
-                    let location = row.location.display().to_string();
-                    let (uid, location) = (quoted(&row.uid), quoted(&location));
-                    format!("({uid}, '{}', {location}, {})", row.created_at, row.size)
-                })
-                .collect();
-            let sql = format!("INSERT INTO documents VALUES {}", values.join(","));
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// What operators run.
+    pub(crate) fn commands(&self) -> Commands {
+        Commands {
+            des: self.des.clone(),
+            config: self.dir.join("coordinator.yaml"),
+            environment: self.environment.clone(),
         }
-        Ok(())
     }
 
     /// Runs `des WORDS` to its end, which must be a good one; what it printed.
     pub(crate) async fn run(&self, words: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(&self.des)
-            .args(words)
-            .arg("--config")
-            .arg(self.dir.join("coordinator.yaml"))
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("cannot start {}", self.des.display()))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "des {words:?} ended with {}: {said}", output.status);
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        self.commands().run(words).await
     }
 
     /// Starts every process.
@@ -193,6 +220,27 @@ impl Fleet {
         let complaints: anyhow::Result<Vec<_>> = complaints.into_iter().collect();
         Ok(complaints?.into_iter().flatten().collect())
     }
+}
+
+/// Puts rows into a fleet's catalog.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    rows: &[&CatalogRow],
+) -> anyhow::Result<()> {
+    for batch in rows.chunks(INSERT_ROWS) {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let values: Vec<String> = batch
+            .iter()
+            .map(|row| {
+                let location = row.location.display().to_string();
+                let (uid, location) = (quoted(&row.uid), quoted(&location));
+                format!("({uid}, '{}', {location}, {})", row.created_at, row.size)
+            })
+            .collect();
+        let sql = format!("INSERT INTO documents VALUES {}", values.join(","));
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 impl Fleet {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rustix::process::Signal;
+use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
 use super::journal::Journal;
@@ -38,9 +39,11 @@ impl Ground {
         des: &Path,
         files: u64,
         sabotage: Option<String>,
+        stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let gate = StoreGate::new();
-        let setup = Setup { gate: Some(gate.gate()), ..Setup::default() };
+        let inside = Some(servers.dir()?.to_owned());
+        let setup = Setup { gate: Some(gate.gate()), inside, ..Setup::default() };
         let s3 = S3Server::start(setup).context("the S3 server does not start")?;
         let journal = Arc::new(Journal::new(s3.bucket_dir.clone()));
         gate.note_in(&s3.bucket, Arc::clone(&journal));
@@ -50,7 +53,9 @@ impl Ground {
             Proxy::start(address_of(&s3.endpoint)?).await?,
         ];
         let root = dir.join("files");
-        let files = tokio::task::spawn_blocking(move || Files::make(&root, files)).await??;
+        let stop = stop.clone();
+        let made = tokio::task::spawn_blocking(move || Files::make(&root, files, &stop));
+        let files = made.await??;
         Ok(Self {
             servers,
             dir: dir.to_owned(),

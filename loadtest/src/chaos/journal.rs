@@ -78,6 +78,11 @@ impl Journal {
         }
     }
 
+    /// The harness is about to harm an object itself: whatever is written there next is new.
+    pub(crate) fn harmed(&self, key: &str) {
+        self.entries().now.remove(key);
+    }
+
     /// What was noted since `from`, an earlier answer's end, and where that ends.
     pub(crate) fn since(&self, from: usize) -> (Vec<Written>, usize) {
         let entries = self.entries();

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
+use super::oracle::Finding;
 use super::plan::Sabotage;
-use super::report::Report;
 
 /// What became of one sabotage.
 #[derive(Debug, Serialize)]
@@ -21,9 +21,14 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn of(sabotage: &Sabotage, report: &Report) -> Self {
-        let caught_by = report.findings.first().map(|it| format!("{:?}: {}", it.sin, it.what));
-        Self { sabotage: sabotage.name, wrong: sabotage.wrong, caught_by, seconds: report.seconds }
+    pub(crate) fn of(sabotage: &Sabotage, findings: &[Finding], seconds: f64) -> Self {
+        let caught_by = findings.first().map(|it| format!("{:?}: {}", it.sin, it.what));
+        Self { sabotage: sabotage.name, wrong: sabotage.wrong, caught_by, seconds }
+    }
+
+    /// Whether the judge did what is asked of it.
+    pub(crate) const fn is_good(&self) -> bool {
+        self.caught_by.is_some()
     }
 }
 

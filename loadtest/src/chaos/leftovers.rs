@@ -16,10 +16,12 @@ const EXAMPLES: usize = 3;
 /// Compares what lies in the bucket with what the committed windows name.
 pub(crate) fn judge(bucket: &Bucket, commits: &[Commit]) -> anyhow::Result<Vec<Finding>> {
     let mut named = BTreeSet::from([names::ARCHIVE.to_owned()]);
+    let mut replaced = BTreeSet::new();
     for commit in commits {
         let certificate = Certificate::decode(&bucket.read(&commit.certificate)?)
             .with_context(|| commit.certificate.clone())?;
         named.insert(commit.certificate.clone());
+        replaced.extend(certificate.replaces);
         for partition in certificate.partitions {
             named.extend([partition.manifest, partition.receipt]);
         }
@@ -31,7 +33,8 @@ pub(crate) fn judge(bucket: &Bucket, commits: &[Commit]) -> anyhow::Result<Vec<F
     list(&root, &root, &mut there)?;
     let is_big = |key: &&String| key.starts_with(names::BIG_FILES);
     let left: Vec<_> = there.difference(&named).filter(|key| !is_big(key)).collect();
-    let gone: Vec<_> = named.difference(&there).collect();
+    let is_replaced = |key: &&String| replaced.contains(*key);
+    let gone: Vec<_> = named.difference(&there).filter(|key| !is_replaced(key)).collect();
     let finding = |sin, keys: Vec<&String>, what: &str| {
         let examples: Vec<&str> = keys.iter().take(EXAMPLES).map(|key| key.as_str()).collect();
         let what =

@@ -43,6 +43,14 @@ pub(crate) struct OfKind {
     pub(crate) recover_seconds_max: Option<f64>,
 }
 
+/// Runs of one of the operator's commands. Under faults many fail, or are killed with their round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct OfCommand {
+    pub(crate) command: String,
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+}
+
 /// The result of a run: one object.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -67,6 +75,7 @@ pub(crate) struct Report {
     pub(crate) partitions: u64,
     pub(crate) seconds: f64,
     pub(crate) faults_by_kind: Vec<OfKind>,
+    pub(crate) operator_commands: Vec<OfCommand>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -101,6 +110,7 @@ impl Report {
             partitions: sum(|it| it.partitions),
             seconds: (seconds * 10.0).round() / 10.0,
             faults_by_kind: by_kind(&faults),
+            operator_commands: by_command(rounds),
             findings,
         }
     }
@@ -152,11 +162,26 @@ impl Report {
             self.duplicates_removed,
             self.objects_collected
         ));
+        for command in &self.operator_commands {
+            let OfCommand { command, done, failed } = command;
+            line(format!("operator: des {command}: {done} done, {failed} failed"));
+        }
         for finding in &self.findings {
             line(format!("FOUND {:?}: {}", finding.sin, finding.what));
         }
         text
     }
+}
+
+fn by_command(rounds: &[RoundReport]) -> Vec<OfCommand> {
+    let mut sums: BTreeMap<&str, OfCommand> = BTreeMap::new();
+    for of in rounds.iter().flat_map(|round| &round.commands) {
+        let sum = sums.entry(&of.command).or_default();
+        sum.command.clone_from(&of.command);
+        sum.done += of.done;
+        sum.failed += of.failed;
+    }
+    sums.into_values().collect()
 }
 
 /// When the first partition after each fault was accepted.

@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::audit::{Audited, audit};
 use super::broker::Tap;
 use super::faults::{Schedule, inject_all};
-use super::files::Expected;
+use super::files::{Expected, Manner};
 use super::fleet::{Fleet, GC_GRACE, days_of};
 use super::ground::Ground;
 use super::inject::Target;
 use super::leftovers::judge;
+use super::operate::{Operator, Standing};
 use super::oracle::{Bucket, Finding, Oracle, Sin};
-use super::report::{FaultRecord, Sample};
+use super::report::{FaultRecord, OfCommand, Sample};
 use super::watch::{Watch, now_micros, recorded_errors};
 
 /// How often the oracle looks.
@@ -36,6 +37,7 @@ pub(crate) struct RoundPlan {
     /// With a sabotage, the round ends at the first finding.
     pub(crate) schedule: Schedule,
     pub(crate) partition_rows: u64,
+    pub(crate) manner: Manner,
 }
 
 /// What came of it.
@@ -53,6 +55,7 @@ pub(crate) struct RoundReport {
     pub(crate) samples: Vec<Sample>,
     /// When partitions were accepted, in microseconds since 1970, and their rows.
     pub(crate) accepts: Vec<(i64, u64)>,
+    pub(crate) commands: Vec<OfCommand>,
 }
 
 /// Runs a round to its end, and removes what it made in the servers.
@@ -63,9 +66,15 @@ pub(crate) async fn run(
 ) -> anyhow::Result<RoundReport> {
     let now = Timestamp::from_micros(now_micros()).context("the clock is out of range")?;
     let (first_day, cutoff) = days_of(now);
-    let expected = Arc::new(Expected::new(ground.files.rows(first_day, plan.round)));
-    let mut fleet = Fleet::make(ground, plan.round, expected.rows(), plan.partition_rows).await?;
-    let worked = work(ground, &mut fleet, plan, (&expected, cutoff), stop).await;
+    let rows = ground.files.rows(first_day, plan.round, plan.manner);
+    let expected = Arc::new(Expected::new(rows));
+    let rows = (expected.rows(), plan.manner);
+    let mut fleet = Fleet::make(ground, plan.round, rows, plan.partition_rows).await?;
+    // Whoever ends the harness does not wait for faults and commands that are under way.
+    let worked = tokio::select! {
+        worked = work(ground, &mut fleet, plan, (&expected, cutoff)) => worked,
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
     fleet.abandon();
     fleet.database.remove().await?;
     let objects = ground.s3.bucket_dir.join(fleet.prefix.trim_end_matches('/'));
@@ -79,7 +88,6 @@ async fn work(
     fleet: &mut Fleet,
     plan: RoundPlan,
     (expected, cutoff): (&Arc<Expected>, Timestamp),
-    stop: &CancellationToken,
 ) -> anyhow::Result<RoundReport> {
     let watch = Watch::install(&fleet.direct_url).await?;
     let bucket = Arc::new(Bucket {
@@ -90,6 +98,12 @@ async fn work(
     let oracle = Oracle::new(Arc::clone(expected), Arc::clone(&bucket));
     let servers = &ground.servers;
     let tap = Tap::start(&servers.amqp, &fleet.broker_prefix, servers.rabbitmqctl.clone());
+    let operator = match plan.manner {
+        Manner::Operated => {
+            Some(Arc::new(Operator::begin(fleet.commands(), &fleet.direct_url, expected, &bucket)?))
+        }
+        Manner::Plain | Manner::Poisoned => None,
+    };
     fleet.start();
     let target = Arc::new(Target {
         ground: Arc::clone(ground),
@@ -106,28 +120,41 @@ async fn work(
         expected: Arc::clone(expected),
         report: RoundReport::default(),
         accepted: watch::Sender::new(0),
+        operator: operator.clone(),
     };
     let ended = CancellationToken::new();
     let until_found = plan.schedule.sabotage.is_some();
-    let faults = inject_all(&target, plan.schedule, watching.accepted.subscribe(), ended.clone());
+    let schedule = (plan.schedule, plan.manner);
+    let faults = inject_all(&target, schedule, watching.accepted.subscribe(), ended.clone());
+    let operated = async {
+        match &operator {
+            Some(operator) => operator.work((plan.schedule.seed, plan.round), ended.clone()).await,
+            None => Ok(()),
+        }
+    };
     let watched = async {
-        let watched = tokio::select! {
-            watched = watching.until(cutoff, until_found) => watched,
-            () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
-        };
+        let watched = watching.until(cutoff, until_found).await;
         ended.cancel();
         watched
     };
-    let (watched, faults) = tokio::join!(watched, faults);
+    let (watched, faults, operated) = tokio::join!(watched, faults, operated);
     watched?;
+    operated?;
     target.tap.heal().await?;
     fleet.database.heal().await?;
+    if let Some(operator) = &operator {
+        if watching.oracle.findings().is_empty()
+            && let Some(finding) = operator.finish(cutoff).await?
+        {
+            watching.oracle.found(finding);
+        }
+        watching.report.commands = operator.counts();
+    }
     for complaint in fleet.stop().await? {
         watching.oracle.found(Finding::new(Sin::Stuck, 1, complaint));
     }
-    let Watching { watch, mut oracle, mut report, .. } = watching;
-    let mut last = watch;
-    oracle.look(&last.look().await?);
+    watching.look().await?;
+    let Watching { mut oracle, mut report, .. } = watching;
     let errors = recorded_errors(&fleet.direct_url).await?;
     let commits: Vec<_> = oracle.commits().cloned().collect();
     let settled_until = oracle.watermark();
@@ -176,26 +203,39 @@ struct Watching {
     report: RoundReport,
     /// How many partitions have been accepted.
     accepted: watch::Sender<u64>,
+    operator: Option<Arc<Operator>>,
 }
 
 impl Watching {
+    /// Takes in what is new; whether anything was accepted or committed.
+    async fn look(&mut self) -> anyhow::Result<bool> {
+        let news = self.watch.look().await?;
+        let accepts = news.accepts.iter().map(|accept| (accept.at, accept.rows));
+        self.report.accepts.extend(accepts);
+        // An adjustment is written down before it is made, and so before it can be seen.
+        let adjustments = self.operator.iter().flat_map(|operator| operator.take_adjustments());
+        adjustments.for_each(|to| self.oracle.expect_adjustment(to));
+        self.oracle.look(&news);
+        if let Some(operator) = &self.operator {
+            let commits = self.oracle.commits().cloned().collect();
+            operator.stands(Standing { watermark: self.oracle.watermark(), commits });
+        }
+        self.accepted.send_replace(self.report.accepts.len() as u64);
+        self.target.leader_is(news.lease_holder);
+        Ok(!news.accepts.is_empty() || !news.commits.is_empty())
+    }
+
     /// Looks until everything is settled, or nothing moves any more.
     async fn until(&mut self, cutoff: Timestamp, until_found: bool) -> anyhow::Result<()> {
         let mut moved = Instant::now();
         let mut saw = Instant::now();
         loop {
-            match self.watch.look().await {
-                Ok(news) => {
+            match self.look().await {
+                Ok(has_moved) => {
                     saw = Instant::now();
-                    if !news.accepts.is_empty() || !news.commits.is_empty() {
+                    if has_moved {
                         moved = saw;
                     }
-                    let accepts = news.accepts.iter().map(|accept| (accept.at, accept.rows));
-                    self.report.accepts.extend(accepts);
-                    self.oracle.look(&news);
-                    let count = self.report.accepts.len() as u64;
-                    self.accepted.send_replace(count);
-                    self.target.leader_is(news.lease_holder);
                 }
                 Err(error) if saw.elapsed() > BLIND_LIMIT => return Err(error),
                 Err(_database_is_being_harmed) => {}
@@ -206,7 +246,8 @@ impl Watching {
             let watermark = self.oracle.watermark();
             let settled = watermark.map_or(0, |time| self.expected.up_to(time));
             self.report.samples.push(Sample { at: now_micros(), settled });
-            if watermark.is_some_and(|time| time >= cutoff) {
+            let is_operated = self.operator.as_ref().is_none_or(|operator| operator.did_enough());
+            if watermark.is_some_and(|time| time >= cutoff) && is_operated {
                 return Ok(());
             }
             if until_found && !self.oracle.findings().is_empty() {

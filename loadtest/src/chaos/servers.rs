@@ -29,6 +29,14 @@ impl Servers {
     }
 }
 
+impl Servers {
+    /// The directory of the servers, which `./test` removes whatever becomes of the harness: it
+    /// gives an interrupted command five seconds, and thousands of files may take longer.
+    pub(crate) fn dir(&self) -> anyhow::Result<&Path> {
+        self.rabbitmqctl.parent().context("DES_TEST_RABBITMQCTL has no directory")
+    }
+}
+
 /// Becomes this same command under `./test --servers-only`. Returns only when that fails.
 pub(crate) fn start_again_with_servers() -> anyhow::Error {
     match become_test() {

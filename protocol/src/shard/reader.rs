@@ -9,7 +9,7 @@ use super::layout::{
     FOOTER_LEN, FOOTER_MAGIC, HEADER_BYTES, KIND_BIG, MAGIC, TRAILER_BYTES, TRAILER_MAGIC,
     mini_index_bytes,
 };
-use crate::codec::{self, CompressionCodec};
+use crate::codec::{self, CompressionCodec, DecodeError, Decoder};
 use crate::row::Fingerprint;
 use crate::settings::PackSettings;
 use crate::time::Timestamp;
@@ -338,6 +338,40 @@ impl<'a> Block<'a> {
     /// # Errors
     /// When the payload does not decode, or its checksum is wrong.
     pub fn content(&self, entry: &BlockEntry) -> Result<Content, ShardError> {
+        match self.stored(entry)? {
+            Stored::Big { sha256, size } => Ok(Content::Big { sha256, size }),
+            Stored::File(codec, stored) => {
+                let raw = codec::decode(codec, stored, entry.raw_size.into())
+                    .map_err(|error| undecodable(entry, &error))?;
+                check_raw(entry, &raw)?;
+                Ok(Content::File(raw))
+            }
+        }
+    }
+
+    /// Checks what [`Block::content`] checks, without keeping the file; the hash and size of a big
+    /// one.
+    ///
+    /// # Errors
+    /// Those of [`Block::content`].
+    pub fn check_content(
+        &self,
+        entry: &BlockEntry,
+        decoder: &mut Decoder,
+    ) -> Result<Option<(String, u64)>, ShardError> {
+        match self.stored(entry)? {
+            Stored::Big { sha256, size } => Ok(Some((sha256, size))),
+            Stored::File(codec, stored) => {
+                let raw = decoder
+                    .decode(codec, stored, entry.raw_size.into())
+                    .map_err(|error| undecodable(entry, &error))?;
+                check_raw(entry, raw)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn stored(&self, entry: &BlockEntry) -> Result<Stored<'a>, ShardError> {
         let damaged = |what: String| ShardError::damaged(entry.offset, what);
         let stored = entry
             .offset
@@ -345,24 +379,37 @@ impl<'a> Block<'a> {
             .and_then(|from| usize::try_from(from).ok())
             .and_then(|from| self.payloads.get(from..)?.get(..entry.stored_size as usize))
             .ok_or_else(|| damaged("the entry is not of this block".to_owned()))?;
-        if entry.is_big() {
-            if stored.len() != BIG_PAYLOAD_BYTES || crc32c::crc32c(stored) != entry.crc32c {
-                return Err(damaged("the reference to a big file is damaged".to_owned()));
-            }
-            let (sha256, size) = stored.split_at(32);
-            let mut size_bytes = [0; 8];
-            size_bytes.copy_from_slice(size);
-            let sha256 = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-            return Ok(Content::Big { sha256, size: u64::from_le_bytes(size_bytes) });
+        if !entry.is_big() {
+            let codec = CompressionCodec::from_id(entry.kind)
+                .ok_or_else(|| damaged(format!("codec {} does not exist", entry.kind)))?;
+            return Ok(Stored::File(codec, stored));
         }
-        let codec = CompressionCodec::from_id(entry.kind)
-            .ok_or_else(|| damaged(format!("codec {} does not exist", entry.kind)))?;
-        let raw = codec::decode(codec, stored, entry.raw_size.into())
-            .map_err(|error| damaged(format!("the payload does not decode: {error}")))?;
-        if crc32c::crc32c(&raw) != entry.crc32c {
-            return Err(damaged("the payload's checksum is wrong".to_owned()));
+        if stored.len() != BIG_PAYLOAD_BYTES || crc32c::crc32c(stored) != entry.crc32c {
+            return Err(damaged("the reference to a big file is damaged".to_owned()));
         }
-        Ok(Content::File(raw))
+        let (sha256, size) = stored.split_at(32);
+        let mut size_bytes = [0; 8];
+        size_bytes.copy_from_slice(size);
+        let sha256 = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Stored::Big { sha256, size: u64::from_le_bytes(size_bytes) })
+    }
+}
+
+/// What lies in an entry's place.
+enum Stored<'a> {
+    File(CompressionCodec, &'a [u8]),
+    Big { sha256: String, size: u64 },
+}
+
+fn undecodable(entry: &BlockEntry, error: &DecodeError) -> ShardError {
+    ShardError::damaged(entry.offset, format!("the payload does not decode: {error}"))
+}
+
+fn check_raw(entry: &BlockEntry, raw: &[u8]) -> Result<(), ShardError> {
+    if crc32c::crc32c(raw) == entry.crc32c {
+        Ok(())
+    } else {
+        Err(ShardError::damaged(entry.offset, "the payload's checksum is wrong".to_owned()))
     }
 }
 

@@ -86,7 +86,7 @@ pub struct ShardSummary {
 }
 
 struct Pending {
-    uid: Vec<u8>,
+    uid_len: u16,
     fingerprint: Fingerprint,
     created_at: i64,
     kind: u8,
@@ -105,7 +105,9 @@ pub struct ShardWriter {
     hasher: blake3::Hasher,
     crc32c: u32,
     block: Vec<Pending>,
+    block_uids: Vec<u8>,
     block_payloads: Vec<u8>,
+    mini: Vec<u8>,
     index: Vec<u8>,
     directory: Vec<u8>,
     blocks: u32,
@@ -127,7 +129,9 @@ impl ShardWriter {
             hasher: blake3::Hasher::new(),
             crc32c: 0,
             block: Vec::new(),
+            block_uids: Vec::new(),
             block_payloads: Vec::with_capacity(BLOCK_TARGET_BYTES * 2),
+            mini: Vec::new(),
             index: vec![0; 4],
             directory: Vec::new(),
             blocks: 0,
@@ -152,14 +156,20 @@ impl ShardWriter {
         self.bytes_raw
     }
 
-    /// Takes the finished bytes that have gathered, for the caller to put where the shard is
-    /// built. The shard is what was taken, in order, and then what [`ShardWriter::finish`] gives.
-    pub fn take_output(&mut self) -> Vec<u8> {
+    /// Hands the finished bytes that have gathered to `take`, for the caller to put where the shard
+    /// is built, and forgets them. The shard is what was taken, in order, and then what
+    /// [`ShardWriter::finish`] gives.
+    ///
+    /// # Errors
+    /// Those of `take`; the bytes are still there then.
+    pub fn drain_output<E>(&mut self, take: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        take(&self.out)?;
         self.taken += self.out.len() as u64;
-        std::mem::take(&mut self.out)
+        self.out.clear();
+        Ok(())
     }
 
-    /// Bytes that [`ShardWriter::take_output`] would give.
+    /// Bytes that [`ShardWriter::drain_output`] would hand over.
     pub fn output_len(&self) -> usize {
         self.out.len()
     }
@@ -173,9 +183,8 @@ impl ShardWriter {
         if self.first.is_some() && fingerprint <= self.last {
             return Err(ShardWriteError::OutOfOrder(uid.to_owned()));
         }
-        if u16::try_from(uid.len()).is_err() {
-            return Err(ShardWriteError::UidTooLong(uid.len()));
-        }
+        let uid_len =
+            u16::try_from(uid.len()).map_err(|_too_long| ShardWriteError::UidTooLong(uid.len()))?;
         if !self.day.contains(created_at) {
             return Err(ShardWriteError::OtherDay(created_at));
         }
@@ -207,8 +216,9 @@ impl ShardWriter {
             self.close_block();
         }
         self.block_payloads.extend_from_slice(bytes);
+        self.block_uids.extend_from_slice(uid.as_bytes());
         self.block.push(Pending {
-            uid: uid.as_bytes().to_vec(),
+            uid_len,
             fingerprint,
             created_at: created_at.as_micros(),
             kind,
@@ -290,11 +300,11 @@ impl ShardWriter {
 
         let entries = std::mem::take(&mut self.block);
         let base = entries.iter().map(|entry| entry.created_at).min().unwrap_or_default();
-        let mut mini = Vec::with_capacity(mini_index_bytes(entries.len()));
+        let mut mini = std::mem::take(&mut self.mini);
         mini.extend_from_slice(&u32::try_from(entries.len()).unwrap_or(u32::MAX).to_le_bytes());
         mini.extend_from_slice(&base.to_le_bytes());
         let mut offset = block_offset + mini_index_bytes(entries.len()) as u64;
-        let mut payload_at = 0;
+        let (mut uids, mut payloads) = (&self.block_uids[..], &self.block_payloads[..]);
         for entry in &entries {
             let delta = entry.created_at.abs_diff(base).min(MAX_DELTA);
             mini.extend_from_slice(&entry.fingerprint.0);
@@ -303,26 +313,29 @@ impl ShardWriter {
             mini.extend_from_slice(&entry.raw.to_le_bytes());
             mini.extend_from_slice(&entry.crc32c.to_le_bytes());
             mini.push(entry.kind);
-            let payload = &self.block_payloads[payload_at..][..entry.stored as usize];
-            push_index_entry(&mut self.index, entry, offset, payload);
+            let (uid, payload);
+            (uid, uids) = uids.split_at(usize::from(entry.uid_len));
+            (payload, payloads) = payloads.split_at(entry.stored as usize);
+            push_index_entry(&mut self.index, entry, uid, offset, payload);
             offset += u64::from(entry.stored);
-            payload_at += entry.stored as usize;
         }
         mini.extend_from_slice(&crc32c::crc32c(&mini).to_le_bytes());
         self.emit(&mini);
         let payloads = std::mem::take(&mut self.block_payloads);
         self.emit(&payloads);
-        self.block = entries;
+        // Their memory serves the next block.
+        (self.block, self.mini, self.block_payloads) = (entries, mini, payloads);
         self.block.clear();
-        self.block_payloads = payloads;
+        self.mini.clear();
+        self.block_uids.clear();
         self.block_payloads.clear();
     }
 }
 
 /// Appends the entry as version 2 of the format has it, with empty meta.
-fn push_index_entry(index: &mut Vec<u8>, entry: &Pending, offset: u64, payload: &[u8]) {
-    index.extend_from_slice(&u16::try_from(entry.uid.len()).unwrap_or(u16::MAX).to_le_bytes());
-    index.extend_from_slice(&entry.uid);
+fn push_index_entry(index: &mut Vec<u8>, entry: &Pending, uid: &[u8], offset: u64, payload: &[u8]) {
+    index.extend_from_slice(&entry.uid_len.to_le_bytes());
+    index.extend_from_slice(uid);
     if entry.kind & KIND_BIG == 0 {
         let stored = u64::from(entry.stored);
         index.push(0);

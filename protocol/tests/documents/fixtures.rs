@@ -46,9 +46,11 @@ fn shard() -> Vec<u8> {
     for (uid, created_at, codec, raw) in files {
         let raw = raw.as_bytes();
         let mut encoder = Encoder::new(codec, 3).expect("an encoder");
-        let (codec, stored) = encoder.encode(raw, true).expect("it encodes");
+        let mut stored = Vec::new();
+        let codec = encoder.encode_onto(raw, true, &mut stored).expect("it encodes");
         let raw_size = u32::try_from(raw.len()).expect("short");
-        let payload = Payload::File { codec, stored, raw_size, crc32c: crc32c::crc32c(raw) };
+        let payload =
+            Payload::File { codec, stored: &stored, raw_size, crc32c: crc32c::crc32c(raw) };
         let (fingerprint, created_at) = (Fingerprint::of(uid), at(created_at));
         writer.push(Entry { uid, fingerprint, created_at, payload }).expect("the entry fits");
     }

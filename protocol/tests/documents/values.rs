@@ -252,5 +252,6 @@ pub(crate) fn progress() -> Progress {
         worker: receipt().worker,
         rows: 1234,
         bytes: u64::MAX,
+        reading: None,
     }
 }

@@ -67,10 +67,11 @@ impl File {
         match &self.body {
             Body::Inside { codec, raw } => {
                 let mut encoder = Encoder::new(*codec, 3).expect("an encoder");
-                let (codec, stored) = encoder.encode(raw, true).expect("it encodes");
+                let mut stored = Vec::new();
+                let codec = encoder.encode_onto(raw, true, &mut stored).expect("it encodes");
                 let raw_size = u32::try_from(raw.len()).expect("a small file");
                 let crc32c = crc32c::crc32c(raw);
-                let payload = Payload::File { codec, stored, raw_size, crc32c };
+                let payload = Payload::File { codec, stored: &stored, raw_size, crc32c };
                 push(Entry { uid, fingerprint, created_at, payload })
             }
             Body::Big { sha256, size } => {
@@ -112,11 +113,15 @@ pub(crate) fn write_taking(files: &[File], take: impl Fn(usize) -> bool) -> Shar
     for (number, file) in files.iter().enumerate() {
         file.with_entry(|entry| writer.push(entry)).expect("the entry fits");
         if take(number) {
-            assert_eq!(writer.output_len(), {
-                let output = writer.take_output();
-                bytes.extend_from_slice(&output);
-                output.len()
+            let gathered = writer.output_len();
+            let before = bytes.len();
+            let refused = writer.drain_output(|_| Err("no room"));
+            assert_eq!((refused, writer.output_len()), (Err("no room"), gathered));
+            let taken: Result<(), ()> = writer.drain_output(|output| {
+                bytes.extend_from_slice(output);
+                Ok(())
             });
+            assert_eq!((taken, bytes.len() - before), (Ok(()), gathered));
             assert_eq!(writer.output_len(), 0);
         }
     }

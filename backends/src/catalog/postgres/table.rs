@@ -62,6 +62,7 @@ pub(super) struct Column {
     pub(super) type_name: String,
     /// The type, or what it is a domain over.
     type_oid: i64,
+    not_null: bool,
 }
 
 /// The table with its columns, found under the configured names.
@@ -207,14 +208,36 @@ impl Table {
                 )
             },
         );
+        let (table, range) = (&self.quoted, self.in_open_range(time, after, until));
+        format!("SELECT count(*), {bytes} FROM {table} WHERE {range} AND {}", self.has_uid())
+    }
+
+    /// Number of rows. Where every row has a uid by declaration, an index on `created_at` is all
+    /// that the server needs.
+    pub(super) fn count_files_sql(
+        &self,
+        time: TimeType,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> String {
+        let (table, range) = (&self.quoted, self.in_open_range(time, after, until));
+        let counted = format!("SELECT count(*) FROM {table} WHERE {range}");
+        if self.uid.not_null { counted } else { format!("{counted} AND {}", self.has_uid()) }
+    }
+
+    /// The condition of lying in `(after, until]`, unbounded where `None`.
+    fn in_open_range(
+        &self,
+        time: TimeType,
+        after: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> String {
         let after = after.unwrap_or(Timestamp::MIN);
-        let until = until.unwrap_or(LAST_PLACEABLE).min(LAST_PLACEABLE);
-        format!(
-            "SELECT count(*), {bytes} FROM {} WHERE {} AND {} IS NOT NULL",
-            self.quoted,
-            self.in_range(time, after, until),
-            quote(&self.uid.name)
-        )
+        self.in_range(time, after, until.unwrap_or(LAST_PLACEABLE).min(LAST_PLACEABLE))
+    }
+
+    fn has_uid(&self) -> String {
+        format!("{} IS NOT NULL", quote(&self.uid.name))
     }
 
     /// The smallest `created_at` after `after`, as a timestamp of UTC without zone.
@@ -289,9 +312,9 @@ async fn list_relations(server: &Server) -> sqlx::Result<Vec<String>> {
 }
 
 async fn list_columns(server: &Server, table: i64) -> sqlx::Result<Vec<Column>> {
-    let rows: Vec<(String, i16, String, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i16, String, i64, bool)> = sqlx::query_as(
         "SELECT a.attname::text, a.attnum, format_type(a.atttypid, a.atttypmod), \
-                coalesce(nullif(t.typbasetype, 0), t.oid)::bigint \
+                coalesce(nullif(t.typbasetype, 0), t.oid)::bigint, a.attnotnull \
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
          WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
     )
@@ -300,7 +323,13 @@ async fn list_columns(server: &Server, table: i64) -> sqlx::Result<Vec<Column>> 
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(name, number, type_name, type_oid)| Column { name, number, type_name, type_oid })
+        .map(|(name, number, type_name, type_oid, not_null)| Column {
+            name,
+            number,
+            type_name,
+            type_oid,
+            not_null,
+        })
         .collect())
 }
 

@@ -1,10 +1,11 @@
 //! Which form a table's `created_at` is in: every row is looked at, and all must agree.
 
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use rusqlite::Connection;
 
 use crate::error::{BackendError, Result};
 
 use super::form::{TimeForm, Unit};
+use super::rows::{integer, shown, value};
 use super::table::Table;
 
 /// Kinds of values listed in a refusal.
@@ -27,23 +28,48 @@ pub(super) enum Detected {
 
 /// Looks at every row that has a uid and a `created_at`.
 ///
-/// DISTINCT, since it keeps one entry per kind, where GROUP BY would sort the whole table.
+/// Tables in one form are the rule. One row tells which, and whether all others agree is seen in
+/// their values; only where one does not, all kinds there are have to be told apart.
 ///
 /// # Errors
 /// `Invalid` when the rows are of several forms, or one that cannot be used, with an example of
 /// the rarest.
-pub(super) async fn detect(connection: &mut SqliteConnection, table: &Table) -> Result<Detected> {
-    let action = format!("looking at the form of {}", table.created_at);
-    let sql = format!(
-        "SELECT DISTINCT {} FROM {} WHERE {} LIMIT {KINDS_IN_A_MESSAGE}",
-        kind_sql(&table.created_at),
-        table.from,
-        table.has_keys()
-    );
-    let kinds: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(|error| table.failed(&action, error))?;
+pub(super) fn detect(connection: &Connection, table: &Table) -> Result<Detected> {
+    if let Some(form) = first_form(connection, table)?
+        && all_hold(connection, table, form)?
+    {
+        return Ok(Detected::Form(form));
+    }
+    tell_apart(connection, table)
+}
+
+/// The form that some row is in.
+fn first_form(connection: &Connection, table: &Table) -> Result<Option<TimeForm>> {
+    Ok(kinds(connection, table, 1)?.first().and_then(|kind| form_of_kind(kind)))
+}
+
+/// Whether every `created_at` is of this form, and be it of a row without a uid: so an index is
+/// enough, where there is one.
+fn all_hold(connection: &Connection, table: &Table, form: TimeForm) -> Result<bool> {
+    let Table { created_at, from, .. } = table;
+    let sql = format!("SELECT {created_at} FROM {from} WHERE {created_at} IS NOT NULL");
+    let of_form = form.test();
+    let look = || {
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if !of_form(row.get_ref(0)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    look().map_err(|error| table.failed(&action(table), error))
+}
+
+/// Lists the kinds there are, and says what follows.
+fn tell_apart(connection: &Connection, table: &Table) -> Result<Detected> {
+    let kinds = kinds(connection, table, KINDS_IN_A_MESSAGE)?;
     let telling: Vec<&String> = kinds.iter().filter(|kind| kind.as_str() != ZERO).collect();
     match telling.as_slice() {
         [] if kinds.is_empty() => return Ok(Detected::Nothing),
@@ -57,11 +83,31 @@ pub(super) async fn detect(connection: &mut SqliteConnection, table: &Table) -> 
         }
         _ => {}
     }
-    let mut examples = Vec::new();
-    for kind in &kinds {
-        examples.push(example(connection, table, kind).await?);
-    }
-    Err(refusal(table, examples))
+    let examples: Result<Vec<Example>> =
+        kinds.iter().map(|kind| example(connection, table, kind)).collect();
+    Err(refusal(table, examples?))
+}
+
+fn action(table: &Table) -> String {
+    format!("looking at the form of {}", table.created_at)
+}
+
+/// The kinds of values in the rows that have a uid and a `created_at`, up to `limit`.
+///
+/// DISTINCT, since it keeps one entry per kind, where GROUP BY would sort the whole table.
+fn kinds(connection: &Connection, table: &Table, limit: usize) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT DISTINCT {} FROM {} WHERE {} LIMIT {limit}",
+        kind_sql(&table.created_at),
+        table.from,
+        table.has_keys()
+    );
+    let list = || {
+        let mut statement = connection.prepare(&sql)?;
+        let kinds = statement.query_map([], |row| row.get(0))?;
+        kinds.collect::<rusqlite::Result<_>>()
+    };
+    list().map_err(|error| table.failed(&action(table), error))
 }
 
 /// What the values of one kind are like.
@@ -72,7 +118,7 @@ struct Example {
     uid: String,
 }
 
-async fn example(connection: &mut SqliteConnection, table: &Table, kind: &str) -> Result<Example> {
+fn example(connection: &Connection, table: &Table, kind: &str) -> Result<Example> {
     // Beside min(), bare columns are of the row that has the minimum:
     // <https://www.sqlite.org/lang_select.html#bareagg>
     let sql = format!(
@@ -84,17 +130,16 @@ async fn example(connection: &mut SqliteConnection, table: &Table, kind: &str) -
         keys = table.has_keys(),
         kind = kind_sql(&table.created_at),
     );
-    let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(kind)
-        .fetch_one(connection)
-        .await
-        .map_err(|error| table.failed("looking for an example row", error))?;
-    Ok(Example {
-        kind: kind.to_owned(),
-        rows: super::rows::integer(&row, 0).unwrap_or_default(),
-        uid: super::rows::shown(&row, 2),
-        value: super::rows::shown(&row, 3),
-    })
+    connection
+        .query_row(&sql, [kind], |row| {
+            Ok(Example {
+                kind: kind.to_owned(),
+                rows: integer(value(row, 0)).unwrap_or_default(),
+                uid: shown(value(row, 2)),
+                value: shown(value(row, 3)),
+            })
+        })
+        .map_err(|error| table.failed("looking for an example row", error))
 }
 
 fn refusal(table: &Table, mut examples: Vec<Example>) -> BackendError {
@@ -172,4 +217,113 @@ fn kind_sql(column: &str) -> String {
 
 fn without_digits(text: &str) -> String {
     (0..9).fold(text.to_owned(), |inner, digit| format!("replace({inner}, '{digit}', '9')"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::Timestamp;
+    use rusqlite::types::Value;
+
+    use crate::catalog::CatalogTable;
+    use crate::catalog::sqlite::form::Stored;
+
+    use super::*;
+
+    fn patterns() -> impl Strategy<Value = TimeForm> {
+        let pattern = prop::sample::select(vec![
+            "9999-99-99",
+            "9999-99-99 99:99:99",
+            "9999-99-99T99:99:99Z",
+            "9999-99-99T99:99:99.999999Z",
+            "9999-99-99T99:99:99.9+00",
+            "9999-99-99 99:99:99+00:00",
+        ]);
+        prop_oneof![
+            pattern.prop_map(|pattern| TimeForm::of_pattern(pattern).expect("a form")),
+            prop::sample::select(Unit::ALL.to_vec()).prop_map(TimeForm::Integer),
+        ]
+    }
+
+    fn of_form(form: TimeForm) -> BoxedStrategy<Value> {
+        if let TimeForm::Integer(unit) = form {
+            let largest = unit.largest();
+            let edge = prop::sample::select(vec![largest, -largest, 0, largest / 2 + 1]);
+            return edge.prop_map(Value::Integer).boxed();
+        }
+        (Timestamp::MIN.as_micros()..=Timestamp::MAX.as_micros())
+            .prop_map(move |micros| {
+                match form.bound(Timestamp::from_micros(micros).expect("one")) {
+                    Stored::Text(text) => Value::Text(text),
+                    Stored::Integer(value) => Value::Integer(value),
+                }
+            })
+            .boxed()
+    }
+
+    /// What is in no form, or in another than most: some of it looks like a form to one way of
+    /// looking only.
+    fn odd() -> impl Strategy<Value = Value> {
+        let texts = [
+            "",
+            "1733011200",
+            "2024-12-01x",
+            "2024-12-01T00:00:00+02:00",
+            "2024-12-01T00:00:00-00:00",
+            "2024-12-01T00:00:00+99",
+            "2024-12-01T00:00:00.1234567Z",
+            "2024-13-41T77:00:00Z",
+            "2024-12-01T00:00:00Z\0",
+            "2024-12-01\0 10:00",
+            "2024-12-01T00:00:00Z and more, more than forty characters",
+            "٢٠٢٤-12-01",
+            "yyyy-99-99",
+        ];
+        let largest = Unit::Microseconds.largest();
+        let whole = vec![0, 0, 1, -1, largest + 1, i64::MIN, i64::MAX, 100_000_000_000];
+        prop_oneof![
+            prop::sample::select(texts.to_vec()).prop_map(|text| Value::Text(text.to_owned())),
+            prop::sample::select(whole).prop_map(Value::Integer),
+            Just(Value::Null),
+            Just(Value::Real(1_733_011_200.0)),
+            Just(Value::Blob(b"2024-12-01".to_vec())),
+            patterns().prop_flat_map(of_form),
+        ]
+    }
+
+    /// Mostly of one form, as tables are.
+    fn mixtures() -> impl Strategy<Value = Vec<(Option<u32>, Value)>> {
+        patterns().prop_flat_map(|form| {
+            let value = prop_oneof![12 => of_form(form), 1 => odd()];
+            let uid = prop_oneof![6 => any::<u32>().prop_map(Some), 1 => Just(None)];
+            prop::collection::vec((uid, value), 0..8)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_finds_what_the_long_one_does(rows in mixtures(), indexed: bool) {
+            let connection = Connection::open_in_memory().expect("a database");
+            connection.execute_batch("CREATE TABLE files (uid, created_at, location)").expect("it");
+            if indexed {
+                connection.execute_batch("CREATE INDEX i ON files (created_at)").expect("an index");
+            }
+            for (uid, created_at) in rows {
+                connection
+                    .execute("INSERT INTO files VALUES (?, ?, '/x')", (uid, created_at))
+                    .expect("a row");
+            }
+            let names = CatalogTable {
+                table: "files".to_owned(),
+                uid: "uid".to_owned(),
+                created_at: "created_at".to_owned(),
+                location: "location".to_owned(),
+                size: None,
+            };
+            let table = Table::find(&connection, "the catalog", &names).expect("a table");
+            let shown = |found: Result<Detected>| found.map_err(|error| error.to_string());
+            let (short, long) = (detect(&connection, &table), tell_apart(&connection, &table));
+            prop_assert_eq!(shown(short), shown(long));
+        }
+    }
 }

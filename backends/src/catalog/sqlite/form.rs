@@ -8,6 +8,8 @@ use std::fmt;
 
 use chrono::NaiveDate;
 use protocol::Timestamp;
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -67,6 +69,11 @@ impl Unit {
         }
     }
 
+    /// The unit that a number of this magnitude suggests.
+    fn of_magnitude(magnitude: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| magnitude <= unit.largest().unsigned_abs())
+    }
+
     /// The largest number, by magnitude, that is taken for this unit; what is larger is taken for
     /// the next. As seconds it lies in the year 5138, as milliseconds in 1973.
     pub(super) const fn largest(self) -> i64 {
@@ -85,6 +92,15 @@ pub(super) enum Stored {
     Integer(i64),
 }
 
+impl ToSql for Stored {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Integer(value) => ValueRef::Integer(*value),
+        }))
+    }
+}
+
 impl TimeForm {
     /// What an empty table is taken to hold, until it holds something.
     pub(super) const OF_AN_EMPTY_TABLE: Self =
@@ -92,11 +108,31 @@ impl TimeForm {
 
     /// The form whose pattern this is: its digits are 9s, but for those of the zone.
     pub(super) fn of_pattern(pattern: &str) -> Option<Self> {
-        Self::all_texts().find(|form| match form {
-            Self::Date => pattern == "9999-99-99",
-            Self::DateTime(form) => pattern == form.spell("9999-99-99", "99:99:99", ".999999"),
-            Self::Integer(_) => false,
-        })
+        Self::all_texts().find(|form| form.pattern() == pattern)
+    }
+
+    /// A test for values of this form: of those that it takes, [`of_pattern`](Self::of_pattern)
+    /// would take none for another. A text need not be a date; zero is a number of any unit.
+    pub(super) fn test(self) -> impl Fn(ValueRef<'_>) -> bool {
+        let pattern = self.pattern();
+        move |value| match (self, value) {
+            (Self::Integer(unit), ValueRef::Integer(value)) => {
+                value == 0 || Unit::of_magnitude(value.unsigned_abs()) == Some(unit)
+            }
+            (Self::Date | Self::DateTime(_), ValueRef::Text(text)) => {
+                has_pattern(text, pattern.as_bytes())
+            }
+            _ => false,
+        }
+    }
+
+    /// Its texts with 9 for every digit but those of the zone; of integers there is none.
+    fn pattern(self) -> String {
+        match self {
+            Self::Date => "9999-99-99".to_owned(),
+            Self::DateTime(form) => form.spell("9999-99-99", "99:99:99", ".999999"),
+            Self::Integer(_) => String::new(),
+        }
     }
 
     fn all_texts() -> impl Iterator<Item = Self> {
@@ -191,6 +227,15 @@ fn day_micros(text: &[u8]) -> Option<i64> {
     let date = NaiveDate::from_ymd_opt(year, month, day)?;
     let days = i64::from(chrono::Datelike::num_days_from_ce(&date)) - UNIX_EPOCH_FROM_CE;
     Some(days * MICROS_PER_DAY)
+}
+
+/// Whether a text equals the pattern, in which 9 stands for a digit.
+fn has_pattern(text: &[u8], pattern: &[u8]) -> bool {
+    text.len() == pattern.len()
+        && text.iter().zip(pattern).all(|(&found, wanted)| match wanted {
+            b'9' => found.is_ascii_digit(),
+            &wanted => found == wanted,
+        })
 }
 
 fn number(digits: &[u8]) -> Option<i64> {

@@ -1,11 +1,12 @@
 //! The table as the database has it, and the pieces of SQL that follow from it.
 
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use rusqlite::{Connection, params};
 
 use crate::catalog::CatalogTable;
 use crate::catalog::names::{column_candidates, quote, table_candidates, what_exists};
-use crate::catalog::sql_error::meaning;
 use crate::error::{BackendError, Result};
+
+use super::failure::meaning;
 
 /// The table with its columns, found under the configured names.
 ///
@@ -28,6 +29,8 @@ pub(super) struct Table {
     pub(super) created_at_type: String,
     /// Whether an index, or the table itself, begins with `created_at`.
     pub(super) created_at_indexed: bool,
+    /// Whether an index, or the table itself, begins with the uid.
+    pub(super) uid_indexed: bool,
 }
 
 #[derive(Debug)]
@@ -49,14 +52,14 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` with what there is instead.
-    pub(super) async fn find(
-        connection: &mut SqliteConnection,
+    pub(super) fn find(
+        connection: &Connection,
         database: &str,
         names: &CatalogTable,
     ) -> Result<Self> {
         let lookup = Lookup { database, names };
-        let table = lookup.table(connection).await?;
-        let columns = lookup.columns(connection, &table).await?;
+        let table = lookup.table(connection)?;
+        let columns = lookup.columns(connection, &table)?;
         let find = |wanted: &str| lookup.column(&table, &columns, wanted);
         let (uid, created_at) = (find(&names.uid)?, find(&names.created_at)?);
         let location = find(&names.location)?;
@@ -72,7 +75,8 @@ impl Table {
             created_at_name: quote(&created_at.name),
             uid_type: uid.shown_type(),
             created_at_type: created_at.shown_type(),
-            created_at_indexed: lookup.is_indexed(connection, &table, &columns, created_at).await?,
+            created_at_indexed: lookup.is_indexed(connection, &table, &columns, created_at)?,
+            uid_indexed: lookup.is_indexed(connection, &table, &columns, uid)?,
             from: quoted,
         })
     }
@@ -82,13 +86,30 @@ impl Table {
         format!("{} IS NOT NULL AND {} IS NOT NULL", self.uid, self.created_at)
     }
 
-    /// The condition of lying in a range, whose bounds are the next two parameters.
+    /// The condition of lying in a range, whose bounds are the first two parameters.
     pub(super) fn in_range(&self) -> String {
-        format!("{0} > ? AND {0} <= ?", self.created_at)
+        format!("{0} > ?1 AND {0} <= ?2", self.created_at)
+    }
+
+    /// The number of rows in a range that have a uid.
+    ///
+    /// With both columns indexed, the rows that have none are taken off: each number comes from an
+    /// index alone, where looking at the uid of every row would read all the table.
+    pub(super) fn count_sql(&self) -> String {
+        let Self { uid, from, .. } = self;
+        let range = self.in_range();
+        if self.created_at_indexed && self.uid_indexed {
+            format!(
+                "SELECT (SELECT count(*) FROM {from} WHERE {range}) \
+                 - (SELECT count(*) FROM {from} WHERE {uid} IS NULL AND {range})"
+            )
+        } else {
+            format!("SELECT count(*) FROM {from} WHERE {range} AND {uid} IS NOT NULL")
+        }
     }
 
     /// What the error means, where `action` failed on this table's database.
-    pub(super) fn failed(&self, action: &str, error: sqlx::Error) -> BackendError {
+    pub(super) fn failed(&self, action: &str, error: rusqlite::Error) -> BackendError {
         meaning(&format!("{}: {action}", self.database), error)
     }
 }
@@ -99,20 +120,23 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    fn failed(&self, error: sqlx::Error) -> BackendError {
+    fn failed(&self, error: rusqlite::Error) -> BackendError {
         let action = format!("looking for the table `{}`", self.names.table);
         meaning(&format!("{}: {action}", self.database), error)
     }
 
     /// The table's own spelling of the name; SQLite's names have no case.
-    async fn table(&self, connection: &mut SqliteConnection) -> Result<String> {
-        let existing: Vec<String> = sqlx::query_scalar(
-            "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
-             AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
-        )
-        .fetch_all(connection)
-        .await
-        .map_err(|error| self.failed(error))?;
+    fn table(&self, connection: &Connection) -> Result<String> {
+        let existing = connection
+            .prepare(
+                "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
+                 AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
+            )
+            .and_then(|mut named| {
+                let names = named.query_map([], |row| row.get::<_, String>(0))?;
+                names.collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .map_err(|error| self.failed(error))?;
         let wanted = &self.names.table;
         table_candidates(wanted)
             .iter()
@@ -136,22 +160,15 @@ impl Lookup<'_> {
     }
 
     /// All columns, also generated ones, but not those that virtual tables hide.
-    async fn columns(&self, connection: &mut SqliteConnection, table: &str) -> Result<Vec<Column>> {
-        let rows =
-            sqlx::query("SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1")
-                .bind(table)
-                .fetch_all(connection)
-                .await
-                .map_err(|error| self.failed(error))?;
-        rows.iter()
-            .map(|row| {
-                Ok(Column {
-                    name: row.try_get(0)?,
-                    declared: row.try_get(1)?,
-                    key: row.try_get(2)?,
-                })
+    fn columns(&self, connection: &Connection, table: &str) -> Result<Vec<Column>> {
+        connection
+            .prepare("SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1")
+            .and_then(|mut listed| {
+                let columns = listed.query_map([table], |row| {
+                    Ok(Column { name: row.get(0)?, declared: row.get(1)?, key: row.get(2)? })
+                })?;
+                columns.collect()
             })
-            .collect::<sqlx::Result<_>>()
             .map_err(|error| self.failed(error))
     }
 
@@ -168,27 +185,26 @@ impl Lookup<'_> {
             })
     }
 
-    async fn is_indexed(
+    fn is_indexed(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &Connection,
         table: &str,
         columns: &[Column],
-        created_at: &Column,
+        column: &Column,
     ) -> Result<bool> {
         // An INTEGER PRIMARY KEY is the order of the table itself, and is listed as no index.
         let alone = columns.iter().filter(|column| column.key > 0).count() == 1;
-        if alone && created_at.key == 1 && created_at.declared.eq_ignore_ascii_case("INTEGER") {
+        if alone && column.key == 1 && column.declared.eq_ignore_ascii_case("INTEGER") {
             return Ok(true);
         }
-        sqlx::query_scalar(AssertSqlSafe(
-            "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) AS list, \
-               pragma_index_info(list.name) AS info \
-             WHERE list.partial = 0 AND info.seqno = 0 AND info.name = ?2 COLLATE NOCASE)",
-        ))
-        .bind(table)
-        .bind(&created_at.name)
-        .fetch_one(connection)
-        .await
-        .map_err(|error| self.failed(error))
+        connection
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) AS list, \
+                   pragma_index_info(list.name) AS info \
+                 WHERE list.partial = 0 AND info.seqno = 0 AND info.name = ?2 COLLATE NOCASE)",
+                params![table, column.name],
+                |row| row.get(0),
+            )
+            .map_err(|error| self.failed(error))
     }
 }
