@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod crash;
 pub mod error;
 pub mod ledger;
+pub mod metrics;
 pub mod queue;
 pub mod sabotage;
 mod sql;

@@ -22,6 +22,7 @@ pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
 use crate::error::{BackendError, Result};
+use crate::metrics::timed;
 use crate::{crash, sabotage};
 
 mod fault;
@@ -201,6 +202,10 @@ impl Store {
     /// # Errors
     /// [`BackendError::NotFound`] when it is not there, [`BackendError::Invalid`] when it is larger.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Bytes> {
+        timed("get", self.get_untimed(key, limit)).await
+    }
+
+    async fn get_untimed(&self, key: &str, limit: u64) -> Result<Bytes> {
         let what = self.what("read", key);
         let path = Path::from(key);
         let failed = |error| store_error(what.clone(), error);
@@ -224,6 +229,10 @@ impl Store {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        timed("get", self.get_range_untimed(key, range)).await
+    }
+
+    async fn get_range_untimed(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let what = self.what("read", key);
         let wanted = range.end - range.start;
         let path = Path::from(key);

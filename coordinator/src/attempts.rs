@@ -102,6 +102,19 @@ pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
 pub(crate) const READING: &str = "reading";
 /// Class of a task that a worker says it can never execute.
 pub(crate) const REFUSED: &str = "refused";
+/// Every class of a setback.
+pub(crate) const CLASSES: [&str; 10] = [
+    "store",
+    "source",
+    "mount",
+    "local",
+    "panic",
+    REFUSED,
+    "interrupted",
+    "receipt",
+    "lost",
+    "files",
+];
 
 /// What trouble is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

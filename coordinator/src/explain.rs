@@ -166,12 +166,8 @@ async fn ask_broker(facts: &mut Facts, queue: &dyn TaskQueue) -> Result<(), Back
     Ok(())
 }
 
-/// Where a window stands. Pure.
-fn window_facts(
-    record: &WindowRecord,
-    partitions: &[PartitionRecord],
-    now: Timestamp,
-) -> WindowFacts {
+/// Partitions by what is to come of them. Pure.
+pub(crate) fn count_partitions(partitions: &[PartitionRecord], now: Timestamp) -> Partitions {
     let mut counts = Partitions { all: partitions.len() as u64, ..Partitions::default() };
     for partition in partitions {
         *match () {
@@ -180,6 +176,16 @@ fn window_facts(
             () => &mut counts.to_do,
         } += 1;
     }
+    counts
+}
+
+/// Where a window stands. Pure.
+fn window_facts(
+    record: &WindowRecord,
+    partitions: &[PartitionRecord],
+    now: Timestamp,
+) -> WindowFacts {
+    let counts = count_partitions(partitions, now);
     let troubled = partitions
         .iter()
         .filter(|partition| partition.accepted.is_none() && partition.trouble.is_some())

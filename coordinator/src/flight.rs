@@ -22,6 +22,8 @@ pub(crate) struct OpenWindow {
     pub(crate) partitions: Vec<OpenPartition>,
     /// Whether a manifest of it is gone, so that it waits for another plan.
     pub(crate) to_be_planned_anew: bool,
+    /// When its plan was begun, where that was here.
+    pub(crate) began: Option<Instant>,
 }
 
 /// One of its partitions.
@@ -69,7 +71,7 @@ impl OpenWindow {
         partitions: Vec<PartitionRecord>,
     ) -> Self {
         let partitions = partitions.into_iter().map(OpenPartition::new).collect();
-        Self { record, settings, partitions, to_be_planned_anew: false }
+        Self { record, settings, partitions, to_be_planned_anew: false, began: None }
     }
 
     /// Takes over what the ledger says. Of partitions about which it says nothing new, the signs

@@ -32,6 +32,7 @@ use self::recheck::Rechecking;
 use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
+use crate::metrics;
 use crate::restore::Answer;
 use crate::service::{Coordinator, Event, Goal, RunReport};
 use crate::survey::settings_of;
@@ -54,6 +55,7 @@ pub(crate) struct Leader<'a> {
     flight: Flight,
     /// The plan in the making, of which window and pass.
     planning: Option<(Window, Revision, Planning)>,
+    planning_began: Instant,
     plan_not_before: Instant,
     /// Whether the last planned window had no rows, so that it is worth asking how far the
     /// emptiness reaches.
@@ -72,6 +74,8 @@ pub(crate) struct Leader<'a> {
     rechecking: Rechecking,
     /// Replays that could not even be planned, with the reason; their requests are dropped.
     unplannable: Vec<(Window, String)>,
+    /// Why tasks could not be published when that was last tried.
+    unpublished: Option<String>,
     /// The pause that stands, as of the last look.
     paused: Option<Paused>,
     /// The window that the watermark cannot pass again.
@@ -100,6 +104,7 @@ impl<'a> Leader<'a> {
             report,
             flight: Flight::default(),
             planning: None,
+            planning_began: now,
             plan_not_before: now,
             last_was_empty: true,
             until,
@@ -111,6 +116,7 @@ impl<'a> Leader<'a> {
             restoring: None,
             rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
+            unpublished: None,
             paused: None,
             stuck: None,
         }
@@ -168,6 +174,7 @@ impl<'a> Leader<'a> {
             self.publish_due().await?;
         }
         self.report.archived_until = Some(self.watermark);
+        self.it.board.tell(self.unpublished.clone());
 
         let blocked = self.blocked();
         let stuck = self.stuck.iter().map(|stuck| (stuck.window, stuck.reason.clone()));
@@ -296,6 +303,7 @@ impl<'a> Leader<'a> {
                     "its process ended over it");
                 let setback = setback_of_lost_process(partition, process, ledger.now().await?);
                 ledger.set_back(&self.lease, window, partition.partition, &setback).await?;
+                metrics::setback(&setback);
                 found = true;
             }
         }

@@ -7,12 +7,15 @@
 
 pub mod adjust;
 pub mod attempts;
+pub mod board;
 pub mod cutting;
 pub mod decide;
 pub mod explain;
+pub mod figures;
 pub mod gc;
 pub mod held;
 pub mod init;
+pub mod metrics;
 pub mod operate;
 pub mod partitions;
 pub mod pause;

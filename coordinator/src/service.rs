@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backends::ledger::{Lease, Pause, WindowTotals};
 use backends::queue::Consumer;
@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attempts::AttemptLimits;
+use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::decide::FailureLimits;
 use crate::held::held_windows;
 use crate::lead::{Ended, Leader};
+use crate::metrics;
 use crate::partitions::PartitionLimits;
 use crate::pause::standing;
 use crate::sabotage;
@@ -150,6 +152,7 @@ pub struct Coordinator {
     pub(crate) queue: Arc<dyn TaskQueue>,
     pub(crate) settings: CoordinatorSettings,
     pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) board: Board,
 }
 
 impl Coordinator {
@@ -165,7 +168,13 @@ impl Coordinator {
         settings: CoordinatorSettings,
         events: mpsc::UnboundedSender<Event>,
     ) -> Self {
-        Self { id, identity, ledger, catalog, store, queue, settings, events }
+        let board = Board::default();
+        Self { id, identity, ledger, catalog, store, queue, settings, events, board }
+    }
+
+    /// The coordinator, which shows on `board` what becomes of it.
+    pub fn on(self, board: Board) -> Self {
+        Self { board, ..self }
     }
 
     /// Works towards `goal` until it is reached or `shutdown`. Waits while another holds the
@@ -194,12 +203,13 @@ impl Coordinator {
             };
             info!(holder = %lease.holder, epoch = lease.epoch, "leading");
             let _nobody_listens = self.events.send(Event::Leading { epoch: lease.epoch });
+            metrics::came_to_lead();
             let lost = shutdown.child_token();
             let renewing = tokio::spawn(renew(
                 Arc::clone(&self.ledger),
                 lease.clone(),
                 self.settings.lease_ttl,
-                lost.clone(),
+                (self.board.clone(), lost.clone()),
             ));
             let ended =
                 Leader::new(self, lease.clone(), until, &mut report).lead(&goal, &lost).await;
@@ -222,6 +232,7 @@ impl Coordinator {
                 }
             };
             self.give_back(&lease).await;
+            self.board.gave_back(reached);
             sabotage::write_without_the_lease(&self.store).await?;
             if reached {
                 return Ok(report);
@@ -244,8 +255,12 @@ impl Coordinator {
             {
                 return Ok(None);
             }
+            let asked = Instant::now();
             match self.ledger.acquire_lease(&self.id, self.settings.lease_ttl).await {
-                Ok(Some(lease)) => return Ok(Some(lease)),
+                Ok(Some(lease)) => {
+                    self.board.leads(lease.epoch, asked + self.settings.lease_ttl);
+                    return Ok(Some(lease));
+                }
                 Ok(None) if !told => {
                     told = true;
                     let status = self.ledger.lease_status().await.ok().flatten();
@@ -253,9 +268,10 @@ impl Coordinator {
                     let holder = holder.map_or_else(|| "another".to_owned(), |id| id.to_string());
                     let reason = format!("standing by: {holder} holds the lease");
                     info!("{reason}");
+                    self.board.stands_by(&reason);
                     let _nobody_listens = self.events.send(Event::Waiting { reason });
                 }
-                Ok(None) => {}
+                Ok(None) => self.board.tell(None),
                 Err(error) if error.is_retryable() => self.wait_out(&error, shutdown).await,
                 Err(error) => return Err(error),
             }
@@ -311,6 +327,7 @@ impl Coordinator {
 
     async fn wait_out(&self, error: &BackendError, shutdown: &CancellationToken) {
         warn!("trying again: {error}");
+        self.board.tell(Some(error.to_string()));
         let _nobody_listens = self.events.send(Event::Waiting { reason: error.to_string() });
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -359,13 +376,21 @@ const CONSUMER_PREFETCH: u16 = 256;
 
 /// Renews the lease until it is lost, which `lost` then tells. A ledger that cannot be reached
 /// for as long as the lease lasts means that it is lost.
-async fn renew(ledger: Arc<dyn Ledger>, lease: Lease, ttl: Duration, lost: CancellationToken) {
+async fn renew(
+    ledger: Arc<dyn Ledger>,
+    lease: Lease,
+    ttl: Duration,
+    (board, lost): (Board, CancellationToken),
+) {
     let mut renewed = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(ttl / 3).await;
         let asked = tokio::time::Instant::now();
         match tokio::time::timeout(ttl / 3, ledger.renew_lease(&lease, ttl)).await {
-            Ok(Ok(true)) => renewed = asked,
+            Ok(Ok(true)) => {
+                renewed = asked;
+                board.renewed(asked.into_std() + ttl);
+            }
             Ok(Ok(false)) => {
                 warn!(epoch = lease.epoch, "the lease was taken by another");
                 return lost.cancel();

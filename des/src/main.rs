@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod demo;
+mod http;
 mod lifecycle;
 mod output;
 mod progress;

@@ -9,11 +9,14 @@ use backends::catalog::{PostgresCatalog, SqliteCatalog};
 use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
+use coordinator::board::Board;
+use coordinator::figures::Watch;
 use coordinator::init::{self, ArchiveSeed, Examined, InitError, InitReport};
 use coordinator::partitions::PartitionLimits;
 use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use worker::{Sources, Worker, WorkerSettings};
 
 use crate::config::{Config, DatabaseUrl, StoreConfig};
@@ -245,9 +248,9 @@ impl Fleet {
         &self,
         config: &Config,
         continuous: bool,
-        events: mpsc::UnboundedSender<Event>,
+        (events, board): (mpsc::UnboundedSender<Event>, Board),
     ) -> Coordinator {
-        Coordinator::new(
+        let coordinator = Coordinator::new(
             process_name("coordinator"),
             self.archive.identity.clone(),
             Arc::clone(&self.ledger),
@@ -256,7 +259,20 @@ impl Fleet {
             Arc::clone(&self.queue),
             coordinator_settings(config, continuous),
             events,
-        )
+        );
+        coordinator.on(board)
+    }
+
+    /// Reads figures for the board until `stop`, as long as they are this process's to show.
+    pub(crate) fn watch(&self, config: &Config, board: &Board, stop: &CancellationToken) {
+        let watch = Watch::new(
+            board.clone(),
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.catalog),
+            Arc::clone(&self.queue),
+            config.coordinator.window_span_micros,
+        );
+        tokio::spawn(watch.run(stop.clone()));
     }
 }
 

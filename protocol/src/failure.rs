@@ -44,6 +44,24 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Missing,
+        Self::NoPermission,
+        Self::IsDirectory,
+        Self::NotRegular,
+        Self::OutsideRoots,
+        Self::InvalidLocation,
+        Self::SizeMismatch,
+        Self::Changed,
+        Self::NoLocation,
+        Self::LocationTooLong,
+        Self::UidTooLong,
+        Self::TooManyParts,
+        Self::Unreadable,
+        Self::GaveUp,
+    ];
+
     /// The text that is stored: the same as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {

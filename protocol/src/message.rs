@@ -140,6 +140,9 @@ pub enum RetryClass {
 }
 
 impl RetryClass {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Store, Self::Source, Self::Mount, Self::Local, Self::Panic];
+
     /// The text that is stored: the same as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -5,6 +5,8 @@
 //! The async side moves bytes between processes; files are read, hashed and compressed on threads
 //! of their own (see [`pack`]), so that heartbeats are never late.
 
+pub mod metrics;
+
 mod assemble;
 mod pack;
 mod payload;

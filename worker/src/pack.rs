@@ -6,6 +6,7 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
 
 use backends::store::UploadCheck;
 use backends::{BackendError, Store};
@@ -20,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
+use crate::metrics::Reads;
 use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
 use crate::reading::{Readings, Slot};
 use crate::restore::Wanted;
@@ -291,6 +293,7 @@ struct Reader<'a> {
     one_large_file: &'a Mutex<()>,
     source: SourceReader<'a>,
     reading: Arc<Slot>,
+    reads: Reads,
     raw: Vec<u8>,
 }
 
@@ -333,7 +336,8 @@ impl<'a> Reader<'a> {
     fn new(input: &'a PackInput, memory: &'a SegmentMemory, one_large_file: &'a Mutex<()>) -> Self {
         let source = SourceReader::new(&input.sources);
         let reading = input.counters.readings.slot();
-        Self { input, memory, one_large_file, source, reading, raw: Vec::new() }
+        let reads = Reads::new();
+        Self { input, memory, one_large_file, source, reading, reads, raw: Vec::new() }
     }
 
     fn read(&mut self, batch: &Batch<'_>, encoder: &mut Encoder) -> Result<Share<'a>, PackError> {
@@ -380,6 +384,7 @@ impl<'a> Reader<'a> {
             }
             let rows = taken.len() as u64;
             self.input.counters.rows.fetch_add(rows, Ordering::Relaxed);
+            self.reads.files.increment(rows);
         }
         let payloads = payloads.finish().map_err(|error| PackError::local(&error))?;
         Ok(Share { batch: batch.number, payloads, items })
@@ -392,6 +397,7 @@ impl<'a> Reader<'a> {
         payloads: &mut PayloadWriter<'_>,
     ) -> Result<Item, RowError> {
         let location = row.location.as_deref().unwrap_or_default();
+        let began = Instant::now();
         let mut open = self.source.open(location)?;
         if let Some(expected) = row.size.filter(|&expected| expected != open.size) {
             return Err(RowError::Source(SourceError::File(
@@ -400,6 +406,7 @@ impl<'a> Reader<'a> {
             )));
         }
         self.input.counters.bytes.fetch_add(open.size, Ordering::Relaxed);
+        self.reads.bytes.increment(open.size);
         if open.size > self.input.settings.big_file_threshold {
             return self.store_big_file(open);
         }
@@ -407,6 +414,7 @@ impl<'a> Reader<'a> {
         let _one_at_a_time =
             large.then(|| self.one_large_file.lock().unwrap_or_else(PoisonError::into_inner));
         let raw = open.read_into(&mut self.raw)?;
+        self.reads.seconds.record(began.elapsed().as_secs_f64());
         let crc32c = crc32c::crc32c(raw);
         let try_compress = !is_compressed_name(location);
         let stored = payloads.push_with(|out| encoder.encode_onto(raw, try_compress, out));

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::metrics::{self, Held};
 use crate::pack::{Counters, PackLimits, check_spool};
 use crate::source::Sources;
 use crate::task::{TaskContext, execute};
@@ -95,6 +96,7 @@ impl Worker {
     /// When the queue cannot be consumed at all, or a task's handler panics.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = self.queue.consume(Lane::Tasks, self.settings.slots).await?;
+        let _slots = Held::slots(self.settings.slots);
         let stop = Stop::default();
         let mut running = JoinSet::new();
         info!(worker = %self.context.worker, slots = self.settings.slots, "worker ready");
@@ -176,10 +178,11 @@ async fn handle(
     } else if task.avoid.as_ref() == Some(&context.worker) {
         TaskResult::Returned
     } else {
+        let (_busy, began) = (Held::busy(), Instant::now());
         let counters = Arc::new(Counters::default());
         let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters);
         let work = execute(&context, &task, Arc::clone(&counters), Arc::clone(&stop.cancel));
-        tokio::select! {
+        let result = tokio::select! {
             result = work => result,
             never = heartbeat => never,
             () = stop.abandon.cancelled() => {
@@ -187,7 +190,9 @@ async fn handle(
                     "given back while something of it hangs");
                 TaskResult::Returned
             }
-        }
+        };
+        metrics::executed(began.elapsed());
+        result
     };
     match &result {
         TaskResult::Retry { class, detail } => {
@@ -228,6 +233,7 @@ async fn parse(queue: &dyn TaskQueue, kind: &str, body: &[u8]) -> Option<Task> {
         Err(error) => error.to_string(),
     };
     warn!(kind, "dead letter: {reason}");
+    metrics::dead_letter();
     let message = OutgoingMessage {
         kind: kind.to_owned(),
         body: body.iter().copied().take(DEAD_LETTER_BYTES).collect(),
@@ -238,6 +244,7 @@ async fn parse(queue: &dyn TaskQueue, kind: &str, body: &[u8]) -> Option<Task> {
 }
 
 async fn answer(queue: &dyn TaskQueue, worker: &WorkerId, task: &Task, result: TaskResult) {
+    metrics::answered(&result);
     let outcome = Outcome {
         version: Outcome::VERSION,
         address: task.address.clone(),

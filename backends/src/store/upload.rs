@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::fault::store_error;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Store, bounded, time_for};
 use crate::error::{BackendError, Result};
+use crate::metrics::timed;
 
 /// Looks at the bytes of an upload as they pass.
 pub trait UploadCheck {
@@ -82,7 +83,7 @@ impl Store {
         let what = self.what("upload", key);
         let source = Source::File(tokio::fs::File::from_std(file));
         let upload = self.upload(key, source, size, accept, &what);
-        bounded(&what, time_for(size), upload).await?
+        timed("put", async { bounded(&what, time_for(size), upload).await? }).await
     }
 
     /// Uploads bytes that are too many for one request.

@@ -9,6 +9,7 @@ use protocol::names;
 use super::fault::store_error;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, REQUEST_TIMEOUT, Store, bounded, time_for};
 use crate::error::Result;
+use crate::metrics::timed;
 use crate::sabotage;
 
 impl Store {
@@ -20,9 +21,9 @@ impl Store {
     /// When the store refuses or does not answer in time.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
         if bytes.len() > PART_BYTES * PARTS_IN_FLIGHT {
-            return self.put_parts(key, bytes).await;
+            return timed("put", self.put_parts(key, bytes)).await;
         }
-        self.put_whole(key, bytes, &self.what("write", key)).await
+        timed("put", self.put_whole(key, bytes, &self.what("write", key))).await
     }
 
     pub(super) async fn put_whole(&self, key: &str, bytes: Bytes, what: &str) -> Result<()> {

@@ -128,6 +128,16 @@ pub struct Partitions {
     pub backing_off: u64,
 }
 
+impl Partitions {
+    /// Those of another window besides.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.all += other.all;
+        self.accepted += other.accepted;
+        self.to_do += other.to_do;
+        self.backing_off += other.backing_off;
+    }
+}
+
 /// A partition with trouble.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TroubledPartition {

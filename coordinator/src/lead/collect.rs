@@ -14,6 +14,7 @@ use crate::answer::{Meaning, meaning};
 use crate::attempts::{REFUSED, give_back_wait};
 use crate::certify::MAX_RECEIPT_BYTES;
 use crate::decide::{Expected, check_receipt};
+use crate::metrics;
 use crate::sabotage;
 use crate::service::{Coordinator, Event};
 
@@ -34,6 +35,7 @@ impl Leader<'_> {
     }
 
     async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), BackendError> {
+        metrics::dead_letter();
         warn!(kind = delivery.kind, "dead letter: {reason}");
         let message = OutgoingMessage {
             kind: delivery.kind.clone(),
@@ -134,6 +136,7 @@ impl Leader<'_> {
         setback: Setback,
     ) {
         let Some(open) = self.flight.partition_mut(window, partition) else { return };
+        metrics::setback(&setback);
         open.last_sign = None;
         open.record.setbacks = setback.setbacks;
         open.record.attempts = setback.attempts;
@@ -158,6 +161,8 @@ impl Leader<'_> {
         }
         if let Some(open) = self.flight.partition_mut(window, partition) {
             let rows = open.record.rows.rows.saturating_sub(open.reported.0);
+            self.it.board.accepted(open.record.rows.rows);
+            metrics::accepted();
             open.record.accepted = Some(receipt);
             self.tell(Event::Read { rows, bytes: 0 });
         }

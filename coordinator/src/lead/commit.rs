@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::Leader;
 use crate::attempts::setback_of_lost_object;
 use crate::certify::{Certified, Certifier};
+use crate::metrics;
 use crate::service::Event;
 
 impl Leader<'_> {
@@ -61,8 +62,9 @@ impl Leader<'_> {
         self.it.ledger.commit_window(&self.lease, &commit).await?;
         crash::point("after_commit");
         self.watermark = self.watermark.max(key.end);
-        self.flight.windows.remove(&key);
+        let committed = self.flight.windows.remove(&key);
         let totals = commit.totals;
+        metrics::committed(totals, committed.and_then(|window| window.began));
         info!(window = %commit.window, revision = commit.revision, files = totals.files_archived,
             failed = totals.files_failed, shards = totals.shards, "committed");
         self.report.windows += 1;

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Leader, TICK};
 use crate::attempts::{READING, next_alone, worker_to_avoid};
+use crate::metrics;
 use crate::service::Event;
 
 /// Class of what is recorded of a partition whose worker hangs no more.
@@ -37,6 +38,7 @@ impl Leader<'_> {
             return Ok(());
         }
         if self.flight.due(Timestamp::MAX).is_empty() {
+            self.unpublished = None;
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
@@ -54,9 +56,12 @@ impl Leader<'_> {
                 // The others would wait for the same broker as long, one batch after the other.
                 warn!("a task was not published, and will be again: {error}");
                 self.tell(Event::Waiting { reason: error.to_string() });
+                self.unpublished = Some(error.to_string());
                 self.publish_from = Instant::now() + TICK;
                 break;
             }
+            metrics::published();
+            self.unpublished = None;
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.last_sign = Some(Instant::now());
                 open.given_back_by = None;

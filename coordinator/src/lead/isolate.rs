@@ -11,6 +11,7 @@ use tracing::warn;
 use super::Leader;
 use crate::attempts::{Verdict, attempt_number};
 use crate::decide::{Expected, accepted, check_receipt};
+use crate::metrics;
 use crate::survey::MAX_MANIFEST_BYTES;
 
 /// Class of what is recorded of a part before its first attempt.
@@ -63,6 +64,7 @@ impl Leader<'_> {
         let parts = [part(0), part(1)];
         // False: it was accepted or split meanwhile, under another lease. The ledger tells.
         ledger.split_partition(&self.lease, key, number, &parts, (SPLIT, &why)).await?;
+        metrics::split();
         let records = ledger.partitions(key).await?;
         if let Some(window) = self.flight.windows.get_mut(&key) {
             window.refresh(records);
@@ -88,6 +90,7 @@ impl Leader<'_> {
                 failures.push(given_up(row, &why));
             }
         };
+        metrics::given_up();
         let failures = self.gather(partition, Vec::new(), list).await?;
         let identity = &self.it.identity;
         let mut receipt = Receipt {

@@ -18,6 +18,7 @@ use crate::cutting::{Ahead, Next, next_window};
 use crate::findings::Findings;
 use crate::flight::OpenWindow;
 use crate::held::HeldWindow;
+use crate::metrics;
 use crate::restore::{ANSWERS_IN_FLIGHT, Restorer};
 use crate::service::{Event, Goal};
 use crate::split::Split;
@@ -138,6 +139,7 @@ impl Leader<'_> {
     }
 
     fn begin_plan(&mut self, window: Window, revision: Revision, purpose: Purpose) {
+        self.planning_began = Instant::now();
         let splitter = self.it.splitter();
         let (answer, answers) = mpsc::channel(ANSWERS_IN_FLIGHT);
         let restorer = Restorer {
@@ -215,6 +217,7 @@ impl Leader<'_> {
         }
         crash::point("after_ledger");
         info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
+        metrics::planned(rows.rows);
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
         let records = self.it.ledger.partitions(key).await?;
         let record = WindowRecord {
@@ -231,7 +234,9 @@ impl Leader<'_> {
             splits_before: 0,
         };
         let settings = self.it.settings.pack;
-        self.flight.windows.insert(key, OpenWindow::new(record, settings, records));
+        let began = Some(self.planning_began);
+        let window = OpenWindow { began, ..OpenWindow::new(record, settings, records) };
+        self.flight.windows.insert(key, window);
         Ok(())
     }
 

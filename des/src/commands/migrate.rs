@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use coordinator::board::Board;
 use coordinator::explain::PauseFacts;
 use coordinator::{Event, Goal, RunReport};
 use protocol::Timestamp;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::cli::{MigrateArgs, Mode};
 use crate::config::Config;
+use crate::http::{self, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure, Output, bytes, grouped, table};
 use crate::progress::FileBar;
@@ -114,7 +116,9 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     let continuous = args.mode == Mode::Continuous;
-    let options = |goal| RunOptions { goal, workers, bar: "archiving", continuous };
+    let board = Board::default();
+    let options =
+        |goal| RunOptions { goal, workers, bar: "archiving", continuous, board: board.clone() };
     if args.mode == Mode::Single {
         let result = run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await?;
         let failed = failed_files(&fleet, &result).await?;
@@ -122,6 +126,8 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         // A run that was told to stop has done what it was told.
         return Ok(result.exit());
     }
+    let _http = http::serve(&config.http, Served::of_both(&board)).await?;
+    fleet.watch(&config, &board, &shutdown);
     let pause = args.interval;
     while !shutdown.is_cancelled() {
         match run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await {
@@ -184,6 +190,8 @@ pub(crate) struct RunOptions {
     /// Whether the run is one of many: windows that were committed lately are looked at again, and a
     /// pause is waited out.
     pub(crate) continuous: bool,
+    /// Where the run shows how it goes.
+    pub(crate) board: Board,
 }
 
 /// Runs a coordinator and local workers until the goal is reached.
@@ -194,7 +202,7 @@ pub(crate) async fn run_embedded(
     shutdown: &CancellationToken,
 ) -> Result<MigrateResult, Failure> {
     let began = Instant::now();
-    let RunOptions { goal, workers, bar, continuous } = options;
+    let RunOptions { goal, workers, bar, continuous, board } = options;
     let pending = match goal {
         Goal::UpToCutoff => {
             let span = config.coordinator.window_span_micros;
@@ -203,7 +211,7 @@ pub(crate) async fn run_embedded(
         Goal::Forever | Goal::Replays(_) => 0,
     };
     let (events, shown) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(config, continuous, events);
+    let coordinator = fleet.coordinator(config, continuous, (events, board));
     let stop_workers = CancellationToken::new();
     let _stopped_whatever_happens = stop_workers.clone().drop_guard();
     let mut working = match workers {

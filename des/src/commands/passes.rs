@@ -1,6 +1,7 @@
 //! Passes over committed windows that an operator asks for: carried out, and reported.
 
 use backends::ledger::{Purpose, WindowRecord};
+use coordinator::board::Board;
 use coordinator::operate::findings;
 use coordinator::{Finding, Findings, Goal};
 use protocol::Timestamp;
@@ -42,7 +43,7 @@ pub(super) async fn carry_out(
     let keys = requested.iter().map(WindowRecord::key).collect();
     let shutdown = shutdown_on_signals()?;
     let goal = Goal::Replays(keys);
-    let options = RunOptions { goal, workers, bar, continuous: false };
+    let options = RunOptions { goal, workers, bar, continuous: false, board: Board::default() };
     let done = run_embedded(config, fleet, options, &shutdown).await?;
     let mut found = Findings::default();
     let mut not_done = Vec::new();

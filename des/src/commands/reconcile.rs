@@ -75,7 +75,7 @@ pub(super) async fn run(args: ReconcileArgs, output: Output) -> Result<Exit, Fai
             actor: wiring::actor(),
             action: "reconcile".to_owned(),
             from: args.from.map(|from| from.to_string()),
-            to: args.to.map(|to| to.to_string()),
+            to: Some(args.to.map_or_else(|| "all".to_owned(), |to| to.to_string())),
             reason: args.reason,
         };
         let ends: Vec<_> = different.iter().map(|it| it.end).collect();

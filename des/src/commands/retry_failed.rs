@@ -36,7 +36,7 @@ pub(super) async fn run(args: RetryFailedArgs, output: Output) -> Result<Exit, F
         actor: wiring::actor(),
         action: "retry-failed".to_owned(),
         from: None,
-        to: args.window.map(|end| end.to_string()),
+        to: Some(args.window.map_or_else(|| "all".to_owned(), |end| end.to_string())),
         reason: args.reason,
     };
     let requested = request_passes(&*fleet.ledger, &ends, Purpose::Retry, &audit).await?;

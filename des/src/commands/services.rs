@@ -1,16 +1,21 @@
 //! `des coordinator` and `des worker`: the roles of a fleet.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use backends::TaskQueue;
+use backends::queue::Lane;
 use coordinator::Goal;
+use coordinator::board::Board;
 use protocol::ArchiveIdentity;
 use retriever::{Archive, ReadError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cli::{CoordinatorArgs, WorkerArgs};
 use crate::config::Config;
+use crate::http::{self, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure};
 use crate::wiring::{self, Permissions};
@@ -19,6 +24,9 @@ use crate::wiring::{self, Permissions};
 const DEFAULT_SLOTS: u16 = 2;
 /// How often a worker looks whether the archive was made.
 const LOOK_FOR_ARCHIVE_EVERY: Duration = Duration::from_secs(2);
+/// How often a worker asks whether the broker is there, and how long that may take.
+const ASK_BROKER_EVERY: Duration = Duration::from_secs(5);
+const BROKER_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) fn require_broker(config: &Config, role: &str) -> Result<(), Failure> {
     if config.broker.is_some() {
@@ -36,11 +44,14 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     require_broker(&config, "coordinator")?;
     let permissions =
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
+    let board = Board::default();
+    let _http = http::serve(&config.http, Served::of_coordinator(&board)).await?;
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
+    fleet.watch(&config, &board, &shutdown);
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();
-    let coordinator = fleet.coordinator(&config, true, events);
+    let coordinator = fleet.coordinator(&config, true, (events, board));
     coordinator.run(Goal::Forever, shutdown).await?;
     Ok(Exit::Done)
 }
@@ -49,6 +60,8 @@ pub(super) async fn worker(args: WorkerArgs) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     require_broker(&config, "worker")?;
     let shutdown = shutdown_on_signals()?;
+    let (ready, served) = Served::of_worker("waiting for the archive to be made");
+    let _http = http::serve(&config.http, served).await?;
     let store = wiring::store(&config, false).await?;
     let Some(identity) = wait_for_archive(&store, &shutdown).await? else { return Ok(Exit::Done) };
     if identity.job != config.job {
@@ -58,10 +71,27 @@ pub(super) async fn worker(args: WorkerArgs) -> Result<Exit, Failure> {
         )));
     }
     let queue = wiring::queue(&config, &wiring::process_name("worker")).await?;
+    tokio::spawn(watch_broker(Arc::clone(&queue), ready));
     let slots = args.slots.or(config.worker.slots).unwrap_or(DEFAULT_SLOTS);
     let worker = wiring::worker(&config, identity, store, queue, slots)?;
     worker.run(shutdown).await?;
     Ok(Exit::Done)
+}
+
+/// Says again and again whether the broker answers, without which a worker does nothing.
+async fn watch_broker(queue: Arc<dyn TaskQueue>, ready: watch::Sender<Result<String, String>>) {
+    loop {
+        let asked = tokio::time::timeout(BROKER_LIMIT, queue.depth(Lane::Tasks)).await;
+        let told = match asked {
+            Ok(Ok(_depth)) => Ok("taking tasks".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err(format!("the broker does not answer within {BROKER_LIMIT:?}")),
+        };
+        if ready.send(told).is_err() {
+            return;
+        }
+        tokio::time::sleep(ASK_BROKER_EVERY).await;
+    }
 }
 
 /// The archive's identity; waits until a coordinator has made it.

@@ -53,6 +53,7 @@ pub(crate) fn parse(
         key,
         name,
     })?;
+    say_off(&mut value);
     drop_empty(&mut value);
     if let Some(key) = yaml(REFERENCE).ok().and_then(|it| not_a_section(&value, &it, "")) {
         let why = "it must be a section, with keys below it".to_owned();
@@ -132,6 +133,15 @@ fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Strin
     }
     expanded.push_str(rest);
     Ok(expanded)
+}
+
+/// `http.listen: null` turns it off, and is not the same as saying nothing.
+fn say_off(value: &mut Value) {
+    if let Some(listen) = value.pointer_mut("/http/listen")
+        && listen.is_null()
+    {
+        *listen = Value::String("off".to_owned());
+    }
 }
 
 /// A section or key that is written with nothing after it counts as absent.

@@ -6,6 +6,7 @@ mod raw;
 mod urls;
 mod validate;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,18 @@ pub(crate) struct Config {
     pub(crate) roots: Vec<PathBuf>,
     pub(crate) worker: WorkerConfig,
     pub(crate) coordinator: CoordinatorConfig,
+    pub(crate) http: HttpConfig,
+}
+
+/// Where a service answers over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HttpConfig {
+    /// `None`: nowhere.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Whether the address was chosen by whoever wrote the configuration: then it must be free.
+    pub(crate) chosen: bool,
+    /// Whether there is `/metrics` among what is served.
+    pub(crate) metrics: bool,
 }
 
 #[derive(Clone)]
@@ -143,8 +156,49 @@ mod tests {
         assert_eq!(format!("{stated:?}"), format!("{default:?}"));
         let worker = WorkerConfig { slots: None, ..reference.worker };
         assert_eq!(format!("{worker:?}"), format!("{:?}", least.worker));
+        assert_eq!(reference.http.listen, least.http.listen);
+        assert_eq!(reference.http.metrics, least.http.metrics);
         let columns = CatalogTable { size: None, ..reference.table };
         assert_eq!(format!("{columns:?}"), format!("{:?}", least.table));
+    }
+
+    #[test]
+    fn http_is_served_where_the_keys_say() {
+        let http = |keys: &str| {
+            let text = format!("{{packer: {{output_dir: /archive}}, {keys}}}");
+            let HttpConfig { listen, chosen, metrics } = config(&text).http;
+            let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
+            (listen, chosen, metrics)
+        };
+        let at = |address: &str, chosen, metrics| (address.to_owned(), chosen, metrics);
+        assert_eq!(http("job: a"), at("127.0.0.1:8080", false, true));
+        assert_eq!(http("http: {listen: '0.0.0.0:80'}"), at("0.0.0.0:80", true, true));
+        assert_eq!(http("http: {listen: 'localhost:0'}"), at("127.0.0.1:0", true, true));
+        for off in ["null", "off", "false", "'off'"] {
+            assert_eq!(http(&format!("http: {{listen: {off}}}")), at("off", true, true), "{off}");
+        }
+        assert_eq!(http("http: {}"), at("127.0.0.1:8080", false, true));
+        // The predecessor's section.
+        let seed = "metrics: {enabled: true, port: 9090}";
+        assert_eq!(http(seed), at("127.0.0.1:9090", true, true));
+        let both = format!("{seed}, http: {{listen: '[::1]:81'}}");
+        assert_eq!(http(&both), at("[::1]:81", true, true));
+        let no_metrics = "metrics: {enabled: false, port: 9090}";
+        assert_eq!(http(no_metrics), at("127.0.0.1:8080", false, false));
+        assert_eq!(
+            http("metrics: {enabled: false}, http: {listen: '1.2.3.4:5'}"),
+            at("1.2.3.4:5", true, false)
+        );
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused() {
+        let nothing_set = |_: &str| None;
+        let text = "{packer: {output_dir: /archive}, http: {listen: here}}";
+        let raw = load::parse(Path::new("des.yaml"), text, &nothing_set).expect("it parses");
+        let error = validate::validate(Path::new("des.yaml"), raw, &nothing_set);
+        let error = error.expect_err("it is refused").to_string();
+        assert!(error.contains("`http.listen`") && error.contains("127.0.0.1:8080"), "{error}");
     }
 
     #[test]

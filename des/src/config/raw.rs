@@ -127,7 +127,7 @@ pub(crate) struct RawCoordinator {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct RawHttp {
-    pub(crate) listen: Option<String>,
+    pub(crate) listen: Option<Lenient<String>>,
 }
 
 /// A text that may hold a password, and does not print it.

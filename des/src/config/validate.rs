@@ -1,5 +1,6 @@
 //! From [`RawConfig`] to [`Config`]: what is required, what the ranges are, what fits together.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,11 +12,17 @@ use protocol::codec::CompressionCodec;
 use protocol::{NBits, PackSettings};
 
 use super::load::ConfigError;
-use super::raw::{Lenient, RawConfig, RawDatabase, RawPacker, RawStore, Secret, Size, Span};
+use super::raw::{
+    Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, Secret, Size, Span,
+};
 use super::urls::bucket_and_prefix;
-use super::{BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, StoreConfig, WorkerConfig};
+use super::{
+    BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig, WorkerConfig,
+};
 
 const MIB: u64 = 1024 * 1024;
+/// Where services answer unless they are told otherwise.
+const DEFAULT_PORT: u16 = 8080;
 /// The least memory a worker can do its work in.
 const LEAST_WORKER_MEMORY: u64 = 32 * MIB;
 /// The least that sorting a window makes sense with.
@@ -67,13 +74,13 @@ pub(super) fn validate(
         database,
         packer,
         watermark,
-        metrics: _,
+        metrics,
         broker,
         store,
         source,
         worker,
         coordinator,
-        http: _,
+        http,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
@@ -128,6 +135,7 @@ pub(super) fn validate(
         roots: source.roots.iter().map(PathBuf::from).collect(),
         worker: worker_config(&complain, &worker)?,
         coordinator: coordinator_config(&complain, &coordinator)?,
+        http: http_config(&complain, &http, &metrics)?,
     })
 }
 
@@ -269,6 +277,36 @@ fn store_config(
         sse_kms_key_id: store.sse_kms_key_id,
         credentials: None,
     }))
+}
+
+/// `http.listen`; else the port of the predecessor's `metrics` section, on loopback; else the
+/// default.
+fn http_config(
+    complain: &Complaints<'_>,
+    http: &RawHttp,
+    metrics: &RawMetrics,
+) -> Result<HttpConfig, ConfigError> {
+    let enabled = metrics.enabled.is_none_or(|Lenient(enabled)| enabled);
+    let chosen = |listen| HttpConfig { listen, chosen: true, metrics: enabled };
+    let port = metrics.port.filter(|_| enabled).map(|Lenient(port)| port);
+    match (&http.listen, port) {
+        (Some(Lenient(text)), _) if matches!(text.as_str(), "off" | "false" | "no" | "none") => {
+            Ok(chosen(None))
+        }
+        (Some(Lenient(text)), _) => {
+            let text = text.replace("localhost:", "127.0.0.1:");
+            let address = text.parse().map_err(|_not_an_address| {
+                let why = "use an address and a port, such as 127.0.0.1:8080, or off";
+                complain.at("http.listen", format!("`{text}` is no address: {why}"))
+            })?;
+            Ok(chosen(Some(address)))
+        }
+        (None, Some(port)) => Ok(chosen(Some((Ipv4Addr::LOCALHOST, port).into()))),
+        (None, None) => {
+            let listen = Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into());
+            Ok(HttpConfig { listen, chosen: false, metrics: enabled })
+        }
+    }
 }
 
 fn worker_config(

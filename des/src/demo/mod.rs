@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use coordinator::Goal;
+use coordinator::board::Board;
 use protocol::Timestamp;
 use serde::Serialize;
 
@@ -70,8 +71,13 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit, Failure>
     let watermark_before = fleet.archive.watermark.archived_until;
     let workers = args.workers.unwrap_or_else(wiring::cores);
     say(&format!("Archiving with {workers} local workers"));
-    let options =
-        RunOptions { goal: Goal::UpToCutoff, workers, bar: "archiving", continuous: false };
+    let options = RunOptions {
+        goal: Goal::UpToCutoff,
+        workers,
+        bar: "archiving",
+        continuous: false,
+        board: Board::default(),
+    };
     let done = run_embedded(&config, &fleet, options, &shutdown).await?;
     if shutdown.is_cancelled() {
         return Ok(Exit::Failed);

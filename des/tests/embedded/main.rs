@@ -4,6 +4,7 @@
 mod support;
 
 mod adjust;
+mod audit;
 mod crash;
 mod explain;
 mod failures;
@@ -11,6 +12,7 @@ mod gc;
 mod hang;
 mod held;
 mod lost;
+mod observe;
 mod pause;
 mod rebuild;
 mod refusals;

@@ -6,6 +6,7 @@
 mod broker;
 mod failing;
 mod faults;
+mod observe;
 mod operators;
 mod pause;
 mod setup;
@@ -19,6 +20,9 @@ mod stalling_proxy;
 
 #[path = "../support/process.rs"]
 mod process;
+
+#[path = "../support/scrape.rs"]
+mod scrape;
 
 #[path = "../support/drill.rs"]
 mod drill;

@@ -73,6 +73,7 @@ impl Fleet {
             "source": { "roots": [dir.path().join("files")] },
             "worker": { "spool_dir": dir.path(), "drain_timeout": "60s" },
             "coordinator": { "spool_dir": dir.path(), "lease_ttl": "2s" },
+            "http": { "listen": "127.0.0.1:0" },
         });
         let midnight = chrono::Utc::now().date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
         let first_day = midnight - chrono::Days::new((LAG_DAYS + DAYS).unsigned_abs());

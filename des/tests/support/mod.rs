@@ -6,9 +6,11 @@ mod drill;
 mod nobody;
 mod place;
 mod process;
+mod scrape;
 
 pub(crate) use catalog::Sql;
 pub(crate) use drill::{Step, steps};
 pub(crate) use nobody::as_nobody;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
 pub(crate) use process::{Run, Running};
+pub(crate) use scrape::{Scrape, get, of_paper};

@@ -59,6 +59,7 @@ impl Place {
             "packer": { "output_dir": dir.path().join("archive"), "n_bits": 4 },
             "worker": { "slots": 2, "spool_dir": dir.path() },
             "coordinator": { "spool_dir": dir.path(), "lease_ttl": "2s" },
+            "http": { "listen": "127.0.0.1:0" },
         });
         let place = Self { dir, first_day: first_day(), config, pending: Vec::new(), files: 0 };
         place.write_config();

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub(crate) struct Running {
     child: Child,
     stdout: Option<JoinHandle<Vec<u8>>>,
     stderr: Option<JoinHandle<Vec<u8>>>,
+    /// What it has said on stderr so far.
+    said: Arc<Mutex<Vec<u8>>>,
     began: Instant,
     command: String,
 }
@@ -87,13 +90,31 @@ impl Running {
         }
         let shown = shortened(format!("{command:?}"));
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let stdout = child.stdout.take().map(read_on_a_thread);
-        let stderr = child.stderr.take().map(read_on_a_thread);
-        Self { child, stdout, stderr, began: Instant::now(), command: shown }
+        let said = Arc::default();
+        let stdout = child.stdout.take().map(|pipe| read_on_a_thread(pipe, Arc::default()));
+        let stderr = child.stderr.take().map(|pipe| read_on_a_thread(pipe, Arc::clone(&said)));
+        Self { child, stdout, stderr, said, began: Instant::now(), command: shown }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What follows `label` on stderr, up to the next space or end of line; it must be said.
+    #[track_caller]
+    pub(crate) fn told(&mut self, label: &str, limit: Duration) -> String {
+        let deadline = Instant::now() + limit;
+        loop {
+            let said = self.said.lock().expect("nobody panics with it").clone();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            let after = said.split_once(label).map(|(_, after)| after.to_owned());
+            if let Some((word, _)) = after.as_ref().and_then(|it| it.split_once([' ', '\n'])) {
+                return word.to_owned();
+            }
+            assert!(self.is_running(), "it ended too early: {}", self.command);
+            assert!(Instant::now() < deadline, "`{label}` is never said: {said}");
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -166,10 +187,16 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-fn read_on_a_thread(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+fn read_on_a_thread(
+    mut pipe: impl Read + Send + 'static,
+    all: Arc<Mutex<Vec<u8>>>,
+) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _broken_pipe = pipe.read_to_end(&mut bytes);
-        bytes
+        let mut chunk = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+            all.lock().expect("nobody panics with it").extend_from_slice(&chunk[..count]);
+        }
+        let all = all.lock().expect("nobody panics with it");
+        all.clone()
     })
 }

@@ -83,6 +83,7 @@ impl Fleet {
             "watermark": { "config_db_url": ledger.url },
             "broker": { "url": servers.amqp, "prefix": ledger.name },
             "worker": { "spool_dir": dir },
+            "http": { "listen": "off" },
             "coordinator": { "spool_dir": dir, "partition_rows": shape.partition_rows },
         });
         for (section, keys) in shape.more.as_object().into_iter().flatten() {

@@ -156,6 +156,7 @@ impl Fleet {
                 "endpoint": through(&ground.s3.endpoint, port(Link::Store))?,
             },
             "source": { "roots": [ground.files.root] },
+            "http": { "listen": "127.0.0.1:0" },
             "worker": { "spool_dir": self.dir, "drain_timeout": "20s", "memory": "64MiB" },
             // A partition is to survive every fault of a run, so its attempts do not run out.
             "coordinator": {

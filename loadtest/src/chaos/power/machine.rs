@@ -79,6 +79,7 @@ impl Machine {
             "packer": { "n_bits": 4, "big_file_threshold": BIG_FILE_THRESHOLD },
             "store": { "url": format!("file://{}", archive.display()) },
             "source": { "roots": [files] },
+            "http": { "listen": "off" },
             "worker": { "spool_dir": disk.path(), "memory": "64MiB", "slots": 3 },
             "coordinator": {
                 "spool_dir": disk.path(), "lease_ttl": "1s", "partition_rows": partition_rows,

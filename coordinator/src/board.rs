@@ -1,0 +1,182 @@
+//! What a coordinator lets others see of itself: whether it leads, what is in its way, and the
+//! figures of the ledger as long as they are its business. Serving that is for others.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::figures::Figures;
+
+/// How long after its lease a leader's figures still count: one that fails and tries again takes the
+/// lease anew every second.
+const GRACE: Duration = Duration::from_secs(10);
+/// Figures that could not be read again for so long are not shown any more.
+const OLDEST_FIGURES: Duration = Duration::from_secs(120);
+
+/// A coordinator's board. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    state: Arc<Mutex<State>>,
+    /// Rows of partitions that were accepted, since the process began.
+    accepted_rows: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Epoch of the lease, and until when it is ours for certain.
+    lease: Option<(u64, Instant)>,
+    /// What is in the way, while there is something.
+    trouble: Option<String>,
+    figures: Option<(Instant, Arc<Figures>)>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Starting,
+    StandingBy(String),
+    Leading,
+    /// A run reached its goal; the next one is to come.
+    Resting,
+}
+
+impl Board {
+    /// What the process does, or why it does not do its work.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn ready(&self) -> Result<String, String> {
+        let state = self.locked();
+        if let Some(trouble) = &state.trouble {
+            return Err(trouble.clone());
+        }
+        match &state.phase {
+            Phase::Starting => Err("starting".to_owned()),
+            Phase::StandingBy(told) => Ok(told.clone()),
+            Phase::Leading if state.valid_lease().is_none() => {
+                Err("the lease has expired".to_owned())
+            }
+            Phase::Leading => Ok("leading".to_owned()),
+            Phase::Resting => Ok("waiting for the next cycle".to_owned()),
+        }
+    }
+
+    /// The epoch of the lease, while it is held for certain.
+    pub fn epoch(&self) -> Option<u64> {
+        self.locked().valid_lease()
+    }
+
+    /// The figures and their age, where this process is the one to show them: it leads, did so until
+    /// a moment ago, or rests. One that was frozen and finds the lease gone shows none.
+    pub fn figures(&self) -> Option<(Arc<Figures>, Duration)> {
+        let state = self.locked();
+        let (at, figures) = state.figures.as_ref().filter(|_| state.may_show())?;
+        let age = at.elapsed();
+        (age < OLDEST_FIGURES).then(|| (Arc::clone(figures), age))
+    }
+
+    pub(crate) fn may_show(&self) -> bool {
+        self.locked().may_show()
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        self.locked().phase == Phase::Resting
+    }
+
+    pub(crate) fn leads(&self, epoch: u64, until: Instant) {
+        let mut state = self.locked();
+        state.lease = Some((epoch, until));
+        state.phase = Phase::Leading;
+    }
+
+    pub(crate) fn renewed(&self, until: Instant) {
+        if let Some((_, lease)) = &mut self.locked().lease {
+            *lease = until;
+        }
+    }
+
+    pub(crate) fn stands_by(&self, told: &str) {
+        let mut state = self.locked();
+        *state = State { phase: Phase::StandingBy(told.to_owned()), ..State::default() };
+    }
+
+    /// The lease was given back; the goal is reached, or it is tried again.
+    pub(crate) fn gave_back(&self, reached: bool) {
+        let mut state = self.locked();
+        // The grace counts from now.
+        if let Some((_, until)) = &mut state.lease {
+            *until = (*until).min(Instant::now());
+        }
+        if reached {
+            state.phase = Phase::Resting;
+            state.trouble = None;
+        }
+    }
+
+    /// What is in the way, if anything.
+    pub(crate) fn tell(&self, trouble: Option<String>) {
+        self.locked().trouble = trouble;
+    }
+
+    pub(crate) fn show(&self, figures: Option<Figures>) {
+        self.locked().figures = figures.map(|figures| (Instant::now(), Arc::new(figures)));
+    }
+
+    pub(crate) fn accepted(&self, rows: u64) {
+        self.accepted_rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accepted_rows(&self) -> u64 {
+        self.accepted_rows.load(Ordering::Relaxed)
+    }
+
+    /// A panic while the lock was held leaves the state whole: every change is a few assignments.
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn valid_lease(&self) -> Option<u64> {
+        self.lease.filter(|(_, until)| Instant::now() < *until).map(|(epoch, _)| epoch)
+    }
+
+    fn may_show(&self) -> bool {
+        match self.phase {
+            Phase::Starting | Phase::StandingBy(_) => false,
+            Phase::Leading => self.lease.is_some_and(|(_, until)| Instant::now() < until + GRACE),
+            Phase::Resting => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_leads_for_certain_shows_figures() {
+        let board = Board::default();
+        board.show(Some(Figures::default()));
+        assert!(board.figures().is_none() && board.ready().is_err(), "it has just begun");
+        board.stands_by("standing by: b leads");
+        board.show(Some(Figures::default()));
+        assert!(board.figures().is_none(), "they are another's");
+        assert_eq!(board.ready(), Ok("standing by: b leads".to_owned()));
+
+        let now = Instant::now();
+        board.leads(3, now + Duration::from_secs(60));
+        assert!(board.figures().is_some());
+        assert_eq!((board.epoch(), board.ready()), (Some(3), Ok("leading".to_owned())));
+        board.tell(Some("the broker is away".to_owned()));
+        assert_eq!(board.ready(), Err("the broker is away".to_owned()));
+        board.tell(None);
+        // As after a freeze that lasted longer than the lease.
+        board.renewed(now - GRACE - Duration::from_secs(1));
+        assert!(board.figures().is_none() && board.epoch().is_none() && board.ready().is_err());
+        board.gave_back(true);
+        assert!(board.figures().is_some() && board.epoch().is_none());
+        assert_eq!(board.ready(), Ok("waiting for the next cycle".to_owned()));
+    }
+}

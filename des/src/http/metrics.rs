@@ -1,0 +1,90 @@
+//! The exporter: what was counted since the process began, and what is true just now.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use coordinator::board::Board;
+use metrics::{Unit, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+/// How often what was measured is put into buckets: memory is that of so much time.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Makes everything that is counted in this process go into a recorder, until `stop`.
+///
+/// # Errors
+/// When there is a recorder already.
+pub(super) fn install(
+    (coordinates, works): (bool, bool),
+    stop: &CancellationToken,
+) -> anyhow::Result<PrometheusHandle> {
+    let mut builder = PrometheusBuilder::new();
+    let bounds = [backends::metrics::BOUNDS, coordinator::metrics::BOUNDS, worker::metrics::BOUNDS];
+    for (name, bounds) in bounds.into_iter().flatten() {
+        builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)?;
+    }
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).context("metrics are counted already")?;
+    backends::metrics::describe();
+    if coordinates {
+        coordinator::metrics::describe();
+    }
+    if works {
+        worker::metrics::describe();
+    }
+    let (upkeep, stop) = (handle.clone(), stop.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(UPKEEP_EVERY) => upkeep.run_upkeep(),
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// The text of a scrape. What is true just now goes into a recorder of its own each time, so that
+/// nothing is left of what was true before: a leader's figures when it leads no more.
+pub(super) fn render(counted: &PrometheusHandle, board: Option<&Board>) -> String {
+    let now = PrometheusBuilder::new().build_recorder();
+    with_local_recorder(&now, || {
+        if let Some(bytes) = resident_memory() {
+            describe_gauge!(MEMORY, Unit::Bytes, "Resident memory");
+            gauge!(MEMORY).set(bytes);
+        }
+        if let Some(board) = board {
+            tell(board);
+        }
+    });
+    counted.render() + &now.handle().render()
+}
+
+/// The name that Prometheus' own libraries use.
+const MEMORY: &str = "process_resident_memory_bytes";
+
+#[expect(clippy::cast_precision_loss, reason = "epochs are small")]
+fn tell(board: &Board) {
+    let epoch = board.epoch();
+    describe_gauge!("des_leading", Unit::Count, "1 while this process leads, else 0");
+    describe_gauge!("des_ready", Unit::Count, "1 while /readyz says so, else 0");
+    gauge!("des_leading").set(f64::from(u8::from(epoch.is_some())));
+    gauge!("des_ready").set(f64::from(u8::from(board.ready().is_ok())));
+    if let Some(epoch) = epoch {
+        describe_gauge!("des_lease_epoch", Unit::Count, "Epoch of the lease of who leads");
+        gauge!("des_lease_epoch").set(epoch as f64);
+    }
+    if let Some((figures, age)) = board.figures() {
+        figures.tell(age);
+    }
+}
+
+/// Bytes; `None` where the system has no `/proc`.
+fn resident_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024.0)
+}

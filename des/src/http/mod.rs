@@ -1,0 +1,178 @@
+//! What services serve over HTTP: `/metrics`, `/healthz`, `/readyz`. Nothing here changes anything.
+
+mod metrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use coordinator::board::Board;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info, warn};
+
+use crate::config::HttpConfig;
+use crate::output::Failure;
+
+/// Connections at a time; further ones wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take, and how long a connection may be idle.
+const HEAD_LIMIT: Duration = Duration::from_secs(15);
+/// The wait after a connection could not be accepted, for want of file descriptors perhaps.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a role has to tell.
+pub(crate) struct Served {
+    /// A coordinator's board; a worker has none.
+    board: Option<Board>,
+    /// Whether there are slots in which tasks are executed.
+    works: bool,
+    /// Where there is no board: what the role does, or why it does not do its work.
+    ready: watch::Receiver<Result<String, String>>,
+}
+
+impl Served {
+    /// What a coordinator shows on its board.
+    pub(crate) fn of_coordinator(board: &Board) -> Self {
+        let (_, ready) = watch::channel(Ok(String::new()));
+        Self { board: Some(board.clone()), works: false, ready }
+    }
+
+    /// What a coordinator shows on its board, whose process executes tasks besides.
+    pub(crate) fn of_both(board: &Board) -> Self {
+        Self { works: true, ..Self::of_coordinator(board) }
+    }
+
+    /// What a worker says of itself; at first that it does nothing yet, and why.
+    pub(crate) fn of_worker(why_not_yet: &str) -> (watch::Sender<Result<String, String>>, Self) {
+        let (sender, ready) = watch::channel(Err(why_not_yet.to_owned()));
+        (sender, Self { board: None, works: true, ready })
+    }
+
+    fn is_ready(&self) -> Result<String, String> {
+        match &self.board {
+            Some(board) => board.ready(),
+            None => self.ready.borrow().clone(),
+        }
+    }
+}
+
+/// Everything that requests are answered from.
+struct Answers {
+    served: Served,
+    /// `None` where metrics are turned off.
+    counted: Option<PrometheusHandle>,
+}
+
+/// Serves until what is returned is dropped; `None` where nothing is to be served.
+///
+/// # Errors
+/// When the address that the configuration names is taken or not this machine's.
+pub(crate) async fn serve(
+    config: &HttpConfig,
+    served: Served,
+) -> Result<Option<DropGuard>, Failure> {
+    let Some(address) = config.listen else { return Ok(None) };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) if config.chosen => return Err(Failure::usage(refusal(address, &error))),
+        Err(error) => {
+            warn!("nothing is served over HTTP: {}", refusal(address, &error));
+            return Ok(None);
+        }
+    };
+    let stop = CancellationToken::new();
+    let counted = match config.metrics {
+        true => Some(metrics::install((served.board.is_some(), served.works), &stop)?),
+        false => None,
+    };
+    // Port 0 is any free one.
+    let address = listener.local_addr()?;
+    info!(%address, "serving HTTP");
+    let router = router(Arc::new(Answers { served, counted }));
+    tokio::spawn(accept(listener, router, stop.clone()));
+    Ok(Some(stop.drop_guard()))
+}
+
+fn refusal(address: SocketAddr, error: &std::io::Error) -> String {
+    format!(
+        "cannot listen on {address}: {error}. Each process needs an address of its own: set \
+         http.listen, or turn it off with `http: {{listen: off}}`"
+    )
+}
+
+async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = answer(stream, router) => {}
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!("a connection was not accepted: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Answers a connection's requests. Whoever sends no head within [`HEAD_LIMIT`] is let go.
+async fn answer(stream: TcpStream, router: Router) {
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    let service = TowerToHyperService::new(router);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        debug!("a connection ended: {error}");
+    }
+}
+
+fn router(answers: Arc<Answers>) -> Router {
+    Router::new()
+        .route("/metrics", get(tell_metrics))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(tell_ready))
+        .with_state(answers)
+}
+
+async fn tell_metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    match &answers.counted {
+        Some(counted) => {
+            let text = metrics::render(counted, answers.served.board.as_ref());
+            (StatusCode::OK, [(header::CONTENT_TYPE, TEXT_FORMAT)], text)
+        }
+        None => {
+            let why = "metrics are turned off: metrics.enabled\n".to_owned();
+            (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain")], why)
+        }
+    }
+}
+
+async fn tell_ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
+    match answers.served.is_ready() {
+        Ok(told) => (StatusCode::OK, told + "\n"),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+    }
+}
