@@ -1,6 +1,7 @@
 //! What remains to be packed of a window: what its scan saw and what earlier revisions account for,
 //! two sorted streams, compared group by group.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
 use backends::BackendError;
@@ -128,7 +129,8 @@ impl<'a> Remaining<'a> {
     }
 
     fn advance_scanned(&mut self) -> Result<(), BackendError> {
-        self.next_scanned = self.scanned.next_row().map_err(self.spool_error)?;
+        let next = self.scanned.next_row().map_err(self.spool_error)?;
+        self.next_scanned = next.map(Cow::into_owned);
         Ok(())
     }
 

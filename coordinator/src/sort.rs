@@ -1,6 +1,7 @@
 //! Sorts a window's rows into row order with a fixed buffer: runs are sorted in memory, spooled
 //! to one unlinked file, and merged.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::fs::File;
@@ -172,21 +173,21 @@ pub(crate) struct SortedIter<'a> {
     heads: BinaryHeap<Head>,
 }
 
-impl SortedIter<'_> {
-    pub(crate) fn next_row(&mut self) -> std::io::Result<Option<SortedRow>> {
+impl<'a> SortedIter<'a> {
+    pub(crate) fn next_row(&mut self) -> std::io::Result<Option<Cow<'a, SortedRow>>> {
         let memory_first = match (self.in_memory.peek(), self.heads.peek()) {
             (Some(memory), Some(head)) => **memory <= head.row,
             (Some(_), None) => true,
             (None, _) => false,
         };
         if memory_first {
-            return Ok(self.in_memory.next().cloned());
+            return Ok(self.in_memory.next().map(Cow::Borrowed));
         }
         let Some(Head { row, run }) = self.heads.pop() else { return Ok(None) };
         if let Some(next) = self.runs[run].next_row()? {
             self.heads.push(Head { row: next, run });
         }
-        Ok(Some(row))
+        Ok(Some(Cow::Owned(row)))
     }
 }
 
@@ -299,7 +300,7 @@ mod tests {
                 let mut merged = sorted.iter().expect("read");
                 let mut got = Vec::new();
                 while let Some(row) = merged.next_row().expect("read") {
-                    got.push(row);
+                    got.push(row.into_owned());
                 }
                 assert_eq!(got, expected, "limit {limit}");
             }

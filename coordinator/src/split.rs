@@ -1,5 +1,6 @@
 //! From a window to manifests: one scan, one sort, one pass that cuts and writes.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -208,14 +209,14 @@ enum Rows<'a> {
     Remaining(Box<Remaining<'a>>),
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
     fn next_row(
         &mut self,
         spool_error: &dyn Fn(std::io::Error) -> BackendError,
-    ) -> Result<Option<SortedRow>, BackendError> {
+    ) -> Result<Option<Cow<'a, SortedRow>>, BackendError> {
         match self {
             Self::All(rows) => rows.next_row().map_err(spool_error),
-            Self::Remaining(rows) => Ok(rows.next_row()?.map(|(row, _)| row)),
+            Self::Remaining(rows) => Ok(rows.next_row()?.map(|(row, _)| Cow::Owned(row))),
         }
     }
 }
