@@ -23,7 +23,7 @@ const NOT_IN_PROTOCOL: [&str; 8] =
 fn metadata() -> Metadata {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let mut command = MetadataCommand::new();
-    command.manifest_path(manifest).other_options(["--locked".into(), "--offline".into()]);
+    command.manifest_path(manifest).other_options(["--locked".into()]);
     command.exec().expect("cargo metadata")
 }
 
