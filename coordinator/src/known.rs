@@ -6,7 +6,7 @@ use backends::{BackendError, Store};
 use protocol::certificate::PartitionRef;
 use protocol::manifest::ManifestReader;
 use protocol::receipt::ShardRef;
-use protocol::{ContentHash, FailedRow, NBits, Receipt, Row, Timestamp, names};
+use protocol::{ContentHash, FailedRow, NBits, Receipt, Row, RowRef, Timestamp, names};
 use tracing::warn;
 
 use crate::certify::MAX_RECEIPT_BYTES;
@@ -210,9 +210,9 @@ pub(crate) async fn read_manifest(
     }
     let reader = ManifestReader::new(&bytes).map_err(|error| invalid(error.to_string()))?;
     let mut rows = Vec::new();
-    let keep = |position, row| {
+    let keep = |position, row: RowRef<'_>| {
         if partition.range.is_none_or(|range| range.contains(position)) {
-            rows.push(row);
+            rows.push(Row::from(row));
         }
     };
     reader.visit(keep).map_err(|error| invalid(error.to_string()))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::layout::lay_out;
 use protocol::receipt::ShardRef;
-use protocol::{Fingerprint, NBits, Row, names};
+use protocol::{Fingerprint, NBits, Row, RowRef, names};
 
 /// For each row the number of its shard among `shards`, all those of the partition; `None` for
 /// rows that are in none. `failed` tells which rows are in none because they failed.
@@ -21,7 +21,7 @@ pub(crate) fn place(
     let mut by_name: BTreeMap<&str, usize> =
         shards.iter().enumerate().map(|(number, shard)| (shard.key.as_str(), number)).collect();
     let mut places = vec![None; rows.len()];
-    for run in lay_out(rows, n_bits).runs {
+    for run in lay_out(rows.iter().map(RowRef::from), n_bits).runs {
         let prefix = names::shard_prefix(n_bits, run.day, run.index);
         let mut packed: &[_] =
             &run.rows.into_iter().filter(|(row, _)| !failed[*row as usize]).collect::<Vec<_>>();
@@ -84,7 +84,7 @@ mod tests {
     fn pack(rows: &[Row], failed: &[bool], most: usize) -> Vec<(ShardRef, Vec<u32>)> {
         let mut shards = Vec::new();
         let (mut last, mut part) = (None, 0);
-        for Run { day, index, rows } in lay_out(rows, n_bits()).runs {
+        for Run { day, index, rows } in lay_out(rows.iter().map(RowRef::from), n_bits()).runs {
             if last.replace((day, index)) != Some((day, index)) {
                 part = 0;
             }

@@ -40,9 +40,14 @@ pub(crate) struct FileBar {
 }
 
 impl FileBar {
+    /// Whether there is a terminal for bars.
+    pub(crate) fn is_shown() -> bool {
+        std::io::stderr().is_terminal()
+    }
+
     /// A bar up to `files`, labelled `what`.
     pub(crate) fn new(what: &str, files: u64) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
+        let bar = if Self::is_shown() {
             BARS.get_or_init(MultiProgress::new).add(ProgressBar::new(files))
         } else {
             ProgressBar::hidden()

@@ -3,7 +3,8 @@
 
 use crate::names::MAX_PART;
 use crate::routing::{NBits, ShardIndex};
-use crate::row::{Fingerprint, Row};
+use crate::row::Fingerprint;
+use crate::rows::RowRef;
 use crate::time::Day;
 
 /// Rows that belong together in shards of one day and shard index, in the order in which they are
@@ -32,7 +33,7 @@ pub struct Layout {
 /// Lays out rows that are in row order. Rows with a defect are left out. Equal fingerprints
 /// (equal uids, in practice) go to different runs, the n-th of them to the n-th run, since one
 /// uid stands once per shard.
-pub fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
+pub fn lay_out<'a>(rows: impl ExactSizeIterator<Item = RowRef<'a>>, n_bits: NBits) -> Layout {
     struct Placed {
         index: ShardIndex,
         day: Day,
@@ -44,10 +45,10 @@ pub fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
     for (number, row) in (0_u32..).zip(rows) {
         if row.defect.is_none() {
             placed.push(Placed {
-                index: n_bits.shard_index(&row.uid),
+                index: n_bits.shard_index(row.uid),
                 day: row.created_at().day(),
                 layer: 0,
-                fingerprint: Fingerprint::of(&row.uid),
+                fingerprint: Fingerprint::of(row.uid),
                 row: number,
             });
         }
@@ -85,7 +86,12 @@ pub fn lay_out(rows: &[Row], n_bits: NBits) -> Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row::Row;
     use crate::time::Timestamp;
+
+    fn laid_out(rows: &[Row], n_bits: NBits) -> Layout {
+        lay_out(rows.iter().map(RowRef::from), n_bits)
+    }
 
     fn row(uid: &str, at: &str) -> Row {
         let at: Timestamp = at.parse().expect("a date");
@@ -100,7 +106,7 @@ mod tests {
             })
             .collect();
         let n_bits = NBits::new(4).expect("4");
-        let layout = lay_out(&rows, n_bits);
+        let layout = laid_out(&rows, n_bits);
         assert_eq!(layout.runs.iter().map(|run| run.rows.len()).sum::<usize>(), 500);
         assert_eq!(layout.runs.len(), 32);
         for run in &layout.runs {
@@ -117,7 +123,7 @@ mod tests {
     fn equal_uids_go_to_different_runs() {
         let rows =
             [row("a", "2024-12-01T01:00"), row("a", "2024-12-01T02:00"), row("b", "2024-12-01")];
-        let layout = lay_out(&rows, NBits::new(4).expect("4"));
+        let layout = laid_out(&rows, NBits::new(4).expect("4"));
         for run in &layout.runs {
             let of_a = run.rows.iter().filter(|(number, _)| *number < 2).count();
             assert!(of_a <= 1);
@@ -128,7 +134,7 @@ mod tests {
     #[test]
     fn more_versions_than_parts_are_surplus() {
         let rows: Vec<_> = (0..10_005).map(|_| row("same", "2024-12-01")).collect();
-        let layout = lay_out(&rows, NBits::DEFAULT);
+        let layout = laid_out(&rows, NBits::DEFAULT);
         assert_eq!((layout.runs.len(), layout.surplus.len()), (10_000, 5));
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{ArchiveId, Job, PartitionId, Revision};
 use crate::row::{Digest, Row, Tally};
+use crate::rows::{RowRef, Rows};
 use crate::settings::PackSettings;
 use crate::time::Window;
 use crate::versioned::DocumentError;
@@ -223,13 +224,12 @@ impl<'a> ManifestReader<'a> {
         &self.header
     }
 
-    /// Reads the next frame's rows into `rows`, after clearing it. Returns false at the end,
-    /// once the totals were found to agree.
+    /// Reads the next frame and calls `visit` with each of its rows. Returns false at the end, once
+    /// the totals were found to agree. Memory: the frame.
     ///
     /// # Errors
     /// When the manifest is damaged or truncated.
-    pub fn next_frame(&mut self, rows: &mut Vec<Row>) -> Result<bool, DocumentError> {
-        rows.clear();
+    pub fn next_frame(&mut self, mut visit: impl FnMut(RowRef<'_>)) -> Result<bool, DocumentError> {
         if self.done {
             return Ok(false);
         }
@@ -257,13 +257,13 @@ impl<'a> ManifestReader<'a> {
         }
         let mut cursor = raw.as_slice();
         for _ in 0..row_count {
-            let row: Row = wincode::deserialize_from(&mut cursor)
+            let row: RowRef<'_> = wincode::deserialize_from(&mut cursor)
                 .map_err(|error| malformed(error.to_string()))?;
-            self.totals.rows.count(&row.uid, row.created_at());
-            if let Some(location) = &row.location {
-                self.totals.locations += Digest::of_location(&row.uid, location);
+            self.totals.rows.count(row.uid, row.created_at());
+            if let Some(location) = row.location {
+                self.totals.locations += Digest::of_location(row.uid, location);
             }
-            rows.push(row);
+            visit(row);
         }
         if !cursor.is_empty() {
             return Err(malformed("a frame holds more than its rows"));
@@ -276,8 +276,8 @@ impl<'a> ManifestReader<'a> {
     ///
     /// # Errors
     /// When the manifest is damaged or truncated.
-    pub fn read_all(self) -> Result<(Vec<Row>, ManifestTotals), DocumentError> {
-        let mut all = Vec::new();
+    pub fn read_all(self) -> Result<(Rows, ManifestTotals), DocumentError> {
+        let mut all = Rows::default();
         let totals = self.visit(|_position, row| all.push(row))?;
         Ok((all, totals))
     }
@@ -289,16 +289,14 @@ impl<'a> ManifestReader<'a> {
     /// When the manifest is damaged or truncated.
     pub fn visit(
         mut self,
-        mut visit: impl FnMut(u64, Row),
+        mut visit: impl FnMut(u64, RowRef<'_>),
     ) -> Result<ManifestTotals, DocumentError> {
-        let mut frame = Vec::new();
         let mut position = 0;
-        while self.next_frame(&mut frame)? {
-            for row in frame.drain(..) {
-                visit(position, row);
-                position += 1;
-            }
-        }
+        let mut counted = |row: RowRef<'_>| {
+            visit(position, row);
+            position += 1;
+        };
+        while self.next_frame(&mut counted)? {}
         Ok(self.totals)
     }
 

@@ -128,10 +128,8 @@ impl Row {
     }
 
     /// `created_at`, held inside the representable range.
-    pub fn created_at(&self) -> Timestamp {
-        Timestamp::MIN.saturating_add_micros(
-            self.created_at_micros.saturating_sub(Timestamp::MIN.as_micros()),
-        )
+    pub const fn created_at(&self) -> Timestamp {
+        Timestamp::held_inside(self.created_at_micros)
     }
 
     /// Bytes that the row takes in memory, roughly; what sort buffers are measured in.

@@ -39,6 +39,11 @@ impl Timestamp {
         self.0
     }
 
+    /// The time so many microseconds after the Unix epoch, held inside the representable range.
+    pub const fn held_inside(micros: i64) -> Self {
+        Self(0).saturating_add_micros(micros)
+    }
+
     /// This time moved by `micros`, held inside the representable range.
     pub const fn saturating_add_micros(self, micros: i64) -> Self {
         let moved = self.0.saturating_add(micros);

@@ -16,7 +16,7 @@ use protocol::message::RetryClass;
 use protocol::names;
 use protocol::receipt::BigFileRef;
 use protocol::shard::{Entry, Payload};
-use protocol::{FailedRow, FailureReason, Fingerprint, PackSettings, Row, WindowKey};
+use protocol::{FailedRow, FailureReason, Fingerprint, PackSettings, RowRef, Rows, WindowKey};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
@@ -56,7 +56,7 @@ pub(crate) struct Counters {
 
 /// Everything that packing needs, shared with the thread it runs on.
 pub(crate) struct PackInput {
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: Rows,
     pub(crate) settings: PackSettings,
     /// Whether a file that cannot be read for the machine's reasons fails by itself, rather than
     /// the whole partition.
@@ -108,7 +108,7 @@ struct Place<'a> {
 /// Rows that are read together.
 struct Batch<'a> {
     number: usize,
-    places: &'a [Place<'a>],
+    places: Vec<Place<'a>>,
     /// Positions in `places`, in the order of their paths, which is kinder to disks.
     reading_order: Vec<u32>,
     next: AtomicUsize,
@@ -134,34 +134,30 @@ pub(crate) fn pack(
     input: &PackInput,
     mut emit: impl FnMut(FinishedShard) -> bool,
 ) -> Result<Packed, PackError> {
-    let Layout { runs, surplus } = lay_out(&input.rows, input.settings.n_bits);
+    let Layout { runs, surplus } = lay_out(input.rows.iter(), input.settings.n_bits);
     let mut packed = Packed::default();
-    for row in &input.rows {
+    for row in input.rows.iter() {
         if let Some(defect) = row.defect {
             let detail = "the catalog's row itself cannot be archived".to_owned();
-            packed.failures.push(failed(row, defect.reason(), detail));
+            packed.failures.push(row.failed(defect.reason(), detail));
         }
     }
     for number in surplus {
-        packed.failures.push(no_part_left(&input.rows[number as usize]));
+        packed.failures.push(no_part_left(input.rows.get(number as usize)));
     }
-    let places: Vec<Place<'_>> = runs
-        .iter()
-        .flat_map(|run| {
-            let last = run.rows.len() - 1;
-            run.rows.iter().enumerate().map(move |(at, &(row, fingerprint))| Place {
-                run,
-                row,
-                fingerprint,
-                last_of_run: at == last,
-            })
+    let mut places = runs.iter().flat_map(|run| {
+        let last = run.rows.len() - 1;
+        run.rows.iter().enumerate().map(move |(at, &(row, fingerprint))| Place {
+            run,
+            row,
+            fingerprint,
+            last_of_run: at == last,
         })
-        .collect();
-    let batches: Vec<Arc<Batch<'_>>> = places
-        .chunks(BATCH_ROWS)
-        .enumerate()
-        .map(|(number, places)| Arc::new(Batch::new(number, places, &input.rows)))
-        .collect();
+    });
+    let mut batches = (0..).map_while(|number| {
+        let places: Vec<_> = places.by_ref().take(BATCH_ROWS).collect();
+        (!places.is_empty()).then(|| Arc::new(Batch::new(number, places, &input.rows)))
+    });
 
     let segment_memory = SegmentMemory::new(input.limits.memory / 4);
     let finished_kib = (input.limits.memory / 4).div_ceil(1024).max(1);
@@ -185,12 +181,12 @@ pub(crate) fn pack(
             .collect();
         drop(shares);
         // A reader that is gone has told why through the other channel.
-        let dispatch = |number: usize| {
-            if let Some(batch) = batches.get(number) {
-                to_readers.iter().for_each(|reader| drop(reader.send(Arc::clone(batch))));
-            }
+        let mut dispatch = || {
+            let batch = batches.next()?;
+            to_readers.iter().for_each(|reader| drop(reader.send(Arc::clone(&batch))));
+            Some(batch)
         };
-        dispatch(0);
+        let mut dispatched = dispatch();
         let mut early: Vec<Share<'_>> = Vec::new();
         let mut assembler = Assembler::new(
             &input.settings,
@@ -199,8 +195,8 @@ pub(crate) fn pack(
             &shard_memory,
             input.runtime.clone(),
         );
-        for batch in &batches {
-            dispatch(batch.number + 1);
+        while let Some(batch) = dispatched {
+            dispatched = dispatch();
             let (mut of_batch, later): (Vec<_>, Vec<_>) =
                 early.drain(..).partition(|share| share.batch == batch.number);
             early = later;
@@ -208,7 +204,7 @@ pub(crate) fn pack(
                 let share = from_readers.recv().map_err(|_gone| PackError::Cancelled)??;
                 if share.batch == batch.number { of_batch.push(share) } else { early.push(share) }
             }
-            assemble_batch(input, batch, &of_batch, &mut assembler, &mut packed, &mut emit)?;
+            assemble_batch(input, &batch, &of_batch, &mut assembler, &mut packed, &mut emit)?;
         }
         Ok(())
     })?;
@@ -216,10 +212,10 @@ pub(crate) fn pack(
 }
 
 impl<'a> Batch<'a> {
-    fn new(number: usize, places: &'a [Place<'a>], rows: &[Row]) -> Self {
-        let location = |position: &u32| &rows[places[*position as usize].row as usize].location;
+    fn new(number: usize, places: Vec<Place<'a>>, rows: &Rows) -> Self {
+        let location = |position: &u32| rows.get(places[*position as usize].row as usize).location;
         let mut reading_order: Vec<u32> = (0_u32..).take(places.len()).collect();
-        reading_order.sort_by(|a, b| location(a).cmp(location(b)));
+        reading_order.sort_by(|a, b| location(a).cmp(&location(b)));
         Self { number, places, reading_order, next: AtomicUsize::new(0) }
     }
 }
@@ -241,13 +237,13 @@ fn assemble_batch(
     }
     let mut scratch = Vec::new();
     for (place, item) in batch.places.iter().zip(by_position) {
-        let row = &input.rows[place.row as usize];
+        let row = input.rows.get(place.row as usize);
         let (share, item) = item.ok_or_else(|| {
             PackError::Retry(RetryClass::Panic, format!("uid {:?} was not read", row.uid))
         })?;
         let payload = match item {
             Item::Failed(reason, detail) => {
-                packed.failures.push(failed(row, *reason, detail.clone()));
+                packed.failures.push(row.failed(*reason, detail.clone()));
                 None
             }
             Item::Stored { payload, codec, raw_size, crc32c } => {
@@ -260,7 +256,7 @@ fn assemble_batch(
         };
         if let Some(payload) = payload {
             let entry = Entry {
-                uid: &row.uid,
+                uid: row.uid,
                 fingerprint: place.fingerprint,
                 created_at: row.created_at(),
                 payload,
@@ -355,7 +351,7 @@ impl<'a> Reader<'a> {
             }
             for &position in taken {
                 let number = batch.places[position as usize].row as usize;
-                let row = &self.input.rows[number];
+                let row = self.input.rows.get(number);
                 if self.input.left_out.get(number) == Some(&true) {
                     let why = "it is in none of the objects that are made again".to_owned();
                     items.push((position, Item::Failed(FailureReason::Missing, why)));
@@ -392,11 +388,11 @@ impl<'a> Reader<'a> {
 
     fn read_row(
         &mut self,
-        row: &Row,
+        row: RowRef<'_>,
         encoder: &mut Encoder,
         payloads: &mut PayloadWriter<'_>,
     ) -> Result<Item, RowError> {
-        let location = row.location.as_deref().unwrap_or_default();
+        let location = row.location.unwrap_or_default();
         let began = Instant::now();
         let mut open = self.source.open(location)?;
         if let Some(expected) = row.size.filter(|&expected| expected != open.size) {
@@ -481,8 +477,8 @@ impl From<SourceError> for RowError {
     }
 }
 
-fn cannot_read(class: RetryClass, row: &Row, why: &str) -> PackError {
-    let location = row.location.as_deref().unwrap_or_default();
+fn cannot_read(class: RetryClass, row: RowRef<'_>, why: &str) -> PackError {
+    let location = row.location.unwrap_or_default();
     PackError::Retry(class, format!("cannot read {location}: {why}"))
 }
 
@@ -510,19 +506,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn failed(row: &Row, reason: FailureReason, detail: String) -> FailedRow {
-    FailedRow {
-        uid: row.uid.clone(),
-        created_at: row.created_at(),
-        location: row.location.clone(),
-        reason,
-        detail,
-    }
-}
-
-fn no_part_left(row: &Row) -> FailedRow {
+fn no_part_left(row: RowRef<'_>) -> FailedRow {
     let detail = format!("its day and shard index have {} parts already", names::MAX_PART + 1);
-    failed(row, FailureReason::TooManyParts, detail)
+    row.failed(FailureReason::TooManyParts, detail)
 }
 
 /// Checks that spool files can be made in `directory`.

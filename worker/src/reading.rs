@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use protocol::Row;
+use protocol::RowRef;
 use protocol::message::Reading;
 
 /// From then on a read is told: no file system that is well takes as long for files of this size.
@@ -60,12 +60,12 @@ impl Readings {
 
 impl Slot {
     /// The thread begins to read a file.
-    pub(crate) fn begin(&self, row: &Row) {
+    pub(crate) fn begin(&self, row: RowRef<'_>) {
         let mut current = locked(&self.0);
         current.uid.clear();
-        current.uid.push_str(&row.uid);
+        current.uid.push_str(row.uid);
         current.location.clear();
-        current.location.push_str(row.location.as_deref().unwrap_or_default());
+        current.location.push_str(row.location.unwrap_or_default());
         current.since = Some(Instant::now());
     }
 
@@ -77,6 +77,8 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use protocol::Row;
+
     use super::*;
 
     #[test]
@@ -88,10 +90,10 @@ mod tests {
             Row::new(uid.to_owned(), at, Some(format!("/{uid}")), None)
         };
         let began = Instant::now();
-        idle.begin(&row("idle"));
+        idle.begin(RowRef::from(&row("idle")));
         idle.end();
-        first.begin(&row(&"long".repeat(1_000)));
-        second.begin(&row("other"));
+        first.begin(RowRef::from(&row(&"long".repeat(1_000))));
+        second.begin(RowRef::from(&row("other")));
         assert_eq!(readings.suspicious(began), None);
         first.end();
         let later = Instant::now() + SUSPICIOUS_AFTER + Duration::from_secs(5);
@@ -100,7 +102,7 @@ mod tests {
         assert!(told.seconds >= SUSPICIOUS_AFTER.as_secs(), "{told:?}");
         second.end();
         assert_eq!(readings.suspicious(later), None);
-        first.begin(&row(&"long".repeat(1_000)));
+        first.begin(RowRef::from(&row(&"long".repeat(1_000))));
         let told = readings.suspicious(later).expect("it takes long");
         assert_eq!(told.uid.len(), TOLD_CHARS);
     }

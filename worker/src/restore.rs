@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use backends::Store;
 use protocol::message::{Restore, Task};
 use protocol::receipt::ShardRef;
-use protocol::{ContentHash, NBits, Receipt, Row, Tally, names};
+use protocol::{ContentHash, NBits, Receipt, Rows, Tally, names};
 
 use crate::task::{MAX_RECEIPT_BYTES, Undone};
 
@@ -69,19 +69,20 @@ impl Wanted {
     /// Which rows are not to be read: those that are not in the certified shards, since they failed
     /// then (a file that can be read today must not make another shard of it), and, where no big
     /// file is wanted, those of other days and shard indexes than the wanted shards.
-    pub(crate) fn left_out(&self, rows: &[Row], n_bits: NBits) -> Vec<bool> {
+    pub(crate) fn left_out(&self, rows: &Rows, n_bits: NBits) -> Vec<bool> {
         let mut left = self.failed.clone();
         let prefix = |key: &String| key.splitn(3, '_').take(2).collect::<Vec<_>>().join("_") + "_";
         let prefixes: HashSet<String> = self.shards.keys().map(prefix).collect();
         rows.iter()
             .map(|row| {
-                let (day, index) = (row.created_at().day(), n_bits.shard_index(&row.uid));
+                let (day, index) = (row.created_at().day(), n_bits.shard_index(row.uid));
                 if self.big_files.is_empty()
                     && !prefixes.contains(&names::shard_prefix(n_bits, day, index))
                 {
                     return true;
                 }
-                let key = (row.uid.clone(), row.created_at_micros, row.location.clone());
+                let key =
+                    (row.uid.to_owned(), row.created_at_micros, row.location.map(str::to_owned));
                 left.get_mut(&key).is_some_and(|count| {
                     let failed = *count > 0;
                     *count = count.saturating_sub(1);
@@ -115,7 +116,7 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use protocol::receipt::BigFileRef;
-    use protocol::{FailedRow, FailureReason, Fingerprint, ShardIndex, Timestamp};
+    use protocol::{FailedRow, FailureReason, Fingerprint, Row, RowRef, ShardIndex, Timestamp};
 
     use super::*;
 
@@ -192,6 +193,7 @@ mod tests {
         let other = (0..).map(|n| format!("uid-{n}"));
         let other = other.filter(|uid| NBits::DEFAULT.shard_index(uid).0 != index);
         let rows = [row("twice"), row("twice"), row(&other.take(1).collect::<String>())];
+        let rows: Rows = rows.iter().map(RowRef::from).collect();
         let left_out = |objects: &[&str]| wanted(objects).left_out(&rows, NBits::DEFAULT);
         assert_eq!(left_out(&[&shard(index).key]), [true, false, true], "one of two failed");
         assert_eq!(left_out(&["_bigFiles/a"]), [true, false, false], "it may be any row's");

@@ -11,7 +11,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::ManifestReader;
 use protocol::message::{Restore, RetryClass, Task, TaskResult};
 use protocol::receipt::ShardRef;
-use protocol::{ArchiveIdentity, ContentHash, Receipt, Row, Tally, WindowKey, WorkerId, names};
+use protocol::{
+    ArchiveIdentity, ContentHash, Receipt, RowRef, Rows, Tally, WindowKey, WorkerId, names,
+};
 use tokio::sync::mpsc;
 
 use crate::assemble::{FinishedShard, ShardBody};
@@ -155,7 +157,7 @@ async fn try_execute(
 fn pack_input(
     context: &TaskContext,
     task: &Task,
-    rows: Vec<Row>,
+    rows: Rows,
     (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
 ) -> PackInput {
     PackInput {
@@ -253,7 +255,7 @@ async fn objects_are_there(store: &Store, receipt: &Receipt) -> Result<bool, Bac
 }
 
 /// The rows to execute: all of the manifest, or the range of them that the task names.
-async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), Undone> {
+async fn read_manifest(store: &Store, task: &Task) -> Result<(Rows, Tally), Undone> {
     let bytes = store.get(&task.manifest, MAX_MANIFEST_BYTES).await?;
     let address = task.address.clone();
     let (settings, range, key) = (task.settings, task.range, task.manifest.clone());
@@ -274,8 +276,8 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), 
         if !same {
             return Err(refuse("it is about another partition than the task".to_owned()));
         }
-        let mut rows = Vec::new();
-        let keep = |position, row| {
+        let mut rows = Rows::default();
+        let keep = |position, row: RowRef<'_>| {
             if range.is_none_or(|range| range.contains(position)) {
                 rows.push(row);
             }
@@ -290,7 +292,7 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Vec<Row>, Tally), 
             )));
         }
         let mut tally = Tally::default();
-        rows.iter().for_each(|row| tally.count(&row.uid, row.created_at()));
+        rows.iter().for_each(|row| tally.count(row.uid, row.created_at()));
         Ok((rows, tally))
     });
     read.await.map_err(|panicked| Undone::Retry(RetryClass::Panic, panicked.to_string()))?
@@ -398,7 +400,7 @@ mod tests {
     use super::*;
     use protocol::manifest::{ManifestHeader, ManifestWriter, RowRange};
     use protocol::message::PartitionAddress;
-    use protocol::{PackSettings, Window};
+    use protocol::{PackSettings, Row, Window};
 
     /// A store with the manifest of partition 3, of ten rows, and the task for all of it.
     async fn ten_rows() -> (Store, Task) {
@@ -455,10 +457,10 @@ mod tests {
         task.range = Some(RowRange { first: 6, rows: 3 });
         let (rows, tally) =
             read_manifest(&store, &task).await.unwrap_or_else(|_| panic!("it reads"));
-        let uids: Vec<_> = rows.iter().map(|row| row.uid.as_str()).collect();
+        let uids: Vec<_> = rows.iter().map(|row| row.uid).collect();
         assert_eq!(uids, ["uid-6", "uid-7", "uid-8"]);
         let mut expected = Tally::default();
-        rows.iter().for_each(|row| expected.count(&row.uid, row.created_at()));
+        rows.iter().for_each(|row| expected.count(row.uid, row.created_at()));
         assert_eq!(tally, expected);
 
         task.range = Some(RowRange { first: 8, rows: 3 });

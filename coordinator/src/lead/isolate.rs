@@ -5,7 +5,7 @@ use backends::BackendError;
 use backends::ledger::{NewPart, PartitionRecord};
 use protocol::manifest::{ManifestReader, RowRange};
 use protocol::row::RowDefect;
-use protocol::{ContentHash, FailedRow, FailureReason, Receipt, Row, Tally, WindowKey, names};
+use protocol::{ContentHash, FailedRow, FailureReason, Receipt, RowRef, Tally, WindowKey, names};
 use tracing::warn;
 
 use super::Leader;
@@ -50,10 +50,10 @@ impl Leader<'_> {
         let history = history(partition);
         warn!(window = %key.end, partition = number, rows = partition.rows.rows,
             "split into two, since it {history}");
-        let count = move |tallies: &mut [Tally; 2], position, row: Row| {
+        let count = move |tallies: &mut [Tally; 2], position, row: RowRef<'_>| {
             for (half, tally) in halves.iter().zip(tallies) {
                 if half.contains(position) {
-                    tally.count(&row.uid, row.created_at());
+                    tally.count(row.uid, row.created_at());
                 }
             }
         };
@@ -85,7 +85,7 @@ impl Leader<'_> {
         warn!(window = %key.end, partition = partition.partition, rows = range.rows,
             "given up, since it {history}");
         let why = format!("its partition {history}");
-        let list = move |failures: &mut Vec<FailedRow>, position, row: Row| {
+        let list = move |failures: &mut Vec<FailedRow>, position, row: RowRef<'_>| {
             if range.contains(position) {
                 failures.push(given_up(row, &why));
             }
@@ -135,7 +135,7 @@ impl Leader<'_> {
         &self,
         partition: &PartitionRecord,
         mut gathered: T,
-        see: impl Fn(&mut T, u64, Row) + Send + 'static,
+        see: impl Fn(&mut T, u64, RowRef<'_>) + Send + 'static,
     ) -> Result<T, BackendError> {
         let key = partition.manifest.clone();
         let hash = manifest_hash(partition)?;
@@ -169,14 +169,8 @@ fn manifest_hash(partition: &PartitionRecord) -> Result<ContentHash, BackendErro
     })
 }
 
-fn given_up(row: Row, why: &str) -> FailedRow {
-    FailedRow {
-        created_at: row.created_at(),
-        reason: row.defect.map_or(FailureReason::GaveUp, RowDefect::reason),
-        detail: why.to_owned(),
-        uid: row.uid,
-        location: row.location,
-    }
+fn given_up(row: RowRef<'_>, why: &str) -> FailedRow {
+    row.failed(row.defect.map_or(FailureReason::GaveUp, RowDefect::reason), why.to_owned())
 }
 
 /// What a partition went through and what it was told last, for a person.

@@ -204,11 +204,12 @@ pub(crate) async fn run_embedded(
     let began = Instant::now();
     let RunOptions { goal, workers, bar, continuous, board } = options;
     let pending = match goal {
-        Goal::UpToCutoff => {
+        // Counting is a scan of its own, which only a bar that somebody sees is worth.
+        Goal::UpToCutoff if FileBar::is_shown() => {
             let span = config.coordinator.window_span_micros;
             coordinator::operate::pending(&*fleet.ledger, &*fleet.catalog, span).await?
         }
-        Goal::Forever | Goal::Replays(_) => 0,
+        Goal::UpToCutoff | Goal::Forever | Goal::Replays(_) => 0,
     };
     let (events, shown) = mpsc::unbounded_channel();
     let coordinator = fleet.coordinator(config, continuous, (events, board));
