@@ -257,8 +257,7 @@ impl<'a> ManifestReader<'a> {
         }
         let mut cursor = raw.as_slice();
         for _ in 0..row_count {
-            let row: RowRef<'_> = wincode::deserialize_from(&mut cursor)
-                .map_err(|error| malformed(error.to_string()))?;
+            let row = RowRef::take(&mut cursor).map_err(|error| malformed(error.to_string()))?;
             self.totals.rows.count(row.uid, row.created_at());
             if let Some(location) = row.location {
                 self.totals.locations += Digest::of_location(row.uid, location);

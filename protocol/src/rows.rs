@@ -1,11 +1,14 @@
 //! Many rows in little memory: their texts back to back, and a fixed few bytes for each.
 
+use wincode::SchemaRead;
+use wincode::config::DefaultConfig;
+
 use crate::failure::FailureReason;
 use crate::row::{Row, RowDefect};
 use crate::time::Timestamp;
 
 /// A row that somebody else holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, wincode::SchemaRead)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SchemaRead)]
 pub struct RowRef<'a> {
     /// The file's key, as text.
     pub uid: &'a str,
@@ -19,7 +22,12 @@ pub struct RowRef<'a> {
     pub defect: Option<RowDefect>,
 }
 
-impl RowRef<'_> {
+impl<'a> RowRef<'a> {
+    /// Takes the next row of a manifest's frame, and points into the frame.
+    pub(crate) fn take(frame: &mut &'a [u8]) -> wincode::ReadResult<Self> {
+        <Self as SchemaRead<'a, DefaultConfig>>::get(frame)
+    }
+
     /// `created_at`, held inside the representable range.
     pub fn created_at(&self) -> Timestamp {
         Timestamp::held_inside(self.created_at_micros)
