@@ -1,7 +1,7 @@
 //! What the facts come to, in words. Pure.
 
 use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
-use crate::attempts::READING;
+use crate::attempts::is_waited_for;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -151,7 +151,7 @@ impl Facts {
         }
         let waiting = done < all && window.partitions.to_do == 0;
         match &window.troubled {
-            Some(partition) if partition.class == READING => {
+            Some(partition) if is_waited_for(&partition.class) => {
                 format!("The watermark waits at {until}: {progress}; {}", partition.detail)
             }
             Some(partition) if waiting => format!(

@@ -51,6 +51,8 @@ pub(crate) enum Ill {
     LostResponse,
     /// The body of an answer ends before its length.
     Truncated,
+    /// Nothing can be written any more: 507, and the code that MinIO answers then.
+    Full,
     Slow,
     /// No answer at all while the fault lasts.
     Hang,
@@ -64,6 +66,7 @@ pub(crate) enum BrokerHarm {
     DeleteQueue,
     PurgeQueue,
     MemoryAlarm,
+    DiskAlarm,
     /// Every task and every outcome is delivered a second time.
     Repeat,
     /// Messages that nobody can parse, and outcomes that nobody has earned.
@@ -76,6 +79,17 @@ pub(crate) enum DatabaseHarm {
     TerminateBackends,
     ReadOnly,
     ConnectionLimit,
+    /// The server is stopped in this way, and started again.
+    Restart(StopMode),
+}
+
+/// How a PostgreSQL server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StopMode {
+    /// Sessions are ended in order, and everything is written.
+    Fast,
+    /// At once, as in a crash: the next start replays the log.
+    Immediate,
 }
 
 /// A fault of one kind.
@@ -243,7 +257,7 @@ pub(crate) struct Fault {
 }
 
 /// Kinds with their weights, and how long they last in milliseconds.
-const KINDS: [(Kind, u64, (u64, u64)); 33] = [
+const KINDS: [(Kind, u64, (u64, u64)); 34] = [
     (Kind::Kill(Role::Worker), 12, (0, 0)),
     (Kind::Kill(Role::Coordinator), 5, (0, 0)),
     (Kind::Freeze(Role::Worker), 6, (300, 3_000)),
@@ -272,6 +286,7 @@ const KINDS: [(Kind, u64, (u64, u64)); 33] = [
     (Kind::Store(Ill::Truncated), 4, (300, 1_500)),
     (Kind::Store(Ill::Slow), 2, (500, 1_500)),
     (Kind::Store(Ill::Hang), 2, (500, 2_500)),
+    (Kind::Store(Ill::Full), 4, (300, 2_500)),
     (Kind::Broker(BrokerHarm::Repeat), 4, (500, 3_000)),
     (Kind::Broker(BrokerHarm::Forge), 1, (0, 0)),
     (Kind::Database(DatabaseHarm::TerminateBackends), 4, (0, 0)),
@@ -279,14 +294,17 @@ const KINDS: [(Kind, u64, (u64, u64)); 33] = [
     (Kind::Database(DatabaseHarm::ConnectionLimit), 2, (800, 2_500)),
 ];
 
-/// Kinds that take the broker's own tools, which are slow to start, or after which a task is
-/// found only by its silence.
-const RARE: [(Kind, u64, (u64, u64)); 5] = [
+/// Kinds that take the servers' own tools, some of which are slow to start, or after which a task
+/// is found only by its silence.
+const RARE: [(Kind, u64, (u64, u64)); 8] = [
     (Kind::Broker(BrokerHarm::Restart), 1, (0, 500)),
     (Kind::Broker(BrokerHarm::CloseConnections), 2, (0, 0)),
     (Kind::Broker(BrokerHarm::MemoryAlarm), 1, (500, 2_500)),
+    (Kind::Broker(BrokerHarm::DiskAlarm), 2, (500, 2_500)),
     (Kind::Broker(BrokerHarm::DeleteQueue), 1, (0, 0)),
     (Kind::Broker(BrokerHarm::PurgeQueue), 1, (0, 0)),
+    (Kind::Database(DatabaseHarm::Restart(StopMode::Fast)), 2, (0, 3_000)),
+    (Kind::Database(DatabaseHarm::Restart(StopMode::Immediate)), 2, (0, 3_000)),
 ];
 
 /// Weight of all crash points together, where the binary has them.
@@ -398,6 +416,7 @@ impl Ill {
             Self::Truncated => "body truncated",
             Self::Slow => "slow",
             Self::Hang => "hanging",
+            Self::Full => "507 without space",
         }
     }
 }
@@ -410,6 +429,7 @@ impl BrokerHarm {
             Self::DeleteQueue => "queue deleted",
             Self::PurgeQueue => "queue purged",
             Self::MemoryAlarm => "memory alarm",
+            Self::DiskAlarm => "disk alarm",
             Self::Repeat => "delivers everything again",
             Self::Forge => "forged messages",
         }
@@ -422,6 +442,8 @@ impl DatabaseHarm {
             Self::TerminateBackends => "backends terminated",
             Self::ReadOnly => "read-only",
             Self::ConnectionLimit => "connection limit",
+            Self::Restart(StopMode::Fast) => "stopped (fast) and started",
+            Self::Restart(StopMode::Immediate) => "stopped (immediate) and started",
         }
     }
 }
