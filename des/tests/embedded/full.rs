@@ -64,7 +64,8 @@ fn small_disk(at: PathBuf, bytes: u64) -> Option<SmallDisk> {
         Ok(disk) => Some(disk),
         Err(refused @ (Errno::PERM | Errno::ACCESS | Errno::NODEV)) => {
             // Past the test harness, which shows only what failing tests print.
-            let note = format!("NOT RUN: nothing can be mounted here ({refused}): no disk is full\n");
+            let note =
+                format!("NOT RUN: nothing can be mounted here ({refused}): no disk is full\n");
             std::io::stderr().write_all(note.as_bytes()).expect("stderr");
             None
         }
@@ -174,7 +175,7 @@ fn a_full_spool_is_waited_out_and_told() {
     }
     place.load();
     let mut run = place.start("migrate --mode single --output json");
-    let told = [NO_SPACE, "local: ", "cannot spool", spool.to_str().expect("a path")];
+    let told = [NO_SPACE, "local", "cannot spool", spool.to_str().expect("a path")];
     explained(&place, &mut run, &told);
     assert_eq!(place.watermark(), place.midnight(8));
 

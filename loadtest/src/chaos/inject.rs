@@ -266,9 +266,10 @@ impl Target {
         let met = self.tap.harm(harm, fault.lasts, fault.choice).await?;
         Ok(match harm {
             // An alarm meets whoever publishes meanwhile.
-            BrokerHarm::MemoryAlarm | BrokerHarm::DiskAlarm => {
-                Effect::counted(self.told("RabbitMQ blocks publishers", marks), "publishers blocked")
-            }
+            BrokerHarm::MemoryAlarm | BrokerHarm::DiskAlarm => Effect::counted(
+                self.told("RabbitMQ blocks publishers", marks),
+                "publishers blocked",
+            ),
             _ => Effect::counted(met, "met"),
         })
     }

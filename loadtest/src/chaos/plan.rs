@@ -316,10 +316,34 @@ const DUEL_ONE_IN: u64 = 3;
 /// How long a process that stopped at a point stays so: past the lease, in milliseconds.
 const STALL_MS: (u64, u64) = (2_500, 4_000);
 
+/// Which kinds of a schedule come, beside crashes: a bit for each, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Only(u64);
+
+impl Only {
+    pub(crate) const ALL: Self = Self(u64::MAX);
+
+    /// The kinds in whose names one of the texts is; `None` when there is none.
+    pub(crate) fn named(texts: &[String]) -> Option<Self> {
+        let is_named = |kind: &Kind| {
+            let name = kind.name();
+            texts.iter().any(|text| name.contains(text.as_str()))
+        };
+        let kinds = KINDS.iter().chain(&RARE).enumerate();
+        let named = kinds.filter(|(_, (kind, ..))| is_named(kind)).map(|(at, _)| 1_u64 << at);
+        Some(named.sum()).filter(|mask| *mask > 0).map(Self)
+    }
+
+    fn kinds(self) -> impl Iterator<Item = &'static (Kind, u64, (u64, u64))> {
+        let kinds = KINDS.iter().chain(&RARE).enumerate();
+        kinds.filter(move |(at, _)| self.0 >> at & 1 == 1).map(|(_, kind)| kind)
+    }
+}
+
 /// The fault with this number, from 0.
 ///
 /// With crash points, the first faults are one crash at each.
-pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
+pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool, only: Only) -> Fault {
     let mut dice = Dice::new(seed, "fault", number);
     let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
     let (choice, hit) = (dice.next(), dice.between(1, 4));
@@ -330,9 +354,9 @@ pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
         return at(Kind::Crash(*point), Duration::ZERO, 1);
     }
     let crashes = if with_crash_points { CRASH_WEIGHT } else { 0 };
-    let all = || KINDS.iter().chain(&RARE);
-    let mut left = dice.below(all().map(|(_, weight, _)| weight).sum::<u64>() + crashes);
-    for (kind, weight, (from, to)) in all() {
+    let weights: u64 = only.kinds().map(|(_, weight, _)| weight).sum();
+    let mut left = dice.below(weights + crashes);
+    for (kind, weight, (from, to)) in only.kinds() {
         match left.checked_sub(*weight) {
             Some(rest) => left = rest,
             None => return at(*kind, Duration::from_millis(dice.between(*from, *to)), hit),
@@ -455,7 +479,7 @@ mod tests {
     use super::*;
 
     fn schedule(seed: u64, with_crash_points: bool) -> Vec<Fault> {
-        (0..2_000).map(|number| fault(seed, number, with_crash_points)).collect()
+        (0..2_000).map(|number| fault(seed, number, with_crash_points, Only::ALL)).collect()
     }
 
     #[test]
@@ -477,6 +501,21 @@ mod tests {
         assert!(kinds.iter().any(|kind| matches!(kind, Kind::Duel(_))));
         let names: BTreeSet<String> = kinds.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), kinds.len(), "two kinds have one name");
+    }
+
+    #[test]
+    fn a_schedule_of_few_kinds_has_all_of_them_and_no_other() {
+        let texts = ["stopped (".to_owned(), "disk alarm".to_owned()];
+        let only = Only::named(&texts).expect("there are such");
+        let names: BTreeSet<String> =
+            (0..200).map(|number| fault(1, number, false, only).kind.name()).collect();
+        let wanted = [
+            "broker disk alarm",
+            "database stopped (fast) and started",
+            "database stopped (immediate) and started",
+        ];
+        assert!(names.iter().eq(wanted), "{names:?}");
+        assert_eq!(Only::named(&["no such fault".to_owned()]), None);
     }
 
     #[test]

@@ -110,9 +110,7 @@ impl StoreGate {
             }
             Some(Ill::SlowDown) => Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
             Some(Ill::Forbidden) => Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied")),
-            Some(Ill::Full) => {
-                Ok(refusal(StatusCode::INSUFFICIENT_STORAGE, "XMinioStorageFull"))
-            }
+            Some(Ill::Full) => Ok(refusal(StatusCode::INSUFFICIENT_STORAGE, "XMinioStorageFull")),
             Some(Ill::LostResponse) => {
                 let _lost = self.serve(request, service).await;
                 Err(HttpError::new("the response is lost".into()))
