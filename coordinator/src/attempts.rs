@@ -100,6 +100,14 @@ pub fn is_timely(partition: &PartitionRecord, attempt: u32) -> bool {
 
 /// Class of what is recorded of a partition whose worker hangs in a file.
 pub(crate) const READING: &str = "reading";
+/// Class of a task that the broker does not take.
+pub(crate) const UNPUBLISHED: &str = "unpublished";
+
+/// Whether what is recorded of a partition is what it waits for at this moment.
+pub(crate) fn is_waited_for(class: &str) -> bool {
+    [READING, UNPUBLISHED].contains(&class)
+}
+
 /// Class of a task that a worker says it can never execute.
 pub(crate) const REFUSED: &str = "refused";
 /// Every class of a setback.

@@ -16,7 +16,7 @@ pub use self::facts::{
     Broker, Facts, Lease, Partitions, PauseFacts, Reason, StuckFacts, Trouble, TroubledPartition,
     Watermark, WindowFacts,
 };
-use crate::attempts::READING;
+use crate::attempts::is_waited_for;
 use crate::cutting::cutoff;
 use crate::init::behind;
 use crate::pause::standing;
@@ -190,8 +190,8 @@ fn window_facts(
         .iter()
         .filter(|partition| partition.accepted.is_none() && partition.trouble.is_some())
         .max_by_key(|it| {
-            let hangs = it.trouble.as_ref().is_some_and(|(class, _)| class == READING);
-            (hangs, it.setbacks)
+            let waits = it.trouble.as_ref().is_some_and(|(class, _)| is_waited_for(class));
+            (waits, it.setbacks)
         });
     let accepted = partitions.iter().filter_map(|partition| partition.accepted.as_ref());
     WindowFacts {

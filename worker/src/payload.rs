@@ -99,13 +99,24 @@ impl<'m> PayloadWriter<'m> {
         let segment = if self.memory.take(bytes.len()) {
             Segment::Memory { bytes, memory: self.memory }
         } else {
-            let mut file = tempfile::tempfile_in(self.spool_dir)?;
-            file.write_all(&bytes)?;
-            Segment::Spooled(file)
+            Segment::Spooled(spool(self.spool_dir, &bytes)?)
         };
         self.segments.push(segment);
         Ok(())
     }
+}
+
+/// Writes to a file that has no name: nothing of it is left when the process ends.
+fn spool(directory: &Path, bytes: &[u8]) -> std::io::Result<File> {
+    let spooled = tempfile::tempfile_in(directory).and_then(|mut file| {
+        file.write_all(bytes)?;
+        Ok(file)
+    });
+    spooled.map_err(|error| {
+        let (count, directory) = (bytes.len(), directory.display());
+        let told = format!("cannot spool {count} bytes in {directory}: {error}");
+        std::io::Error::new(error.kind(), told)
+    })
 }
 
 /// The payloads of one thread and one batch.

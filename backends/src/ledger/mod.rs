@@ -311,7 +311,7 @@ pub trait Ledger: Send + Sync {
     /// Ends a pause whose time is over and returns it; `None` when there is none such. The audit
     /// row names `actor`.
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
-    /// Records over which certified window the watermark cannot move again, or that it can.
+    /// Records over which window the watermark cannot move for now, and why, or that it can.
     async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;
 
     /// What was recorded last of a window over which the watermark cannot move, while the watermark

@@ -224,7 +224,8 @@ pub fn splits<'a>(partitions: impl IntoIterator<Item = &'a PartitionRecord>) -> 
     end.saturating_sub(count)
 }
 
-/// A certified window over which the watermark cannot move again, after it was moved back.
+/// A window over which the watermark cannot move: a certified one that it was moved back over, or
+/// a new one that cannot be planned for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// Its end.

@@ -271,16 +271,36 @@ async fn deleted_exchanges_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_short_of_memory_blocks_publishing_and_nothing_else() {
     let _alone = alone().await;
+    let (alarmed, at_ease) = (["absolute", "1"].as_slice(), ["0.9"].as_slice());
+    let limit = "set_vm_memory_high_watermark";
+    blocks_publishing_and_nothing_else(limit, (alarmed, at_ease), "low on memory").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_short_of_disk_blocks_publishing_and_nothing_else() {
+    let _alone = alone().await;
+    // More bytes than any disk has, and the default.
+    let (alarmed, at_ease) = (["1000000000000000000"].as_slice(), ["50000000"].as_slice());
+    let limit = "set_disk_free_limit";
+    blocks_publishing_and_nothing_else(limit, (alarmed, at_ease), "low on disk").await;
+}
+
+async fn blocks_publishing_and_nothing_else(
+    limit: &str,
+    (alarmed, at_ease): (&[&str], &[&str]),
+    why: &str,
+) {
+    let set = async |to: &[&str]| rabbitmqctl(&[&[limit], to].concat()).await;
     let place = Place::new();
     let queue = place.connect().await;
     publish(&queue, Lane::Tasks, "before").await;
     let mut consumer = consume(&queue, Lane::Tasks, 1).await;
     let held = next(&mut *consumer).await;
 
-    rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]).await;
+    set(alarmed).await;
     let refused = queue.publish(Lane::Tasks, message("blocked")).await;
     let refused = refused.expect_err("nobody confirms").to_string();
-    assert!(refused.contains("blocks publishers"), "{refused}");
+    assert!(refused.contains("blocks publishers") && refused.contains(why), "{refused}");
     assert!(queue.publish(Lane::Progress, message("blocked")).await.is_err());
     assert!(held.settle.ack().await, "acks go by the other connection");
     queue.purge(Lane::Outcomes).await.expect("and so do questions");
@@ -290,7 +310,7 @@ async fn a_broker_short_of_memory_blocks_publishing_and_nothing_else() {
     let publishing = format!("{} publish", place.prefix);
     assert_eq!(connections.matches(&publishing).count(), 1, "{connections}");
 
-    rabbitmqctl(&["set_vm_memory_high_watermark", "0.9"]).await;
+    set(at_ease).await;
     publish(&queue, Lane::Tasks, "after").await;
     // The blocked one may have got through: its publisher was told that nobody knows.
     while take(&mut *consumer).await != b"after" {}

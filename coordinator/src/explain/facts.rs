@@ -21,7 +21,7 @@ pub struct Facts {
     pub open_windows: u64,
     /// The first of them, by end and revision.
     pub windows: Vec<WindowFacts>,
-    /// The certified window that the watermark cannot pass again.
+    /// The window that the watermark cannot pass: one that cannot be planned.
     pub stuck: Option<StuckFacts>,
     /// Unresolved error rows by reason, the most frequent first.
     pub errors: Vec<Reason>,

@@ -1,7 +1,7 @@
 //! What the facts come to, in words. Pure.
 
 use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
-use crate::attempts::READING;
+use crate::attempts::{UNPUBLISHED, is_waited_for};
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -140,6 +140,12 @@ impl Facts {
         };
         let (done, all) = (window.partitions.accepted, window.partitions.all);
         let progress = format!("{} has {done} of {all} partitions done", window.name());
+        // Whether or not anybody listens, nobody can be told.
+        if let Some(partition) = &window.troubled
+            && partition.class == UNPUBLISHED
+        {
+            return format!("The watermark waits at {until}: {progress}; {}", partition.detail);
+        }
         if let Some(broker) = self.broker
             && broker.workers == 0
             && done < all
@@ -151,7 +157,7 @@ impl Facts {
         }
         let waiting = done < all && window.partitions.to_do == 0;
         match &window.troubled {
-            Some(partition) if partition.class == READING => {
+            Some(partition) if is_waited_for(&partition.class) => {
                 format!("The watermark waits at {until}: {progress}; {}", partition.detail)
             }
             Some(partition) if waiting => format!(

@@ -10,7 +10,7 @@ use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::{Leader, TICK};
-use crate::attempts::{READING, next_alone, worker_to_avoid};
+use crate::attempts::{READING, UNPUBLISHED, next_alone, worker_to_avoid};
 use crate::metrics;
 use crate::service::Event;
 
@@ -58,10 +58,12 @@ impl Leader<'_> {
                 self.tell(Event::Waiting { reason: error.to_string() });
                 self.unpublished = Some(error.to_string());
                 self.publish_from = Instant::now() + TICK;
+                self.note_published((window, partition), Some(&error)).await?;
                 break;
             }
             metrics::published();
             self.unpublished = None;
+            self.note_published((window, partition), None).await?;
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.last_sign = Some(Instant::now());
                 open.given_back_by = None;
@@ -69,6 +71,26 @@ impl Leader<'_> {
             }
         }
         crash::point("after_publish");
+        Ok(())
+    }
+
+    /// Records that the broker does not take a task, or took it after all, for whoever asks why
+    /// nothing moves.
+    async fn note_published(
+        &mut self,
+        (window, partition): (WindowKey, PartitionId),
+        refused: Option<&BackendError>,
+    ) -> Result<(), BackendError> {
+        let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
+        let known = open.record.trouble.as_ref().filter(|(class, _)| class == UNPUBLISHED);
+        let (class, detail) = match (refused, known) {
+            (Some(error), None) => (UNPUBLISHED, format!("its task waits: {error}")),
+            (None, Some((_, detail))) => (RESUMED, format!("published since; before, {detail}")),
+            (Some(_), Some(_)) | (None, None) => return Ok(()),
+        };
+        let ledger = &self.it.ledger;
+        ledger.note_trouble(&self.lease, window, partition, (class, &detail)).await?;
+        open.record.trouble = Some((class.to_owned(), detail));
         Ok(())
     }
 

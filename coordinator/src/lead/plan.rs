@@ -191,7 +191,12 @@ impl Leader<'_> {
         })?;
         let plan = match plan {
             Ok(plan) => plan,
-            Err(error) if error.is_retryable() || revision == 0 => return Err(error),
+            Err(error) if error.is_retryable() || revision == 0 => {
+                if revision == 0 && window.end() > self.watermark {
+                    self.note_unplanned(window, &error).await;
+                }
+                return Err(error);
+            }
             Err(error) => {
                 self.drop_request(key, error.to_string()).await?;
                 if key.end > self.watermark {
@@ -256,6 +261,21 @@ impl Leader<'_> {
         }
         self.stuck = Some(StuckAt { window, reason, again: Instant::now() + STUCK_AGAIN_AFTER });
         Ok(())
+    }
+
+    /// Writes down that a new window cannot be planned for now, as when there is no space for its
+    /// manifests: it has no partitions yet of which whoever asks could learn it.
+    async fn note_unplanned(&self, window: Window, error: &BackendError) {
+        let stuck = Stuck { end: window.end(), reason: error.to_string() };
+        let ledger = &self.it.ledger;
+        let noted = match ledger.stuck().await {
+            Ok(known) if known.as_ref() == Some(&stuck) => Ok(()),
+            Ok(_) => ledger.note_stuck(&self.lease, Some(&stuck)).await,
+            Err(unknown) => Err(unknown),
+        };
+        if let Err(unnoted) = noted {
+            debug!("`des explain` does not know of it: {unnoted}");
+        }
     }
 
     /// Forgets that a window could not be planned, now that it could.

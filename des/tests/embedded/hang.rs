@@ -52,7 +52,7 @@ fn dead_mount(place: &Place) -> Option<DeadMount> {
         Err(refused @ (Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::NODEV)) => {
             // Past the test harness, which shows only what failing tests print.
             let note =
-                format!("nothing can be mounted here ({refused}): a dead mount is not tried\n");
+                format!("NOT RUN: nothing can be mounted here ({refused}): no mount is dead\n");
             std::io::Write::write_all(&mut std::io::stderr(), note.as_bytes()).expect("stderr");
             None
         }

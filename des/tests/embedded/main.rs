@@ -8,6 +8,7 @@ mod audit;
 mod crash;
 mod explain;
 mod failures;
+mod full;
 mod gc;
 mod hang;
 mod held;

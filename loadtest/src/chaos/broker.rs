@@ -30,6 +30,10 @@ const PURGE_LIMIT: Duration = Duration::from_secs(5);
 /// `vm_memory_high_watermark` of a broker that is at ease, and of one that never is.
 const AT_EASE: &str = "0.4";
 const ALARMED: &str = "0.0000001";
+/// `disk_free_limit` of a broker that is at ease, which is its default, and more bytes than any disk
+/// has.
+const ROOM_ENOUGH: &str = "50000000";
+const NEVER_ENOUGH: &str = "1000000000000000000";
 
 /// Sees every message of one fleet.
 pub(crate) struct Tap {
@@ -124,6 +128,12 @@ impl Tap {
                 self.ctl(&["set_vm_memory_high_watermark", AT_EASE]).await?;
                 Ok(1)
             }
+            BrokerHarm::DiskAlarm => {
+                self.ctl(&["set_disk_free_limit", NEVER_ENOUGH]).await?;
+                tokio::time::sleep(lasts).await;
+                self.ctl(&["set_disk_free_limit", ROOM_ENOUGH]).await?;
+                Ok(1)
+            }
             BrokerHarm::DeleteQueue => {
                 let (_connection, channel) = self.channel().await?;
                 let queue = self.queue(choice);
@@ -162,7 +172,8 @@ impl Tap {
     pub(crate) async fn heal(&self) -> anyhow::Result<()> {
         self.seen().repeats = false;
         self.ctl(&["start_app"]).await?;
-        self.ctl(&["set_vm_memory_high_watermark", AT_EASE]).await
+        self.ctl(&["set_vm_memory_high_watermark", AT_EASE]).await?;
+        self.ctl(&["set_disk_free_limit", ROOM_ENOUGH]).await
     }
 
     fn queue(&self, choice: u64) -> ShortString {

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::files::Manner;
 use super::inject::{Effect, Target};
 use super::oracle::{Finding, Sin};
-use super::plan::{CRASH_POINTS, CrashPoint, Fault, Kind, Role, Sabotage, fault, provocation};
+use super::plan::{
+    CRASH_POINTS, CrashPoint, Fault, Kind, Only, Role, Sabotage, fault, provocation,
+};
 use super::report::FaultRecord;
 use super::watch::now_micros;
 
@@ -37,6 +39,8 @@ pub(crate) struct Schedule {
     /// Number of the first.
     pub(crate) first: u64,
     pub(crate) with_crash_points: bool,
+    /// Which kinds come.
+    pub(crate) only: Only,
     /// Only what brings this one to light, each fault alone.
     pub(crate) sabotage: Option<&'static Sabotage>,
 }
@@ -45,7 +49,7 @@ impl Schedule {
     fn fault(&self, number: u64) -> Option<Fault> {
         match self.sabotage {
             Some(sabotage) => provocation(self.seed, number, sabotage),
-            None => Some(fault(self.seed, number, self.with_crash_points)),
+            None => Some(fault(self.seed, number, self.with_crash_points, self.only)),
         }
     }
 

@@ -94,7 +94,7 @@ impl Fleet {
         partition_rows: u64,
     ) -> anyhow::Result<Self> {
         let name = format!("chaos_{}", uuid::Uuid::new_v4().simple());
-        let database = Arc::new(Database::make(&ground.servers.postgres, &name).await?);
+        let database = Arc::new(Database::make(&ground.servers, &name).await?);
         let dir = ground.dir.join(format!("round-{round}"));
         std::fs::create_dir_all(&dir)?;
         let mut fleet = Self {

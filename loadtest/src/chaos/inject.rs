@@ -12,7 +12,7 @@ use super::broker::{Tap, pid_of};
 use super::database::Database;
 use super::ground::Ground;
 use super::oracle::Finding;
-use super::plan::{CrashPoint, DatabaseHarm, Fault, Kind, Role};
+use super::plan::{BrokerHarm, CrashPoint, DatabaseHarm, Fault, Kind, Role};
 use super::process::Process;
 
 /// How long a process may take to come to a crash point.
@@ -81,9 +81,7 @@ impl Target {
             Kind::Store(ill) => {
                 Effect::counted(self.ground.gate.harm(ill, lasts).await, "requests")
             }
-            Kind::Broker(harm) => {
-                Effect::counted(self.tap.harm(harm, lasts, fault.choice).await?, "met")
-            }
+            Kind::Broker(harm) => self.harm_broker(harm, fault).await?,
             Kind::Database(harm) => self.harm_database(harm, lasts).await?,
         })
     }
@@ -263,18 +261,36 @@ impl Target {
         Effect::of(true, "the earlier one went on under the later one's lease")
     }
 
+    async fn harm_broker(&self, harm: BrokerHarm, fault: &Fault) -> anyhow::Result<Effect> {
+        let marks: Vec<u64> = self.processes.iter().map(|it| it.log_len()).collect();
+        let met = self.tap.harm(harm, fault.lasts, fault.choice).await?;
+        Ok(match harm {
+            // An alarm meets whoever publishes meanwhile.
+            BrokerHarm::MemoryAlarm | BrokerHarm::DiskAlarm => Effect::counted(
+                self.told("RabbitMQ blocks publishers", marks),
+                "publishers blocked",
+            ),
+            _ => Effect::counted(met, "met"),
+        })
+    }
+
+    /// How often the fleet's processes have logged it since.
+    fn told(&self, said: &str, marks: Vec<u64>) -> u64 {
+        let processes = self.processes.iter().zip(marks);
+        let told = processes.map(|(process, mark)| process.log_since(mark).matches(said).count());
+        told.sum::<usize>() as u64
+    }
+
     async fn harm_database(&self, harm: DatabaseHarm, lasts: Duration) -> anyhow::Result<Effect> {
         let said = match harm {
-            DatabaseHarm::TerminateBackends => None,
+            DatabaseHarm::TerminateBackends | DatabaseHarm::Restart(_) => None,
             DatabaseHarm::ReadOnly => Some("read-only transaction"),
             DatabaseHarm::ConnectionLimit => Some("too many connections"),
         };
         let marks: Vec<u64> = self.processes.iter().map(|it| it.log_len()).collect();
         let ended = self.database.harm(harm, lasts).await?;
         let Some(said) = said else { return Ok(Effect::counted(ended, "sessions")) };
-        let processes = self.processes.iter().zip(marks);
-        let told = processes.map(|(process, mark)| process.log_since(mark).matches(said).count());
-        Ok(Effect::counted(told.sum::<usize>() as u64, "refusals told"))
+        Ok(Effect::counted(self.told(said, marks), "refusals told"))
     }
 }
 

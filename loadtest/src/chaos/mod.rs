@@ -42,7 +42,7 @@ use self::faults::Schedule;
 use self::files::Manner;
 use self::ground::{Ground, has_crash_point};
 use self::judge::Verdict;
-use self::plan::{Harness, SABOTAGES, Sabotage};
+use self::plan::{Harness, Only, SABOTAGES, Sabotage};
 use self::report::{Report, note_recovery};
 use self::round::{RoundPlan, RoundReport};
 use self::servers::Servers;
@@ -75,6 +75,10 @@ pub(crate) struct ChaosArgs {
     /// All rounds in one manner; default: the three take turns.
     #[arg(long, value_enum)]
     manner: Option<Manner>,
+    /// Only faults in whose names, as reports have them, this text is, such as `database stopped`;
+    /// may be given several times.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["sabotage", "judge"])]
+    only: Vec<String>,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -199,7 +203,13 @@ async fn all_rounds(
         "{} is not compiled for sabotage: leave --des away, or build it with --features sabotage",
         des.display()
     );
-    let with_crash_points = for_sabotage || has_crash_point(des, "start")?;
+    let only = match args.only.as_slice() {
+        [] => Only::ALL,
+        texts => {
+            Only::named(texts).with_context(|| format!("no fault's name has {texts:?} in it"))?
+        }
+    };
+    let with_crash_points = only == Only::ALL && (for_sabotage || has_crash_point(des, "start")?);
     let files = args.round_files.min(args.files).min(MOST_FILES_A_ROUND);
     let name = sabotage.map(|it| it.name.to_owned());
     let ground = Ground::prepare(servers, &dir, des, files, name, stop).await?;
@@ -212,6 +222,7 @@ async fn all_rounds(
                 seed: args.seed,
                 first: rounds.iter().map(|round| round.faults.len() as u64).sum(),
                 with_crash_points,
+                only,
                 sabotage,
             },
             manner: args.manner.unwrap_or_else(|| manner_of(rounds.len(), sabotage.is_some())),

@@ -12,6 +12,7 @@ use sqlx::Row as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::database::Database;
 use super::dice::Dice;
 use super::files::{CatalogRow, Expected, hidden_path};
 use super::fleet::{Commands, insert};
@@ -45,6 +46,7 @@ pub(crate) struct Standing {
 pub(crate) struct Operator {
     commands: Commands,
     direct_url: String,
+    database: Arc<Database>,
     expected: Arc<Expected>,
     bucket: Arc<Bucket>,
     standing: Mutex<Standing>,
@@ -72,7 +74,7 @@ impl Operator {
     /// Takes the files away that are hidden at first.
     pub(crate) fn begin(
         commands: Commands,
-        direct_url: &str,
+        (direct_url, database): (&str, &Arc<Database>),
         expected: &Arc<Expected>,
         bucket: &Arc<Bucket>,
     ) -> anyhow::Result<Self> {
@@ -88,6 +90,7 @@ impl Operator {
         let it = Self {
             commands,
             direct_url: direct_url.to_owned(),
+            database: Arc::clone(database),
             expected: Arc::clone(expected),
             bucket: Arc::clone(bucket),
             standing: Mutex::default(),
@@ -218,6 +221,7 @@ impl Operator {
 
     /// Ends of windows that are held.
     async fn held(&self) -> anyhow::Result<Vec<Timestamp>> {
+        let _calm = self.database.calm().await;
         let mut connection = connect(&self.direct_url).await?;
         let sql = "SELECT window_end FROM des_windows WHERE state = 'held' ORDER BY window_end";
         let rows = sqlx::query(sql).fetch_all(&mut connection).await?;
@@ -242,6 +246,7 @@ impl Operator {
             come
         };
         let come: Vec<&CatalogRow> = come.iter().filter_map(|at| rows.get(*at)).collect();
+        let _calm = self.database.calm().await;
         insert(&mut connect(&self.direct_url).await?, &come).await
     }
 
@@ -346,6 +351,7 @@ impl Operator {
 
     /// Whether no pass is under way, and the watermark is where it should be.
     async fn is_settled(&self, cutoff: Timestamp) -> anyhow::Result<bool> {
+        let _calm = self.database.calm().await;
         let mut connection = connect(&self.direct_url).await?;
         let sql = "SELECT (SELECT count(*) FROM des_windows WHERE state <> 'committed'), \
                    (SELECT archived_until FROM des_archive_config)";

@@ -51,6 +51,8 @@ pub(crate) enum Ill {
     LostResponse,
     /// The body of an answer ends before its length.
     Truncated,
+    /// Nothing can be written any more: 507, and the code that MinIO answers then.
+    Full,
     Slow,
     /// No answer at all while the fault lasts.
     Hang,
@@ -64,6 +66,7 @@ pub(crate) enum BrokerHarm {
     DeleteQueue,
     PurgeQueue,
     MemoryAlarm,
+    DiskAlarm,
     /// Every task and every outcome is delivered a second time.
     Repeat,
     /// Messages that nobody can parse, and outcomes that nobody has earned.
@@ -76,6 +79,17 @@ pub(crate) enum DatabaseHarm {
     TerminateBackends,
     ReadOnly,
     ConnectionLimit,
+    /// The server is stopped in this way, and started again.
+    Restart(StopMode),
+}
+
+/// How a PostgreSQL server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StopMode {
+    /// Sessions are ended in order, and everything is written.
+    Fast,
+    /// At once, as in a crash: the next start replays the log.
+    Immediate,
 }
 
 /// A fault of one kind.
@@ -243,7 +257,7 @@ pub(crate) struct Fault {
 }
 
 /// Kinds with their weights, and how long they last in milliseconds.
-const KINDS: [(Kind, u64, (u64, u64)); 33] = [
+const KINDS: [(Kind, u64, (u64, u64)); 34] = [
     (Kind::Kill(Role::Worker), 12, (0, 0)),
     (Kind::Kill(Role::Coordinator), 5, (0, 0)),
     (Kind::Freeze(Role::Worker), 6, (300, 3_000)),
@@ -272,6 +286,7 @@ const KINDS: [(Kind, u64, (u64, u64)); 33] = [
     (Kind::Store(Ill::Truncated), 4, (300, 1_500)),
     (Kind::Store(Ill::Slow), 2, (500, 1_500)),
     (Kind::Store(Ill::Hang), 2, (500, 2_500)),
+    (Kind::Store(Ill::Full), 4, (300, 2_500)),
     (Kind::Broker(BrokerHarm::Repeat), 4, (500, 3_000)),
     (Kind::Broker(BrokerHarm::Forge), 1, (0, 0)),
     (Kind::Database(DatabaseHarm::TerminateBackends), 4, (0, 0)),
@@ -279,14 +294,17 @@ const KINDS: [(Kind, u64, (u64, u64)); 33] = [
     (Kind::Database(DatabaseHarm::ConnectionLimit), 2, (800, 2_500)),
 ];
 
-/// Kinds that take the broker's own tools, which are slow to start, or after which a task is
-/// found only by its silence.
-const RARE: [(Kind, u64, (u64, u64)); 5] = [
+/// Kinds that take the servers' own tools, some of which are slow to start, or after which a task
+/// is found only by its silence.
+const RARE: [(Kind, u64, (u64, u64)); 8] = [
     (Kind::Broker(BrokerHarm::Restart), 1, (0, 500)),
     (Kind::Broker(BrokerHarm::CloseConnections), 2, (0, 0)),
     (Kind::Broker(BrokerHarm::MemoryAlarm), 1, (500, 2_500)),
+    (Kind::Broker(BrokerHarm::DiskAlarm), 2, (500, 2_500)),
     (Kind::Broker(BrokerHarm::DeleteQueue), 1, (0, 0)),
     (Kind::Broker(BrokerHarm::PurgeQueue), 1, (0, 0)),
+    (Kind::Database(DatabaseHarm::Restart(StopMode::Fast)), 2, (0, 3_000)),
+    (Kind::Database(DatabaseHarm::Restart(StopMode::Immediate)), 2, (0, 3_000)),
 ];
 
 /// Weight of all crash points together, where the binary has them.
@@ -298,10 +316,34 @@ const DUEL_ONE_IN: u64 = 3;
 /// How long a process that stopped at a point stays so: past the lease, in milliseconds.
 const STALL_MS: (u64, u64) = (2_500, 4_000);
 
+/// Which kinds of a schedule come, beside crashes: a bit for each, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Only(u64);
+
+impl Only {
+    pub(crate) const ALL: Self = Self(u64::MAX);
+
+    /// The kinds in whose names one of the texts is; `None` when there is none.
+    pub(crate) fn named(texts: &[String]) -> Option<Self> {
+        let is_named = |kind: &Kind| {
+            let name = kind.name();
+            texts.iter().any(|text| name.contains(text.as_str()))
+        };
+        let kinds = KINDS.iter().chain(&RARE).enumerate();
+        let named = kinds.filter(|(_, (kind, ..))| is_named(kind)).map(|(at, _)| 1_u64 << at);
+        Some(named.sum()).filter(|mask| *mask > 0).map(Self)
+    }
+
+    fn kinds(self) -> impl Iterator<Item = &'static (Kind, u64, (u64, u64))> {
+        let kinds = KINDS.iter().chain(&RARE).enumerate();
+        kinds.filter(move |(at, _)| self.0 >> at & 1 == 1).map(|(_, kind)| kind)
+    }
+}
+
 /// The fault with this number, from 0.
 ///
 /// With crash points, the first faults are one crash at each.
-pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
+pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool, only: Only) -> Fault {
     let mut dice = Dice::new(seed, "fault", number);
     let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
     let (choice, hit) = (dice.next(), dice.between(1, 4));
@@ -312,9 +354,9 @@ pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool) -> Fault {
         return at(Kind::Crash(*point), Duration::ZERO, 1);
     }
     let crashes = if with_crash_points { CRASH_WEIGHT } else { 0 };
-    let all = || KINDS.iter().chain(&RARE);
-    let mut left = dice.below(all().map(|(_, weight, _)| weight).sum::<u64>() + crashes);
-    for (kind, weight, (from, to)) in all() {
+    let weights: u64 = only.kinds().map(|(_, weight, _)| weight).sum();
+    let mut left = dice.below(weights + crashes);
+    for (kind, weight, (from, to)) in only.kinds() {
         match left.checked_sub(*weight) {
             Some(rest) => left = rest,
             None => return at(*kind, Duration::from_millis(dice.between(*from, *to)), hit),
@@ -398,6 +440,7 @@ impl Ill {
             Self::Truncated => "body truncated",
             Self::Slow => "slow",
             Self::Hang => "hanging",
+            Self::Full => "507 without space",
         }
     }
 }
@@ -410,6 +453,7 @@ impl BrokerHarm {
             Self::DeleteQueue => "queue deleted",
             Self::PurgeQueue => "queue purged",
             Self::MemoryAlarm => "memory alarm",
+            Self::DiskAlarm => "disk alarm",
             Self::Repeat => "delivers everything again",
             Self::Forge => "forged messages",
         }
@@ -422,6 +466,8 @@ impl DatabaseHarm {
             Self::TerminateBackends => "backends terminated",
             Self::ReadOnly => "read-only",
             Self::ConnectionLimit => "connection limit",
+            Self::Restart(StopMode::Fast) => "stopped (fast) and started",
+            Self::Restart(StopMode::Immediate) => "stopped (immediate) and started",
         }
     }
 }
@@ -433,7 +479,7 @@ mod tests {
     use super::*;
 
     fn schedule(seed: u64, with_crash_points: bool) -> Vec<Fault> {
-        (0..2_000).map(|number| fault(seed, number, with_crash_points)).collect()
+        (0..2_000).map(|number| fault(seed, number, with_crash_points, Only::ALL)).collect()
     }
 
     #[test]
@@ -455,6 +501,21 @@ mod tests {
         assert!(kinds.iter().any(|kind| matches!(kind, Kind::Duel(_))));
         let names: BTreeSet<String> = kinds.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), kinds.len(), "two kinds have one name");
+    }
+
+    #[test]
+    fn a_schedule_of_few_kinds_has_all_of_them_and_no_other() {
+        let texts = ["stopped (".to_owned(), "disk alarm".to_owned()];
+        let only = Only::named(&texts).expect("there are such");
+        let names: BTreeSet<String> =
+            (0..200).map(|number| fault(1, number, false, only).kind.name()).collect();
+        let wanted = [
+            "broker disk alarm",
+            "database stopped (fast) and started",
+            "database stopped (immediate) and started",
+        ];
+        assert!(names.iter().eq(wanted), "{names:?}");
+        assert_eq!(Only::named(&["no such fault".to_owned()]), None);
     }
 
     #[test]

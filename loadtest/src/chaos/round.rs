@@ -100,7 +100,8 @@ async fn work(
     let tap = Tap::start(&servers.amqp, &fleet.broker_prefix, servers.rabbitmqctl.clone());
     let operator = match plan.manner {
         Manner::Operated => {
-            Some(Arc::new(Operator::begin(fleet.commands(), &fleet.direct_url, expected, &bucket)?))
+            let ledger = (fleet.direct_url.as_str(), &fleet.database);
+            Some(Arc::new(Operator::begin(fleet.commands(), ledger, expected, &bucket)?))
         }
         Manner::Plain | Manner::Poisoned => None,
     };

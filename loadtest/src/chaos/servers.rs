@@ -12,6 +12,8 @@ use anyhow::{Context as _, bail};
 pub(crate) struct Servers {
     /// A superuser's URL.
     pub(crate) postgres: String,
+    /// `pg_ctl` for that server.
+    pub(crate) pg_ctl: PathBuf,
     /// An administrator's URL.
     pub(crate) amqp: String,
     pub(crate) rabbitmqctl: PathBuf,
@@ -23,6 +25,7 @@ impl Servers {
         let variable = |name: &str| std::env::var(name).ok();
         Some(Self {
             postgres: variable("DES_TEST_POSTGRES_URL")?,
+            pg_ctl: variable("DES_TEST_PG_CTL")?.into(),
             amqp: variable("DES_TEST_AMQP_URL")?,
             rabbitmqctl: variable("DES_TEST_RABBITMQCTL")?.into(),
         })

@@ -86,10 +86,18 @@ impl StoreGate {
         let now = *self.ill.borrow();
         let ill = now.filter(|_| !number.is_multiple_of(PASSES_ONE_IN));
         let reads = request.method() == Method::GET;
-        // A fault of answers' bodies meets reads only, and one of lost answers writes.
+        let deletes = request.uri().query().is_some_and(|query| query.starts_with("delete"));
+        let writes = match *request.method() {
+            Method::PUT => true,
+            Method::POST => !deletes,
+            _ => false,
+        };
+        // A fault of answers' bodies meets reads only, and one of lost answers writes. A store
+        // without space is read and cleared as ever.
         let ill = ill.filter(|ill| match ill {
             Ill::Truncated => reads,
             Ill::LostResponse => !reads,
+            Ill::Full => writes,
             _ => true,
         });
         if ill.is_some() {
@@ -102,6 +110,7 @@ impl StoreGate {
             }
             Some(Ill::SlowDown) => Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
             Some(Ill::Forbidden) => Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied")),
+            Some(Ill::Full) => Ok(refusal(StatusCode::INSUFFICIENT_STORAGE, "XMinioStorageFull")),
             Some(Ill::LostResponse) => {
                 let _lost = self.serve(request, service).await;
                 Err(HttpError::new("the response is lost".into()))
