@@ -12,6 +12,7 @@ use crate::attempts::{
     AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, verdict,
 };
 use crate::decide::FailureLimits;
+use crate::kept::Kept;
 use crate::sabotage;
 
 /// An uncommitted window whose manifests are durable.
@@ -40,6 +41,8 @@ pub(crate) struct OpenPartition {
     pub(crate) hangs_in: Option<String>,
     /// How often its task was given back since its files were to be looked at a second time.
     pub(crate) given_back: u32,
+    /// Its accepted receipt as it was read, where there was room for it.
+    pub(crate) kept: Option<Kept>,
 }
 
 impl OpenPartition {
@@ -51,11 +54,11 @@ impl OpenPartition {
             reported: (0, 0),
             hangs_in: None,
             given_back: 0,
+            kept: None,
         }
     }
-}
 
-impl OpenPartition {
+
     /// Whether a sign of life is about an attempt that nobody has answered yet. Signs and answers
     /// come over different queues, and a sign that comes late must not keep a partition from being
     /// published again.
@@ -192,21 +195,25 @@ impl Flight {
         (partition.accepted.is_none() && same_manifest).then_some(partition)
     }
 
-    /// A window that may commit now: complete, not held, and the next after the watermark, or at
-    /// or below it.
+    /// The first window that may commit now.
     pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
-        let mut frontier = true;
-        for (key, window) in &self.windows {
-            let moves_watermark = key.end > watermark;
-            let may = !moves_watermark || frontier;
-            if may && window.is_complete() && window.record.state == WindowState::Open {
-                return Some(*key);
-            }
-            if moves_watermark {
-                frontier = false;
-            }
-        }
-        None
+        self.complete(watermark).next()
+    }
+
+    /// Whether this window may commit now.
+    pub(crate) fn may_commit(&self, window: WindowKey, watermark: Timestamp) -> bool {
+        self.complete(watermark).any(|key| key == window)
+    }
+
+    /// Windows that may commit now: complete, not held, and the next after the watermark, or at or
+    /// below it.
+    fn complete(&self, watermark: Timestamp) -> impl Iterator<Item = WindowKey> {
+        let frontier = self.windows.keys().find(|key| key.end > watermark);
+        self.windows
+            .iter()
+            .filter(move |(key, _)| key.end <= watermark || Some(*key) == frontier)
+            .filter(|(_, window)| window.is_complete() && window.record.state == WindowState::Open)
+            .map(|(key, _)| *key)
     }
 
     /// Partitions whose task is to be published now.

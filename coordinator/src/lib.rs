@@ -28,6 +28,7 @@ mod certify;
 mod findings;
 mod flight;
 mod judge;
+mod kept;
 mod known;
 mod lead;
 mod passes;
