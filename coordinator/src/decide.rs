@@ -127,6 +127,7 @@ mod tests {
             findings: None,
             released,
             splits_before: 0,
+            partition_rows: None,
         }
     }
 

@@ -13,6 +13,7 @@ mod manifests;
 mod pause;
 mod plan;
 mod recheck;
+mod size;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,9 +27,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use self::dispatch::publish_task;
 use self::answers::Answers;
 use self::commit::{Certifying, compared};
+pub(crate) use self::dispatch::publish_task;
 use self::pause::Paused;
 use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
@@ -37,6 +38,7 @@ use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
 use crate::kept::Room;
 use crate::metrics;
+use crate::pace::Pace;
 use crate::restore::Answer;
 use crate::service::{Coordinator, Event, Goal, RunReport};
 use crate::survey::settings_of;
@@ -61,6 +63,8 @@ pub(crate) struct Leader<'a> {
     answers: Answers,
     /// Where accepted receipts are kept.
     room: Room,
+    /// How large partitions are, by the time that they take.
+    pace: Pace,
     /// The window whose certificate is being made.
     certifying: Option<Certifying>,
     /// The plan in the making, of which window and pass.
@@ -115,6 +119,7 @@ impl<'a> Leader<'a> {
             flight: Flight::default(),
             answers: Answers::default(),
             room: Room::default(),
+            pace: Pace::new(it.settings.partition_time, it.settings.partition.rows, None),
             certifying: None,
             planning: None,
             planning_began: now,
@@ -145,6 +150,7 @@ impl<'a> Leader<'a> {
         // What waits in the queue was put there by whoever led before, and is published again.
         self.it.queue.purge(Lane::Tasks).await?;
         self.look(goal).await?;
+        self.recall_size().await?;
         if !self.flight.windows.is_empty() {
             self.publish_from = Instant::now() + self.it.settings.takeover_wait;
         }

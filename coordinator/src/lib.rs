@@ -31,6 +31,7 @@ mod judge;
 mod kept;
 mod known;
 mod lead;
+mod pace;
 mod passes;
 mod places;
 mod remaining;

@@ -19,7 +19,7 @@ const CREDIBLE: f64 = 4.0;
 
 /// The size of partitions, and what is known about their time.
 #[derive(Clone, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// How long a partition should take, in seconds.
     wanted_seconds: f64,
     most_rows: u64,
@@ -33,7 +33,7 @@ pub struct Pace {
 impl Pace {
     /// Partitions that should take `wanted`, of at most `most_rows` rows. `before` is the size that
     /// was chosen last, by whoever led then.
-    pub fn new(wanted: Duration, most_rows: u64, before: Option<u64>) -> Self {
+    pub(crate) fn new(wanted: Duration, most_rows: u64, before: Option<u64>) -> Self {
         let most_rows = most_rows.max(1);
         let rows = before.unwrap_or(most_rows).clamp(LEAST_ROWS.min(most_rows), most_rows);
         let wanted_seconds = wanted.as_secs_f64();
@@ -42,7 +42,7 @@ impl Pace {
 
     /// Takes into account that a partition of so many rows took so long, from its worker's first
     /// sign of life to its answer.
-    pub fn measured(&mut self, rows: u64, took: Duration) {
+    pub(crate) fn measured(&mut self, rows: u64, took: Duration) {
         let took = took.as_secs_f64();
         if rows == 0 || took <= 0.0 {
             return;
@@ -61,7 +61,7 @@ impl Pace {
     }
 
     /// The most rows of the partitions of a window that is planned now.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         if let Some(seconds_per_row) = self.seconds_per_row
             && std::mem::take(&mut self.is_news)
         {

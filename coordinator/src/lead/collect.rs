@@ -103,6 +103,7 @@ impl Leader<'_> {
             }
             Meaning::Accept(accepted) => {
                 let read = receipt.and_then(Result::ok).map(|(receipt, _)| receipt);
+                self.measure(key, outcome, read.as_ref());
                 return self.accept(key, address.partition, accepted, read).await;
             }
             Meaning::TryAgain(setback) => setback,
