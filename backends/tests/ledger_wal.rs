@@ -101,6 +101,7 @@ async fn settle(ledger: &PostgresLedger, lease: &Lease, window: Window) {
         findings: None,
         replaces: Vec::new(),
         partitions,
+        partition_rows: Some(50_000),
     };
     ledger.add_window(lease, &new).await.expect("it is recorded");
     for partition in 0..PARTITIONS {

@@ -27,7 +27,7 @@ pub(crate) enum Meaning {
 pub(crate) fn meaning(
     partition: &PartitionRecord,
     outcome: &Outcome,
-    receipt: Option<Result<(Receipt, u64), String>>,
+    receipt: Option<&Result<(Receipt, u64), String>>,
     now: Timestamp,
 ) -> Meaning {
     let timely = is_timely(partition, outcome.attempt);
@@ -37,12 +37,12 @@ pub(crate) fn meaning(
             Meaning::Nothing
         }
         (TaskResult::Done { .. }, Some(Ok((receipt, _))))
-            if deserves_second_look(partition, &receipt) =>
+            if deserves_second_look(partition, receipt) =>
         {
-            Meaning::TryAgain(setback_for_second_look(partition, &receipt, now))
+            Meaning::TryAgain(setback_for_second_look(partition, receipt, now))
         }
         (TaskResult::Done { receipt: name, .. }, Some(Ok((receipt, size)))) => {
-            Meaning::Accept(accepted(name, size, &receipt))
+            Meaning::Accept(accepted(name, *size, receipt))
         }
         _ if !timely => Meaning::Nothing,
         (TaskResult::Done { receipt: name, .. }, Some(Err(why))) => {

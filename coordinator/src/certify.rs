@@ -2,135 +2,215 @@
 
 use std::collections::HashSet;
 
-use backends::ledger::{WindowCommit, WindowRecord, WindowTotals};
+use backends::ledger::{
+    AcceptedReceipt, PartitionRecord, WindowCommit, WindowRecord, WindowTotals,
+};
 use backends::{BackendError, Store, crash};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::certificate::{CertificateKind, PartitionRef};
 use protocol::{
-    ArchiveIdentity, Certificate, PackSettings, PartitionId, Tally, Timestamp, WorkerId, names,
+    ArchiveIdentity, Certificate, PackSettings, PartitionId, Receipt, Tally, Timestamp, WorkerId,
+    names,
 };
 
-use crate::decide::{Expected, check_receipt};
-use crate::findings::{Finding, Findings, Named};
+use crate::decide::{Expected, check_receipt, is_same_work};
+use crate::findings::{self, Finding, Findings};
 use crate::flight::OpenWindow;
+use crate::kept::Kept;
 use crate::sabotage;
 
-/// Objects that are looked at, or receipts that are read, at a time.
-const LOOKS_IN_FLIGHT: usize = 32;
+/// Receipts that are read at a time, where they were not kept.
+const READS_IN_FLIGHT: usize = 16;
+/// Objects that are looked at, at a time.
+const LOOKS_IN_FLIGHT: usize = 64;
 pub(crate) const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Who certifies, and when.
-pub(crate) struct Certifier<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) identity: &'a ArchiveIdentity,
+#[derive(Clone)]
+pub(crate) struct Certifier {
+    pub(crate) store: Store,
+    pub(crate) identity: ArchiveIdentity,
     pub(crate) settings: PackSettings,
-    pub(crate) writer: &'a WorkerId,
+    pub(crate) writer: WorkerId,
     pub(crate) epoch: u64,
     pub(crate) now: Timestamp,
 }
 
-/// What certifying came to.
-pub(crate) enum Certified {
-    /// The certificate is durable.
-    Durable(Box<WindowCommit>),
+/// A complete window as it was when its certificate was begun: what is found out about it takes
+/// time, and counts only if it is still so.
+pub(crate) struct Basis {
+    record: WindowRecord,
+    partitions: Vec<PartitionRecord>,
+}
+
+impl Basis {
+    pub(crate) fn of(window: &OpenWindow) -> Self {
+        let partitions = window.partitions.iter().map(|open| open.record.clone()).collect();
+        Self { record: window.record.clone(), partitions }
+    }
+
+    /// Whether this receipt was accepted for one of its partitions.
+    #[cfg(test)]
+    pub(crate) fn names(&self, receipt: &str) -> bool {
+        let accepted = self.partitions.iter().filter_map(|it| it.accepted.as_ref());
+        accepted.into_iter().any(|accepted| accepted.receipt == receipt)
+    }
+
+    /// Whether the window is still what it was: the same partitions with the same receipts.
+    pub(crate) fn is_of(&self, window: &OpenWindow) -> bool {
+        let now = window.partitions.iter().map(|open| &open.record);
+        let same = |(then, now): (&PartitionRecord, &PartitionRecord)| {
+            is_same_work(then, now) && then.accepted == now.accepted
+        };
+        self.record.key() == window.record.key()
+            && self.record.rows == window.record.rows
+            && self.record.replaces == window.record.replaces
+            && self.partitions.len() == window.partitions.len()
+            && self.partitions.iter().zip(now).all(same)
+    }
+}
+
+/// What comparing a window's receipts and objects came to.
+pub(crate) enum Compared {
+    /// Everything is there: the certificate, not written yet.
+    Sound(Box<Certificate>),
     /// What a partition's receipt states is not so: it has to be done again.
     NotSo(PartitionId, String),
 }
 
-impl Certifier<'_> {
-    /// Reads every receipt again, compares all of them with all manifests, looks at every object
-    /// they name, and writes the certificate.
-    pub(crate) async fn certify(&self, window: &OpenWindow) -> Result<Certified, BackendError> {
-        let mut certificate = self.begin(window);
-        let counted = window.partitions.iter();
-        let receipts = stream::iter(counted.filter(|open| open.record.accepted.is_some()))
-            .map(|open| async move {
-                let accepted = open.record.accepted.as_ref();
-                let key = accepted.map(|accepted| accepted.receipt.clone()).unwrap_or_default();
-                let bytes = self.store.get(&key, MAX_RECEIPT_BYTES).await;
-                (open, key, bytes)
-            })
-            .buffered(LOOKS_IN_FLIGHT);
-        futures::pin_mut!(receipts);
-        while let Some((open, key, bytes)) = receipts.next().await {
-            let partition = &open.record;
-            let bytes = match bytes {
-                Err(error) if error.is_not_found() => {
-                    return Ok(Certified::NotSo(partition.partition, error.to_string()));
-                }
-                other => other?,
-            };
-            let expected = Expected {
-                identity: self.identity,
-                window: window.record.window,
-                revision: window.record.revision,
-                partition,
-            };
-            let receipt = match check_receipt(&key, &bytes, expected) {
-                Ok(receipt) => receipt,
-                Err(why) => {
-                    return Ok(Certified::NotSo(partition.partition, format!("{key}: {why}")));
-                }
-            };
-            let mut named: Vec<(String, u64)> =
-                vec![(partition.manifest.clone(), partition.manifest_size)];
-            named.extend(receipt.shards.iter().map(|shard| (shard.key.clone(), shard.size)));
-            named.extend(receipt.big_files.iter().map(|big| (big.key.clone(), big.size)));
-            if let Some(gone) = self.first_missing(named).await? {
-                let why = format!("{gone} is gone, or has another size than its receipt states");
-                return Ok(Certified::NotSo(partition.partition, why));
-            }
-            certificate.partitions.push(PartitionRef {
-                partition: partition.partition,
-                manifest: partition.manifest.clone(),
-                manifest_size: partition.manifest_size,
-                range: partition.range(),
-                rows: partition.rows,
-                receipt: key,
-                receipt_size: bytes.len() as u64,
-            });
-            certificate.absorb(receipt);
+/// Why comparing ended early.
+enum Doubt {
+    NotSo(PartitionId, String),
+    Unknown(BackendError),
+}
+
+impl From<BackendError> for Doubt {
+    fn from(error: BackendError) -> Self {
+        Self::Unknown(error)
+    }
+}
+
+/// An object that the certificate is to name, and the size that it must have.
+struct Named {
+    partition: PartitionId,
+    key: String,
+    size: u64,
+}
+
+impl Certifier {
+    /// Compares all receipts with all manifests, and looks at every object that they name, and at
+    /// them. `kept` has those of the receipts, by their partition's place, that need not be read
+    /// again.
+    pub(crate) async fn compare(
+        &self,
+        basis: &Basis,
+        kept: Vec<Option<Kept>>,
+    ) -> Result<Compared, BackendError> {
+        match self.sum_up(basis, kept).await {
+            Ok(certificate) => Ok(Compared::Sound(Box::new(certificate))),
+            Err(Doubt::NotSo(partition, why)) => Ok(Compared::NotSo(partition, why)),
+            Err(Doubt::Unknown(error)) => Err(error),
         }
+    }
+
+    async fn sum_up(&self, basis: &Basis, kept: Vec<Option<Kept>>) -> Result<Certificate, Doubt> {
+        let record = &basis.record;
+        let mut certificate = self.begin(record);
+        let kept = kept.into_iter().chain(std::iter::repeat_with(|| None));
+        let counted: Vec<_> = basis
+            .partitions
+            .iter()
+            .zip(kept)
+            .filter_map(|(it, kept)| Some((it.clone(), it.accepted.clone()?, kept)))
+            .collect();
+        let looks = stream::iter(counted)
+            .map(|(partition, accepted, kept)| async move {
+                let receipt = match kept {
+                    Some(kept) => kept.into_receipt(),
+                    None => self.read(record, &partition, &accepted.receipt).await?,
+                };
+                Ok::<_, Doubt>((partition, accepted, receipt))
+            })
+            .buffered(READS_IN_FLIGHT)
+            .map_ok(|(partition, accepted, receipt)| {
+                let named = named(&partition, &accepted, &receipt);
+                certificate.partitions.push(PartitionRef {
+                    partition: partition.partition,
+                    range: partition.range(),
+                    manifest: partition.manifest,
+                    manifest_size: partition.manifest_size,
+                    rows: partition.rows,
+                    receipt: accepted.receipt,
+                    receipt_size: accepted.receipt_size,
+                });
+                certificate.absorb(receipt);
+                stream::iter(named.into_iter().map(Ok))
+            })
+            .try_flatten()
+            .map_ok(|named| self.look_at(named))
+            .try_buffer_unordered(LOOKS_IN_FLIGHT);
+        looks.try_for_each(|()| std::future::ready(Ok(()))).await?;
         let settled: Tally = certificate.packed + certificate.failed;
-        let adds_up = settled == window.record.rows && certificate.rows() == window.record.rows;
+        let adds_up = settled == record.rows && certificate.rows() == record.rows;
         if !adds_up && !sabotage::adds_up_anyhow() {
-            return Err(BackendError::Invalid {
+            return Err(Doubt::Unknown(BackendError::Invalid {
                 what: format!(
                     "the window {} holds {} rows, and its receipts account for {}: \
                      nothing is committed; please report this",
-                    window.record.window, window.record.rows.rows, settled.rows
+                    record.window, record.rows.rows, settled.rows
                 ),
-            });
+            }));
         }
         give_up_only_what_is_held_again(&mut certificate);
-        crash::point("before_certificate");
-        let key = self.write(&certificate).await?;
-        let findings = findings_of(&certificate, &window.record);
-        Ok(Certified::Durable(Box::new(commit_of(certificate, key, findings))))
+        Ok(certificate)
     }
 
-    async fn first_missing(
+    async fn read(
         &self,
-        named: Vec<(String, u64)>,
-    ) -> Result<Option<String>, BackendError> {
-        let looks = stream::iter(named)
-            .map(|(key, size)| async move {
-                let there = self.store.size(&key).await? == Some(size);
-                Ok::<_, BackendError>((!there).then_some(key))
-            })
-            .buffer_unordered(LOOKS_IN_FLIGHT)
-            .try_filter_map(|missing| async move { Ok(missing) });
-        futures::pin_mut!(looks);
-        looks.try_next().await
+        record: &WindowRecord,
+        partition: &PartitionRecord,
+        key: &str,
+    ) -> Result<Receipt, Doubt> {
+        let not_so = |why: String| Doubt::NotSo(partition.partition, why);
+        let bytes = match self.store.get(key, MAX_RECEIPT_BYTES).await {
+            Err(error) if error.is_not_found() => return Err(not_so(error.to_string())),
+            other => other?,
+        };
+        let (window, revision) = (record.window, record.revision);
+        let expected = Expected { identity: &self.identity, window, revision, partition };
+        check_receipt(key, &bytes, expected).map_err(|why| not_so(format!("{key}: {why}")))
     }
 
-    fn begin(&self, window: &OpenWindow) -> Certificate {
+    async fn look_at(&self, named: Named) -> Result<(), Doubt> {
+        let Named { partition, key, size } = named;
+        if self.store.size(&key).await? == Some(size) {
+            return Ok(());
+        }
+        let why = format!("{key} is gone, or has another size than its receipt states");
+        Err(Doubt::NotSo(partition, why))
+    }
+
+    /// Writes the certificate, durably; what is then to be committed.
+    pub(crate) async fn write(
+        &self,
+        certificate: Certificate,
+        record: &WindowRecord,
+    ) -> Result<WindowCommit, BackendError> {
+        crash::point("before_certificate");
+        let key = names::certificate(certificate.key(), certificate.epoch);
+        self.store.put(&key, certificate.encode().into()).await?;
+        self.store.flush().await?;
+        let findings = findings_of(&certificate, record);
+        Ok(commit_of(certificate, key, findings))
+    }
+
+    fn begin(&self, record: &WindowRecord) -> Certificate {
         Certificate {
             version: Certificate::VERSION,
             archive: self.identity.archive.clone(),
             job: self.identity.job.clone(),
-            window: window.record.window,
-            revision: window.record.revision,
+            window: record.window,
+            revision: record.revision,
             epoch: self.epoch,
             writer: self.writer.clone(),
             written_at: self.now,
@@ -143,18 +223,23 @@ impl Certifier<'_> {
             partitions: Vec::new(),
             shards: Vec::new(),
             big_files: Vec::new(),
-            replaces: window.record.replaces.clone(),
+            replaces: record.replaces.clone(),
             unrepaired: Vec::new(),
             failures: Vec::new(),
         }
     }
+}
 
-    async fn write(&self, certificate: &Certificate) -> Result<String, BackendError> {
-        let key = names::certificate(certificate.key(), certificate.epoch);
-        self.store.put(&key, certificate.encode().into()).await?;
-        self.store.flush().await?;
-        Ok(key)
-    }
+/// What the certificate names for a partition: manifest, receipt, shards and big files.
+fn named(partition: &PartitionRecord, accepted: &AcceptedReceipt, receipt: &Receipt) -> Vec<Named> {
+    let of = |key: &str, size| Named { partition: partition.partition, key: key.to_owned(), size };
+    let mut named = vec![
+        of(&partition.manifest, partition.manifest_size),
+        of(&accepted.receipt, accepted.receipt_size),
+    ];
+    named.extend(receipt.shards.iter().map(|shard| of(&shard.key, shard.size)));
+    named.extend(receipt.big_files.iter().map(|big| of(&big.key, big.size)));
+    named
 }
 
 /// A damaged shard is given up only for shards that hold all of it. Else it stays certified:
@@ -184,7 +269,7 @@ fn findings_of(certificate: &Certificate, record: &WindowRecord) -> Option<Strin
         let (day, index) = (row.created_at.day(), n_bits.shard_index(&row.uid));
         let prefix = names::shard_prefix(n_bits, day, index);
         if certificate.unrepaired.iter().any(|shard| shard.starts_with(&prefix)) {
-            findings.beyond_help(Named {
+            findings.beyond_help(findings::Named {
                 finding: Finding::BeyondHelp,
                 uid: row.uid.clone(),
                 created_at: Some(row.created_at),

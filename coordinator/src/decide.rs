@@ -51,6 +51,16 @@ pub fn check_receipt(key: &str, bytes: &[u8], expected: Expected<'_>) -> Result<
     Ok(receipt)
 }
 
+/// Whether a receipt that answers the one partition answers the other as well: what is found out
+/// about a partition takes time, and counts only if it is still the same work.
+pub fn is_same_work(one: &PartitionRecord, other: &PartitionRecord) -> bool {
+    one.partition == other.partition
+        && one.manifest == other.manifest
+        && one.manifest_size == other.manifest_size
+        && one.range() == other.range()
+        && one.rows == other.rows
+}
+
 /// The ledger's record of an accepted receipt.
 pub fn accepted(key: &str, size: u64, receipt: &Receipt) -> AcceptedReceipt {
     AcceptedReceipt {
@@ -117,6 +127,7 @@ mod tests {
             findings: None,
             released,
             splits_before: 0,
+            partition_rows: None,
         }
     }
 

@@ -263,6 +263,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            partition_rows: None,
         };
         let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]
             .into_iter()

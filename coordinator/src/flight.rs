@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState, splits};
 use protocol::message::{Outcome, PartitionAddress, Task};
-use protocol::{ArchiveIdentity, PackSettings, PartitionId, Timestamp, WindowKey, WorkerId, names};
+use protocol::{
+    ArchiveIdentity, PackSettings, PartitionId, Receipt, Timestamp, WindowKey, WorkerId, names,
+};
 
 use crate::attempts::{
     AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, verdict,
 };
 use crate::decide::FailureLimits;
+use crate::kept::Kept;
 use crate::sabotage;
 
 /// An uncommitted window whose manifests are durable.
@@ -34,12 +37,19 @@ pub(crate) struct OpenPartition {
     pub(crate) last_sign: Option<Instant>,
     /// Who gave its task back, until it is published again. Any other answer numbers a new attempt.
     pub(crate) given_back_by: Option<WorkerId>,
+    /// Whether it was published here, since it was answered last, so that the next sign of life is
+    /// the first of its attempt.
+    pub(crate) published_here: bool,
+    /// When the attempt under way gave its first sign of life, where it was published here.
+    pub(crate) first_sign: Option<Instant>,
     /// Rows and bytes that its worker has reported.
     pub(crate) reported: (u64, u64),
     /// The location that its worker was said to hang in.
     pub(crate) hangs_in: Option<String>,
     /// How often its task was given back since its files were to be looked at a second time.
     pub(crate) given_back: u32,
+    /// Its accepted receipt as it was read, where there was room for it.
+    pub(crate) kept: Option<Kept>,
 }
 
 impl OpenPartition {
@@ -48,14 +58,42 @@ impl OpenPartition {
             record,
             last_sign: None,
             given_back_by: None,
+            published_here: false,
+            first_sign: None,
             reported: (0, 0),
             hangs_in: None,
             given_back: 0,
+            kept: None,
         }
     }
-}
 
-impl OpenPartition {
+    /// Notes that its task was published.
+    pub(crate) fn note_published(&mut self) {
+        self.last_sign = Some(Instant::now());
+        self.given_back_by = None;
+        self.published_here = true;
+        self.first_sign = None;
+        self.reported = (0, 0);
+    }
+
+    /// Notes a sign of life.
+    pub(crate) fn note_sign(&mut self) {
+        let now = Instant::now();
+        self.last_sign = Some(now);
+        if self.published_here {
+            self.first_sign.get_or_insert(now);
+        }
+    }
+
+    /// How long the attempt took that this answer is about, as seen from here: nothing is known of
+    /// one that somebody else published, that was answered before, or whose receipt was there
+    /// already.
+    pub(crate) fn took(&self, answer: &Outcome, receipt: &Receipt) -> Option<Duration> {
+        let executed = receipt.attempt == answer.attempt && receipt.worker == answer.worker;
+        let timely = is_timely(&self.record, answer.attempt);
+        self.first_sign.filter(|_| executed && timely).map(|sign| sign.elapsed())
+    }
+
     /// Whether a sign of life is about an attempt that nobody has answered yet. Signs and answers
     /// come over different queues, and a sign that comes late must not keep a partition from being
     /// published again.
@@ -192,21 +230,25 @@ impl Flight {
         (partition.accepted.is_none() && same_manifest).then_some(partition)
     }
 
-    /// A window that may commit now: complete, not held, and the next after the watermark, or at
-    /// or below it.
+    /// The first window that may commit now.
     pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
-        let mut frontier = true;
-        for (key, window) in &self.windows {
-            let moves_watermark = key.end > watermark;
-            let may = !moves_watermark || frontier;
-            if may && window.is_complete() && window.record.state == WindowState::Open {
-                return Some(*key);
-            }
-            if moves_watermark {
-                frontier = false;
-            }
-        }
-        None
+        self.complete(watermark).next()
+    }
+
+    /// Whether this window may commit now.
+    pub(crate) fn may_commit(&self, window: WindowKey, watermark: Timestamp) -> bool {
+        self.complete(watermark).any(|key| key == window)
+    }
+
+    /// Windows that may commit now: complete, not held, and the next after the watermark, or at or
+    /// below it.
+    fn complete(&self, watermark: Timestamp) -> impl Iterator<Item = WindowKey> {
+        let frontier = self.windows.keys().find(|key| key.end > watermark);
+        self.windows
+            .iter()
+            .filter(move |(key, _)| key.end <= watermark || Some(*key) == frontier)
+            .filter(|(_, window)| window.is_complete() && window.record.state == WindowState::Open)
+            .map(|(key, _)| *key)
     }
 
     /// Partitions whose task is to be published now.
@@ -283,7 +325,8 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::Tally;
+    use protocol::message::TaskResult;
+    use protocol::{ContentHash, Tally};
 
     #[test]
     fn a_sign_of_life_that_comes_after_its_answer_is_none() {
@@ -312,15 +355,72 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_an_operator_has_tried_again_may_be_split_anew() {
-        let at = |text: &str| text.parse().expect("a date");
-        let limits = AttemptLimits { attempts: 5 };
-        let failures = FailureLimits { files: 0, ratio: 0.0 };
-        let rows = Tally { rows: 100, ..Tally::default() };
-        // Numbers that were used tell of as many splits as isolate one row.
-        let partition = PartitionRecord {
+    fn only_an_attempt_that_was_seen_from_its_beginning_is_measured() {
+        let worker: WorkerId = "one".parse().expect("a name");
+        let answer = |attempt| Outcome {
+            version: Outcome::VERSION,
+            address: PartitionAddress {
+                archive: "a".parse().expect("an id"),
+                job: "j".parse().expect("a job"),
+                window: window(),
+                revision: 0,
+                partition: 17,
+                manifest_hash: ContentHash::of(b"manifest"),
+            },
+            attempt,
+            worker: worker.clone(),
+            result: TaskResult::Done { receipt: String::new(), receipt_size: 0 },
+        };
+        let receipt = |attempt| Receipt {
+            version: Receipt::VERSION,
+            archive: "a".parse().expect("an id"),
+            job: "j".parse().expect("a job"),
+            window: window(),
+            revision: 0,
             partition: 17,
-            rows,
+            manifest_hash: ContentHash::of(b"manifest"),
+            range: None,
+            attempt,
+            worker: worker.clone(),
+            packed: Tally::default(),
+            failed: Tally::default(),
+            bytes_raw: 0,
+            bytes_stored: 0,
+            shards: Vec::new(),
+            big_files: Vec::new(),
+            failures: Vec::new(),
+        };
+        let mut open = OpenPartition::new(partition());
+        let number = attempt_number(&open.record);
+        open.note_sign();
+        assert_eq!(
+            open.took(&answer(number), &receipt(number)),
+            None,
+            "when it began is not known"
+        );
+        open.note_published();
+        assert_eq!(open.took(&answer(number), &receipt(number)), None, "nobody was seen at it");
+        open.note_sign();
+        std::thread::sleep(Duration::from_millis(5));
+        open.note_sign();
+        let took = open.took(&answer(number), &receipt(number)).expect("it is known");
+        assert!(took >= Duration::from_millis(5), "{took:?}");
+        assert_eq!(open.took(&answer(number), &receipt(number - 1)), None, "it was there already");
+        assert_eq!(open.took(&answer(number - 1), &receipt(number - 1)), None, "it is late");
+        open.note_published();
+        assert_eq!(open.took(&answer(number), &receipt(number)), None, "another begins");
+    }
+
+    fn window() -> protocol::Window {
+        let at = |text: &str| text.parse().expect("a date");
+        protocol::Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window")
+    }
+
+    /// Of 100 rows, with five attempts behind it.
+    fn partition() -> PartitionRecord {
+        PartitionRecord {
+            partition: 17,
+            rows: Tally { rows: 100, ..Tally::default() },
             attempts: 5,
             manifest: String::new(),
             manifest_size: 0,
@@ -332,12 +432,20 @@ mod tests {
             first_look: None,
             under_way_by: None,
             accepted: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_window_that_an_operator_has_tried_again_may_be_split_anew() {
+        let limits = AttemptLimits { attempts: 5 };
+        let failures = FailureLimits { files: 0, ratio: 0.0 };
+        // Numbers that were used tell of as many splits as isolate one row.
+        let partition = partition();
         let record = WindowRecord {
-            window: protocol::Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window"),
+            window: window(),
             revision: 0,
             state: WindowState::Open,
-            rows,
+            rows: partition.rows,
             replaces: Vec::new(),
             totals: backends::ledger::WindowTotals::default(),
             certificate: None,
@@ -345,6 +453,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            partition_rows: None,
         };
         let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition]);
         let verdict = |window: &OpenWindow| window.used_up(limits, failures).map(|(_, it)| it);

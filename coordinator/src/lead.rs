@@ -4,6 +4,7 @@
 //! that may pass ends the loop; the service takes it up again from the ledger.
 
 mod again;
+mod answers;
 mod collect;
 mod commit;
 mod dispatch;
@@ -12,6 +13,7 @@ mod manifests;
 mod pause;
 mod plan;
 mod recheck;
+mod size;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::answers::Answers;
+use self::commit::{Certifying, compared};
 pub(crate) use self::dispatch::publish_task;
 use self::pause::Paused;
 use self::plan::{Planning, StuckAt};
@@ -32,7 +36,9 @@ use self::recheck::Rechecking;
 use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
+use crate::kept::Room;
 use crate::metrics;
+use crate::pace::Pace;
 use crate::restore::Answer;
 use crate::service::{Coordinator, Event, Goal, RunReport};
 use crate::survey::settings_of;
@@ -53,6 +59,14 @@ pub(crate) struct Leader<'a> {
     lease: Lease,
     report: &'a mut RunReport,
     flight: Flight,
+    /// Answers that were taken, and are not carried out yet.
+    answers: Answers,
+    /// Where accepted receipts are kept.
+    room: Room,
+    /// How large partitions are, by the time that they take.
+    pace: Pace,
+    /// The window whose certificate is being made.
+    certifying: Option<Certifying>,
     /// The plan in the making, of which window and pass.
     planning: Option<(Window, Revision, Planning)>,
     planning_began: Instant,
@@ -103,6 +117,10 @@ impl<'a> Leader<'a> {
             lease,
             report,
             flight: Flight::default(),
+            answers: Answers::default(),
+            room: Room::default(),
+            pace: Pace::new(it.settings.partition_time, it.settings.partition.rows, None),
+            certifying: None,
             planning: None,
             planning_began: now,
             plan_not_before: now,
@@ -132,6 +150,7 @@ impl<'a> Leader<'a> {
         // What waits in the queue was put there by whoever led before, and is published again.
         self.it.queue.purge(Lane::Tasks).await?;
         self.look(goal).await?;
+        self.recall_size().await?;
         if !self.flight.windows.is_empty() {
             self.publish_from = Instant::now() + self.it.settings.takeover_wait;
         }
@@ -143,7 +162,11 @@ impl<'a> Leader<'a> {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
-                delivery = outcomes.next() => self.take_outcome(delivery).await?,
+                delivery = outcomes.next(), if self.answers.has_room() => {
+                    self.take_outcome(delivery).await?;
+                }
+                answer = self.answers.next() => self.take_answer(answer).await?,
+                compared = compared(&mut self.certifying) => self.take_compared(compared).await?,
                 delivery = progress.next() => self.take_progress(delivery).await?,
                 planned = async {
                     match &mut self.planning {
@@ -194,6 +217,7 @@ impl<'a> Leader<'a> {
         self.begin_round(goal);
         let idle =
             self.planning.is_none()
+                && self.certifying.is_none()
                 && self.rechecking.is_over_for_now()
                 && !more
                 && self.flight.windows.values().all(|window| {

@@ -35,6 +35,8 @@ pub struct CoordinatorSettings {
     pub windows_in_flight: usize,
     /// The most that a partition holds.
     pub partition: PartitionLimits,
+    /// How long a partition should take: its rows are fewer where they take longer.
+    pub partition_time: Duration,
     /// The sort buffer.
     pub sort_memory: usize,
     /// Where sort runs go.

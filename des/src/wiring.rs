@@ -283,6 +283,7 @@ fn coordinator_settings(config: &Config, continuous: bool) -> CoordinatorSetting
         window_span_micros: it.window_span_micros,
         windows_in_flight: it.windows_in_flight,
         partition: PartitionLimits { rows: it.partition_rows, row_bytes: PARTITION_ROW_BYTES },
+        partition_time: it.partition_time,
         sort_memory: it.sort_memory,
         spool_dir: it.spool_dir.clone(),
         lease_ttl: it.lease_ttl,

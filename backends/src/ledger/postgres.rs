@@ -72,6 +72,7 @@ const MIGRATIONS: &[Step] = &[
     (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
     (4, "pause", include_str!("../../../migrations/postgres/0004_pause.sql")),
     (5, "stuck", include_str!("../../../migrations/postgres/0005_stuck.sql")),
+    (6, "partition rows", include_str!("../../../migrations/postgres/0006_partition_rows.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -147,6 +148,7 @@ fn arguments(params: &[Param<'_>]) -> sqlx::Result<PgArguments> {
             Param::OptText(text) => arguments.add(text.map(without_nul)),
             Param::Texts(texts) => arguments.add(*texts),
             Param::Time(time) | Param::Date(time) => arguments.add(time.to_chrono()),
+            Param::OptInt(value) => arguments.add(value),
             Param::OptTime(time) => arguments.add(time.map(|time| time.to_chrono())),
         };
         added.map_err(sqlx::Error::Encode)?;

@@ -174,6 +174,7 @@ impl Record {
             findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
             splits_before: self.number("splits_before")?,
+            partition_rows: self.opt_number("partition_rows")?,
         })
     }
 

@@ -20,6 +20,8 @@ use crate::error::Result;
 pub enum Param<'a> {
     /// An integer.
     Int(i64),
+    /// An integer or NULL.
+    OptInt(Option<i64>),
     /// A truth value.
     Bool(bool),
     /// A text.
@@ -40,6 +42,11 @@ impl Param<'_> {
     /// A count or a size. Those beyond 2⁶³ do not occur.
     pub(super) fn count(value: u64) -> Self {
         Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+
+    /// A count or a size, or NULL.
+    pub(super) fn opt_count(value: Option<u64>) -> Self {
+        Self::OptInt(value.map(|value| i64::try_from(value).unwrap_or(i64::MAX)))
     }
 }
 

@@ -34,6 +34,7 @@ const MIGRATIONS: &[Step] = &[
     (3, "revisions", include_str!("../../../migrations/sqlite/0003_revisions.sql")),
     (4, "pause", include_str!("../../../migrations/sqlite/0004_pause.sql")),
     (5, "stuck", include_str!("../../../migrations/sqlite/0005_stuck.sql")),
+    (6, "partition rows", include_str!("../../../migrations/sqlite/0006_partition_rows.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -169,6 +170,7 @@ fn arguments(params: &[Param<'_>]) -> sqlx::Result<SqliteArguments> {
                 Err(error) => Err(error.into()),
             },
             Param::Time(time) => arguments.add(time.as_micros()),
+            Param::OptInt(value) => arguments.add(value),
             Param::OptTime(time) => arguments.add(time.map(|time| time.as_micros())),
             Param::Date(time) => arguments.add(time.to_string()),
         };

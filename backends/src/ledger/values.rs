@@ -109,6 +109,8 @@ pub struct WindowRecord {
     pub released: Option<u64>,
     /// Splits of its partitions before an operator last had it tried again.
     pub splits_before: u64,
+    /// The most rows that its partitions were cut with, where that is known.
+    pub partition_rows: Option<u64>,
 }
 
 impl WindowRecord {
@@ -155,6 +157,8 @@ pub struct NewWindow {
     pub replaces: Vec<String>,
     /// Its partitions, numbered from 0.
     pub partitions: Vec<NewPartition>,
+    /// The most rows that they were cut with; `None` for a pass that was not planned here.
+    pub partition_rows: Option<u64>,
 }
 
 /// A partition whose manifest is durable.

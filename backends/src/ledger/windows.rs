@@ -20,8 +20,8 @@ macro_rules! select_windows {
         concat!(
             "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             released, splits_before, p.purpose, p.findings FROM des_windows w LEFT JOIN des_passes p \
-             ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
+             released, splits_before, partition_rows, p.purpose, p.findings \
+             FROM des_windows w LEFT JOIN des_passes p ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
              WHERE w.job = $1 AND ",
             $condition,
             " ORDER BY w.window_end, w.revision"
@@ -175,7 +175,8 @@ pub(super) async fn insert<S: Session>(
     state: WindowState,
 ) -> Result<()> {
     let insert = "INSERT INTO des_windows (job, window_end, revision, window_start, state, \
-                  row_count, digest, replaces) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+                  row_count, digest, replaces, partition_rows) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     let [job, end, revision] = key_params(job, WindowKey::new(new.window, new.revision));
     let digest = rows.digest.to_string();
     let params = [
@@ -187,6 +188,7 @@ pub(super) async fn insert<S: Session>(
         Param::count(rows.rows),
         Param::Text(&digest),
         Param::Texts(&new.replaces),
+        Param::opt_count(new.partition_rows),
     ];
     session.execute(insert, &params).await?;
     Ok(())
@@ -435,6 +437,7 @@ pub(super) fn without_rows(window: protocol::Window, revision: protocol::Revisio
         findings: None,
         replaces: Vec::new(),
         partitions: Vec::new(),
+        partition_rows: None,
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
         findings: None,
         released: None,
         splits_before: 0,
+        partition_rows: Some(50_000),
     };
     assert_eq!(ledger.open_windows().await.expect("windows"), [expected]);
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");

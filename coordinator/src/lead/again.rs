@@ -34,6 +34,7 @@ pub(super) async fn plan_again(
         files.into_iter().for_each(|named| findings.beyond_help(named));
     }
     let damaged: Vec<String> = survey.damaged().map(str::to_owned).collect();
+    let partition_rows = splitter.limits.rows;
     let Split { partitions, difference } = splitter.split(window, revision, Some(survey)).await?;
     let replaces = given_up(damaged, partitions.is_empty(), &difference);
     findings.add(Findings {
@@ -55,7 +56,7 @@ pub(super) async fn plan_again(
         ..Findings::default()
     });
     let scanned = difference.scanned;
-    Ok(Plan { window, revision, purpose, replaces, partitions, scanned, findings })
+    Ok(Plan { window, revision, purpose, replaces, partitions, partition_rows, scanned, findings })
 }
 
 /// The damaged shards that the pass takes up: all of them, or, where nothing is packed, those all

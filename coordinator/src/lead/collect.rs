@@ -6,14 +6,14 @@ use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use backends::{BackendError, crash};
 use protocol::message::{Outcome, RetryClass, TaskResult};
-use protocol::{PartitionId, Receipt, Timestamp, Window, WindowKey};
+use protocol::{PartitionId, Receipt, Timestamp, WindowKey};
 use tracing::{info, warn};
 
 use super::Leader;
+use super::answers::{Answer, Checked, Read};
 use crate::answer::{Meaning, meaning};
 use crate::attempts::{REFUSED, give_back_wait};
-use crate::certify::MAX_RECEIPT_BYTES;
-use crate::decide::{Expected, check_receipt};
+use crate::decide::is_same_work;
 use crate::metrics;
 use crate::sabotage;
 use crate::service::{Coordinator, Event};
@@ -22,15 +22,45 @@ use crate::service::{Coordinator, Event};
 const DEAD_LETTER_BYTES: usize = 64 * 1024;
 
 impl Leader<'_> {
-    /// Carries out what an answer means, then acks it. On an error the answer stays with the
-    /// broker and comes again.
+    /// Takes up an answer, whose receipt is read now. It stays with the broker until what it means
+    /// is carried out.
     pub(super) async fn take_outcome(&mut self, delivery: Delivery) -> Result<(), BackendError> {
         match Outcome::decode(&delivery.body) {
-            Ok(outcome) if self.is_ours(&outcome.address) => self.apply(&outcome).await?,
+            Ok(outcome) if self.is_ours(&outcome.address) => {
+                let about = self.flight.awaited(&outcome).cloned();
+                let from = (&self.it.store, &self.it.identity);
+                self.answers.take_up(Answer { delivery, outcome }, about, from);
+                return Ok(());
+            }
             Ok(outcome) => self.bury(&delivery, &stranger(&outcome, self.it)).await?,
             Err(error) => self.bury(&delivery, &error.to_string()).await?,
         }
         delivery.settle.ack().await;
+        Ok(())
+    }
+
+    /// Carries out what an answer means, then acks it. On an error the answer stays with the
+    /// broker and comes again.
+    pub(super) async fn take_answer(
+        &mut self,
+        (answer, read): (Answer, Option<Read>),
+    ) -> Result<(), BackendError> {
+        let outcome = &answer.outcome;
+        let awaited = self.flight.awaited(outcome).cloned();
+        let receipt = match (&awaited, &outcome.result, read) {
+            // Meanwhile its window may have been planned anew, or its partition split.
+            (Some(now), TaskResult::Done { .. }, read) => match read {
+                Some(read) if is_same_work(&read.partition, now) => Some(read.checked?),
+                _ => {
+                    let from = (&self.it.store, &self.it.identity);
+                    self.answers.take_up_again(answer, now.clone(), from);
+                    return Ok(());
+                }
+            },
+            _ => None,
+        };
+        self.apply(outcome, awaited, receipt).await?;
+        answer.delivery.settle.ack().await;
         Ok(())
     }
 
@@ -48,31 +78,34 @@ impl Leader<'_> {
         self.it.queue.publish(Lane::Dead, message).await
     }
 
-    async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
+    async fn apply(
+        &mut self,
+        outcome: &Outcome,
+        awaited: Option<PartitionRecord>,
+        receipt: Option<Checked>,
+    ) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
         sabotage::count_twice(&mut self.flight, outcome);
-        let Some(partition) = self.flight.awaited(outcome).cloned() else {
+        let Some(partition) = awaited else {
             self.offer(address, Some(outcome.result.clone()));
             return Ok(());
         };
         if let Some(believed) = sabotage::believed(outcome) {
-            return self.accept(key, address.partition, believed).await;
+            return self.accept(key, address.partition, believed, None).await;
         }
-        let receipt = match &outcome.result {
-            TaskResult::Done { receipt: name, .. } => {
-                Some(self.read_receipt(name, address.window, &partition, outcome).await?)
-            }
-            _ => None,
-        };
         let now = self.it.ledger.now().await?;
-        let setback = match meaning(&partition, outcome, receipt, now) {
+        let setback = match meaning(&partition, outcome, receipt.as_ref(), now) {
             Meaning::Nothing => return Ok(()),
             Meaning::TakeBack => {
                 self.take_back(key, outcome, now);
                 return Ok(());
             }
-            Meaning::Accept(receipt) => return self.accept(key, address.partition, receipt).await,
+            Meaning::Accept(accepted) => {
+                let read = receipt.and_then(Result::ok).map(|(receipt, _)| receipt);
+                self.measure(key, outcome, read.as_ref());
+                return self.accept(key, address.partition, accepted, read).await;
+            }
             Meaning::TryAgain(setback) => setback,
         };
         // What a worker cannot read, or does not believe, may be gone or damaged for everybody.
@@ -87,31 +120,6 @@ impl Leader<'_> {
         self.it.ledger.set_back(&self.lease, key, address.partition, &setback).await?;
         self.publish_again(key, address.partition, setback);
         Ok(())
-    }
-
-    /// Reads the receipt that an outcome names from our own store, and compares it with the
-    /// ledger. The inner error is the receipt's fault.
-    async fn read_receipt(
-        &self,
-        name: &str,
-        window: Window,
-        partition: &PartitionRecord,
-        outcome: &Outcome,
-    ) -> Result<Result<(Receipt, u64), String>, BackendError> {
-        let expected = Expected {
-            identity: &self.it.identity,
-            window,
-            revision: outcome.address.revision,
-            partition,
-        };
-        match self.it.store.get(name, MAX_RECEIPT_BYTES).await {
-            Ok(bytes) => {
-                let checked = check_receipt(name, &bytes, expected);
-                Ok(checked.map(|receipt| (receipt, bytes.len() as u64)))
-            }
-            Err(error) if error.is_retryable() => Err(error),
-            Err(error) => Ok(Err(error.to_string())),
-        }
     }
 
     /// Notes that a task came back undone: it is published again at once, or, where a worker was
@@ -146,11 +154,14 @@ impl Leader<'_> {
         open.record.first_look = setback.first_look;
     }
 
+    /// Records an accepted receipt. What was `read` of it is kept for the certificate, as long as
+    /// there is room.
     pub(super) async fn accept(
         &mut self,
         window: WindowKey,
         partition: PartitionId,
         receipt: AcceptedReceipt,
+        read: Option<Receipt>,
     ) -> Result<(), BackendError> {
         crash::point("before_accept");
         if !self.it.ledger.accept(&self.lease, window, partition, &receipt).await? {
@@ -163,6 +174,7 @@ impl Leader<'_> {
             let rows = open.record.rows.rows.saturating_sub(open.reported.0);
             self.it.board.accepted(open.record.rows.rows);
             metrics::accepted();
+            open.kept = read.and_then(|read| self.room.keep(read, receipt.receipt_size));
             open.record.accepted = Some(receipt);
             self.tell(Event::Read { rows, bytes: 0 });
         }

@@ -1,20 +1,45 @@
 //! Committing: certificates and the watermark, in order.
 
+use std::sync::Arc;
+
 use backends::ledger::{WindowCommit, WindowState};
 use backends::{BackendError, crash};
 use protocol::{PartitionId, Timestamp, Window, WindowKey};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::Leader;
 use crate::attempts::setback_of_lost_object;
-use crate::certify::{Certified, Certifier};
+use crate::certify::{Basis, Certifier, Compared};
 use crate::metrics;
 use crate::service::Event;
 
+/// A window whose certificate is being made: its receipts and objects are compared beside
+/// everything else.
+pub(super) struct Certifying {
+    key: WindowKey,
+    basis: Arc<Basis>,
+    certifier: Certifier,
+    comparing: AbortOnDropHandle<Result<Compared, BackendError>>,
+}
+
+/// Waits until the window is compared; for ever where there is none.
+pub(super) async fn compared(
+    certifying: &mut Option<Certifying>,
+) -> Result<Result<Compared, BackendError>, JoinError> {
+    match certifying {
+        Some(certifying) => (&mut certifying.comparing).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Leader<'_> {
-    /// Commits windows in order, as long as the first is complete; replays in any order.
+    /// Begins to certify the first window that may commit, unless one is being certified.
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
-        while let Some(key) = self.flight.next_complete(self.watermark) {
+        while self.certifying.is_none()
+            && let Some(key) = self.flight.next_complete(self.watermark)
+        {
             let Some(window) = self.flight.windows.get(&key) else { break };
             let ledger = &self.it.ledger;
             // What failed before is written down, and is tried again for no worse than before.
@@ -31,25 +56,62 @@ impl Leader<'_> {
                 continue;
             }
             let certifier = Certifier {
-                store: &self.it.store,
-                identity: &self.it.identity,
+                store: self.it.store.clone(),
+                identity: self.it.identity.clone(),
                 settings: window.settings,
-                writer: &self.it.id,
+                writer: self.it.id.clone(),
                 epoch: self.lease.epoch,
                 now: self.it.ledger.now().await?,
             };
-            match certifier.certify(window).await? {
-                Certified::Durable(commit) => self.commit(key, *commit).await?,
-                Certified::NotSo(partition, why) => {
-                    let open = self.flight.partition_mut(key, partition);
-                    let Some(record) = open.map(|open| open.record.clone()) else { continue };
-                    if !self.check_manifest(key, &record).await? {
-                        self.reopen(key, partition, &why).await?;
-                    }
-                }
-            }
+            self.begin_certifying(key, certifier);
         }
         Ok(())
+    }
+
+    fn begin_certifying(&mut self, key: WindowKey, certifier: Certifier) {
+        let Some(window) = self.flight.windows.get_mut(&key) else { return };
+        let basis = Arc::new(Basis::of(window));
+        let kept = window.partitions.iter_mut().map(|open| open.kept.take()).collect();
+        let comparing = tokio::spawn({
+            let (basis, certifier) = (Arc::clone(&basis), certifier.clone());
+            async move { certifier.compare(&basis, kept).await }
+        });
+        let comparing = AbortOnDropHandle::new(comparing);
+        self.certifying = Some(Certifying { key, basis, certifier, comparing });
+    }
+
+    /// Writes the certificate of a window that was compared, and commits it. Both happen here, one
+    /// after the other: nothing comes between what was found out and what follows from it.
+    pub(super) async fn take_compared(
+        &mut self,
+        compared: Result<Result<Compared, BackendError>, JoinError>,
+    ) -> Result<(), BackendError> {
+        let Some(Certifying { key, basis, certifier, .. }) = self.certifying.take() else {
+            return Ok(());
+        };
+        let compared = compared.map_err(|panicked| BackendError::Failed {
+            what: format!("comparing the receipts of the window {key}"),
+            cause: panicked.into(),
+        })?;
+        let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
+        if !self.flight.may_commit(key, self.watermark) || !basis.is_of(window) {
+            // What was found out is about what it was before. If it may commit, that begins anew.
+            return Ok(());
+        }
+        match compared? {
+            Compared::Sound(certificate) => {
+                let commit = certifier.write(*certificate, &window.record).await?;
+                self.commit(key, commit).await
+            }
+            Compared::NotSo(partition, why) => {
+                let open = self.flight.partition_mut(key, partition);
+                let Some(record) = open.map(|open| open.record.clone()) else { return Ok(()) };
+                if self.check_manifest(key, &record).await? {
+                    return Ok(());
+                }
+                self.reopen(key, partition, &why).await
+            }
+        }
     }
 
     async fn commit(
@@ -89,6 +151,7 @@ impl Leader<'_> {
         let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
         let setback = setback_of_lost_object(&open.record, why, now);
         open.record.accepted = None;
+        open.kept = None;
         self.it.ledger.reopen(&self.lease, window, partition, &setback).await?;
         self.publish_again(window, partition, setback);
         Ok(())

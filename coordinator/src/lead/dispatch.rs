@@ -65,9 +65,7 @@ impl Leader<'_> {
             self.unpublished = None;
             self.note_published((window, partition), None).await?;
             if let Some(open) = self.flight.partition_mut(window, partition) {
-                open.last_sign = Some(Instant::now());
-                open.given_back_by = None;
-                open.reported = (0, 0);
+                open.note_published();
             }
         }
         crash::point("after_publish");
@@ -170,7 +168,7 @@ impl Leader<'_> {
             if let Some(open) = self.flight.partition_mut(key, progress.address.partition)
                 && open.may_be_under_way(&progress.worker, progress.attempt)
             {
-                open.last_sign = Some(Instant::now());
+                open.note_sign();
                 let rows = progress.rows.saturating_sub(open.reported.0);
                 let bytes = progress.bytes.saturating_sub(open.reported.1);
                 open.reported = (progress.rows, progress.bytes);

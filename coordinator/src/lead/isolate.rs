@@ -126,7 +126,8 @@ impl Leader<'_> {
         let size = bytes.len() as u64;
         self.it.store.put(&name, bytes.into()).await?;
         self.it.store.flush().await?;
-        self.accept(key, partition.partition, accepted(&name, size, &receipt)).await
+        let accepted = accepted(&name, size, &receipt);
+        self.accept(key, partition.partition, accepted, Some(receipt)).await
     }
 
     /// Shows every row of a partition's manifest to `see`, with its position and what was gathered

@@ -87,6 +87,8 @@ impl Leader<'_> {
         self.paused.is_some()
             && self.it.settings.leave_when_paused
             && *goal != Goal::Forever
+            && self.answers.is_empty()
+            && self.certifying.is_none()
             && !self.flight.is_under_way(UNDER_WAY)
     }
 }

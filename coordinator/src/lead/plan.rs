@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) purpose: Purpose,
     pub(super) replaces: Vec<String>,
     pub(super) partitions: Vec<NewPartition>,
+    /// The most rows that they were cut with.
+    pub(super) partition_rows: u64,
     /// What the scan saw of a window that was settled before.
     pub(super) scanned: Tally,
     pub(super) findings: Findings,
@@ -140,7 +142,9 @@ impl Leader<'_> {
 
     fn begin_plan(&mut self, window: Window, revision: Revision, purpose: Purpose) {
         self.planning_began = Instant::now();
-        let splitter = self.it.splitter();
+        let mut splitter = self.it.splitter();
+        let partition_rows = self.size_for(WindowKey::new(window, revision));
+        splitter.limits.rows = partition_rows;
         let (answer, answers) = mpsc::channel(ANSWERS_IN_FLIGHT);
         let restorer = Restorer {
             store: self.it.store.clone(),
@@ -162,6 +166,7 @@ impl Leader<'_> {
                     purpose,
                     replaces,
                     partitions,
+                    partition_rows,
                     scanned,
                     findings,
                 });
@@ -171,7 +176,7 @@ impl Leader<'_> {
                 ledger.committed_windows(Some(just_before), Some(window.end()), u32::MAX).await?;
             plan_again(restorer, splitter, &revisions, (window, revision, purpose)).await
         });
-        debug!(window = %window, revision, purpose = purpose.as_str(), "planning");
+        debug!(window = %window, revision, purpose = purpose.as_str(), partition_rows, "planning");
         self.restoring = Some(answer);
         self.planning = Some((window, revision, planning));
     }
@@ -211,10 +216,20 @@ impl Leader<'_> {
         if plan.revision > 0 && rows.rows == 0 && plan.replaces.is_empty() {
             return self.finish_without_work(plan).await;
         }
-        let Plan { window, revision, purpose, replaces, partitions, scanned, findings } = plan;
+        let partition_rows = Some(plan.partition_rows);
+        let Plan { window, revision, purpose, replaces, partitions, scanned, findings, .. } = plan;
         let key = WindowKey::new(window, revision);
         let findings = if revision > 0 { findings.encode() } else { None };
-        let new = NewWindow { window, revision, purpose, scanned, findings, replaces, partitions };
+        let new = NewWindow {
+            window,
+            revision,
+            purpose,
+            scanned,
+            findings,
+            replaces,
+            partitions,
+            partition_rows,
+        };
         crash::point("after_manifest");
         match self.flight.windows.contains_key(&key) {
             true => self.it.ledger.plan_again(&self.lease, &new).await?,
@@ -237,6 +252,7 @@ impl Leader<'_> {
             findings: new.findings,
             released: None,
             splits_before: 0,
+            partition_rows,
         };
         let settings = self.it.settings.pack;
         let began = Some(self.planning_began);

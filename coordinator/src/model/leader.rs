@@ -1,5 +1,6 @@
 //! A leader, who knows what the ledger told him last and decides by the coordinator's functions.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowState};
@@ -12,8 +13,9 @@ use protocol::{
 use super::world::{Recorded, Truth, World, apply, recorded};
 use crate::answer::{Meaning, meaning};
 use crate::attempts::{Verdict, attempt_number, setback_of_lost_object};
+use crate::certify::Basis;
 use crate::cutting::{Ahead, Next, next_window};
-use crate::decide::{Expected, accepted, check_receipt};
+use crate::decide::{Expected, accepted, check_receipt, is_same_work};
 use crate::flight::{Flight, OpenWindow};
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
 
@@ -34,11 +36,39 @@ pub(super) struct Leader {
     flight: Flight,
     watermark: Timestamp,
     knows: bool,
+    /// Answers whose receipts were read, with the partition that these were compared with then.
+    /// They stay with the broker.
+    read: VecDeque<(Outcome, Option<Read>)>,
+    /// The window whose receipts were compared, as it was then, and what that came to.
+    compared: Option<(WindowKey, Basis, Compared)>,
+}
+
+type Read = (PartitionRecord, Result<(Receipt, u64), String>);
+
+/// What comparing a window's receipts came to.
+enum Compared {
+    Sound,
+    /// A manifest of it is gone.
+    Unplanned(PartitionId),
+    NotSo(PartitionId, String),
 }
 
 impl Leader {
     pub(super) fn new(epoch: u64) -> Self {
-        Self { epoch, flight: Flight::default(), watermark: Timestamp::MIN, knows: false }
+        Self {
+            epoch,
+            flight: Flight::default(),
+            watermark: Timestamp::MIN,
+            knows: false,
+            read: VecDeque::new(),
+            compared: None,
+        }
+    }
+
+    /// Whether this receipt was looked at for a certificate that is not written yet. The look and
+    /// the writing are apart in time, and nobody claims that objects cannot vanish in between.
+    pub(super) fn has_looked_at(&self, receipt: &str) -> bool {
+        self.compared.as_ref().is_some_and(|(_, basis, _)| basis.names(receipt))
     }
 
     /// One thing that a leader does.
@@ -46,15 +76,22 @@ impl Leader {
         if !self.knows || world.rng.one_in(8) {
             self.look(world);
         }
-        match world.rng.below(6) {
+        match world.rng.below(7) {
             0 => self.plan(world),
             1 => {
                 self.publish(world);
                 Ok(())
             }
             2 => self.settle_used_up(world),
-            3 => self.commit(world),
-            _ => self.take_outcome(world),
+            3 => match self.compared.take() {
+                None => self.compare(world),
+                Some(compared) => self.commit(world, compared),
+            },
+            4 => {
+                self.take_outcome(world);
+                Ok(())
+            }
+            _ => self.take_answer(world),
         }
     }
 
@@ -123,27 +160,50 @@ impl Leader {
         }
     }
 
-    fn take_outcome(&mut self, world: &mut World) -> Result<(), Fell> {
-        let Some(at) = world.rng.position(world.outcomes.len()) else { return Ok(()) };
+    /// Takes up an answer, and reads the receipt that it names.
+    fn take_outcome(&mut self, world: &mut World) {
+        let Some(at) = world.rng.position(world.outcomes.len()) else { return };
         let outcome = world.outcomes[at].clone();
+        let read = self.flight.awaited(&outcome).and_then(|about| read_for(world, &outcome, about));
+        self.read.push_back((outcome, read));
+    }
+
+    /// Carries out what the next answer means. Its partition may be another by now.
+    fn take_answer(&mut self, world: &mut World) -> Result<(), Fell> {
+        let Some((outcome, read)) = self.read.pop_front() else { return Ok(()) };
+        let awaited = self.flight.awaited(&outcome).cloned();
+        let receipt = match (&awaited, &outcome.result, read) {
+            (Some(now), TaskResult::Done { .. }, read) => match read {
+                Some((then, checked)) if is_same_work(&then, now) => Some(checked),
+                _ => {
+                    world.counts.read_again += 1;
+                    let read = read_for(world, &outcome, now);
+                    self.read.push_front((outcome, read));
+                    return Ok(());
+                }
+            },
+            _ => None,
+        };
         // Acked only after what it means is recorded.
-        self.apply(world, &outcome)?;
-        world.outcomes.swap_remove(at);
+        self.apply(world, &outcome, awaited, receipt)?;
+        if let Some(at) = world.outcomes.iter().position(|it| *it == outcome) {
+            world.outcomes.swap_remove(at);
+        }
         Ok(())
     }
 
-    fn apply(&mut self, world: &mut World, outcome: &Outcome) -> Result<(), Fell> {
-        let Some(partition) = self.flight.awaited(outcome).cloned() else { return Ok(()) };
+    fn apply(
+        &mut self,
+        world: &mut World,
+        outcome: &Outcome,
+        awaited: Option<PartitionRecord>,
+        receipt: Option<Result<(Receipt, u64), String>>,
+    ) -> Result<(), Fell> {
+        let Some(partition) = awaited else { return Ok(()) };
         let key = WindowKey::new(outcome.address.window, outcome.address.revision);
         let place = (key, outcome.address.partition);
-        let receipt = match &outcome.result {
-            TaskResult::Done { receipt, .. } => {
-                Some(read(world, receipt, outcome.address.window, &partition))
-            }
-            _ => None,
-        };
         world.counts.refused_receipts += u64::from(matches!(receipt, Some(Err(_))));
-        let setback = match meaning(&partition, outcome, receipt, world.now) {
+        let setback = match meaning(&partition, outcome, receipt.as_ref(), world.now) {
             Meaning::Nothing => return Ok(()),
             Meaning::TakeBack => {
                 if let Some(open) = self.flight.partition_mut(key, outcome.address.partition) {
@@ -207,7 +267,8 @@ impl Leader {
         Ok(())
     }
 
-    fn commit(&mut self, world: &mut World) -> Result<(), Fell> {
+    /// Compares the receipts of the first window that may commit.
+    fn compare(&mut self, world: &mut World) -> Result<(), Fell> {
         let Some(key) = self.flight.next_complete(self.watermark) else {
             return release(world, self.epoch);
         };
@@ -221,32 +282,61 @@ impl Leader {
             self.look(world);
             return Ok(());
         }
-        let mut sum = Tally::default();
-        for open in &window.partitions {
-            let partition = &open.record;
-            let name = partition.accepted.as_ref().map(|it| it.receipt.clone()).unwrap_or_default();
-            if !world.manifests.contains_key(&partition.manifest) {
-                let partition = partition.clone();
+        self.compared = Some((key, Basis::of(window), compare(world, window)?));
+        Ok(())
+    }
+
+    /// What was found out some time ago counts only if the window is still what it was.
+    fn commit(
+        &mut self,
+        world: &mut World,
+        (key, basis, compared): (WindowKey, Basis, Compared),
+    ) -> Result<(), Fell> {
+        let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
+        if !self.flight.may_commit(key, self.watermark) || !basis.is_of(window) {
+            world.counts.compared_in_vain += 1;
+            return Ok(());
+        }
+        let record = |number: PartitionId| {
+            let mut records = window.partitions.iter().map(|open| &open.record);
+            records.find(|it| it.partition == number).cloned()
+        };
+        match compared {
+            Compared::Sound => world.commit(self.epoch, key, self.watermark)?,
+            Compared::Unplanned(number) => {
+                let Some(partition) = record(number) else { return Ok(()) };
                 return self.plan_anew(world, key, &partition).map(drop);
             }
-            match read(world, &name, window.record.window, partition) {
-                Ok((receipt, _)) => sum += receipt.packed + receipt.failed,
-                Err(why) => {
-                    let setback = setback_of_lost_object(partition, &why, world.now);
-                    let place = (key, partition.partition);
-                    world.set_back(self.epoch, place, &setback, true)?;
-                    self.look(world);
-                    return Ok(());
-                }
+            Compared::NotSo(number, why) => {
+                let Some(partition) = record(number) else { return Ok(()) };
+                let setback = setback_of_lost_object(&partition, &why, world.now);
+                world.set_back(self.epoch, (key, number), &setback, true)?;
             }
         }
-        if sum != window.record.rows && !world.gullible {
-            return Err(Fell::Wrong(format!("{key}: receipts do not add up to manifests")));
-        }
-        world.commit(self.epoch, key, self.watermark)?;
         self.look(world);
         Ok(())
     }
+}
+
+/// What the receipts of a complete window come to.
+fn compare(world: &World, window: &OpenWindow) -> Result<Compared, Fell> {
+    let mut sum = Tally::default();
+    for open in &window.partitions {
+        let partition = &open.record;
+        let name = partition.accepted.as_ref().map(|it| it.receipt.clone()).unwrap_or_default();
+        if !world.manifests.contains_key(&partition.manifest) {
+            return Ok(Compared::Unplanned(partition.partition));
+        }
+        match read(world, &name, window.record.window, partition) {
+            Ok((receipt, _)) => sum += receipt.packed + receipt.failed,
+            Err(why) => return Ok(Compared::NotSo(partition.partition, why)),
+        }
+    }
+    if sum != window.record.rows && !world.gullible {
+        let key = window.record.key();
+        return Err(Fell::Wrong(format!("{key}: receipts do not add up to manifests")));
+    }
+    Ok(Compared::Sound)
 }
 
 /// An operator lets a held window go.
@@ -260,6 +350,12 @@ fn release(world: &mut World, epoch: u64) -> Result<(), Fell> {
         }
     }
     Ok(())
+}
+
+/// Reads the receipt that an outcome names, for the partition that awaits it.
+fn read_for(world: &World, outcome: &Outcome, about: &PartitionRecord) -> Option<Read> {
+    let TaskResult::Done { receipt, .. } = &outcome.result else { return None };
+    Some((about.clone(), read(world, receipt, outcome.address.window, about)))
 }
 
 fn read(

@@ -77,15 +77,17 @@ pub(super) struct Counts {
     pub(super) held: u64,
     pub(super) lost_objects: u64,
     pub(super) planned_anew: u64,
+    pub(super) read_again: u64,
+    pub(super) compared_in_vain: u64,
     pub(super) sound: u64,
     pub(super) sound_given_up: u64,
 }
 
 impl Counts {
-    fn values(&mut self) -> [&mut u64; 15] {
+    fn values(&mut self) -> [&mut u64; 17] {
         let Self { windows, takeovers, stale_refused, dropped, repeated, interrupted, .. } = self;
         let Self { lies, refused_receipts, splits, given_up, held, lost_objects, .. } = self;
-        let Self { sound, sound_given_up, planned_anew, .. } = self;
+        let Self { sound, sound_given_up, planned_anew, read_again, compared_in_vain, .. } = self;
         [
             windows,
             takeovers,
@@ -100,6 +102,8 @@ impl Counts {
             held,
             lost_objects,
             planned_anew,
+            read_again,
+            compared_in_vain,
             sound,
             sound_given_up,
         ]
@@ -292,6 +296,7 @@ impl World {
                 if let Some(at) = self.rng.position(self.receipts.len())
                     && let Some(name) = self.receipts.keys().nth(at).cloned()
                     && !self.is_certified(&name)
+                    && !self.leaders.iter().any(|leader| leader.has_looked_at(&name))
                 {
                     self.receipts.remove(&name);
                     self.counts.lost_objects += 1;
@@ -513,6 +518,7 @@ pub(super) fn recorded(window: Window, rows: Tally, partitions: Vec<PartitionRec
         findings: None,
         released: None,
         splits_before: 0,
+        partition_rows: None,
     };
     Recorded { record, partitions }
 }

@@ -84,6 +84,7 @@ pub(crate) struct CoordinatorConfig {
     pub(crate) window_span_micros: i64,
     pub(crate) windows_in_flight: usize,
     pub(crate) partition_rows: u64,
+    pub(crate) partition_time: Duration,
     pub(crate) sort_memory: usize,
     pub(crate) spool_dir: PathBuf,
     pub(crate) lease_ttl: Duration,

@@ -343,7 +343,6 @@ fn coordinator_config(
     let windows = coordinator.windows_in_flight.map_or(2, |Lenient(windows)| windows);
     let rows = coordinator.partition_rows.map_or(50_000, |Lenient(rows)| rows);
     let seconds = coordinator.partition_seconds.map_or(120, |Lenient(seconds)| seconds);
-    complain.positive("coordinator.partition_seconds", seconds)?;
     let lease_ttl = coordinator.lease_ttl.map_or(Duration::from_secs(15), |Span(ttl)| ttl);
     if !(Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&lease_ttl) {
         return Err(complain.at("coordinator.lease_ttl", "it must lie in 1s..1h"));
@@ -364,6 +363,9 @@ fn coordinator_config(
         window_span_micros: span_micros,
         windows_in_flight: complain.positive("coordinator.windows_in_flight", windows)?.into(),
         partition_rows: complain.positive("coordinator.partition_rows", rows)?,
+        partition_time: Duration::from_secs(
+            complain.positive("coordinator.partition_seconds", seconds)?,
+        ),
         sort_memory: complain.at_least(
             "coordinator.sort_memory",
             sort_memory,

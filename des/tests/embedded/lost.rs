@@ -108,7 +108,9 @@ fn an_open_window_whose_manifest_is_lost_is_planned_anew() {
         "receipt IS NOT NULL AND partition > 0",
         "1 = 1",
     ] {
-        let place = open_window();
+        let mut place = open_window();
+        // The ledger knows what the window was cut with.
+        place.set("coordinator.partition_rows", 5);
         let lost = manifests(&place, which);
         assert!(!lost.is_empty(), "{which}");
         for (number, path) in lost.iter().enumerate() {
