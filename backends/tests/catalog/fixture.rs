@@ -107,7 +107,7 @@ pub(crate) async fn scan(
     let collect = async {
         let mut rows = Vec::new();
         while let Some(batch) = receiver.recv().await {
-            rows.extend(batch);
+            rows.extend(batch.iter().map(|row| row.to_row()));
         }
         rows
     };
