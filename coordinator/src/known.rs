@@ -212,7 +212,7 @@ pub(crate) async fn read_manifest(
     let mut rows = Vec::new();
     let keep = |position, row: RowRef<'_>| {
         if partition.range.is_none_or(|range| range.contains(position)) {
-            rows.push(Row::from(row));
+            rows.push(row.to_row());
         }
     };
     reader.visit(keep).map_err(|error| invalid(error.to_string()))?;

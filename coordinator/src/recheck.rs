@@ -5,9 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use backends::catalog::RowBatch;
 use backends::ledger::Look;
 use backends::{BackendError, Catalog, Ledger};
-use protocol::{Row, Tally, Timestamp, Window};
+use protocol::{Tally, Timestamp, Window};
 use tokio::sync::mpsc;
 
 /// Windows that are counted, or compared in full, in one round.
@@ -31,11 +32,11 @@ pub(crate) struct Round {
 /// # Errors
 /// When the catalog does not answer.
 pub async fn tally(catalog: &dyn Catalog, window: Window) -> Result<Tally, BackendError> {
-    let (batches, mut received) = mpsc::channel::<Vec<Row>>(BATCHES_IN_FLIGHT);
+    let (batches, mut received) = mpsc::channel::<RowBatch>(BATCHES_IN_FLIGHT);
     let counting = tokio::task::spawn_blocking(move || {
         let mut tally = Tally::default();
         while let Some(batch) = received.blocking_recv() {
-            batch.iter().for_each(|row| tally.count(&row.uid, row.created_at()));
+            batch.iter().for_each(|row| tally.count(row.uid, row.created_at()));
         }
         tally
     });

@@ -1,7 +1,6 @@
 //! What remains to be packed of a window: what its scan saw and what earlier revisions account for,
 //! two sorted streams, compared group by group.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
 use backends::BackendError;
@@ -10,7 +9,7 @@ use protocol::{Fingerprint, ShardIndex, Tally};
 use crate::findings::{Finding, Named, name};
 use crate::judge::{Standing, Verdict, Why, judge};
 use crate::known::KnownRows;
-use crate::sort::{SortedIter, SortedRow};
+use crate::sort::{Record, SortedIter, SortedRow};
 
 /// What is told by: rows that agree in this are judged together.
 type Key = (ShardIndex, Fingerprint, i64);
@@ -129,8 +128,9 @@ impl<'a> Remaining<'a> {
     }
 
     fn advance_scanned(&mut self) -> Result<(), BackendError> {
-        let next = self.scanned.next_row().map_err(self.spool_error)?;
-        self.next_scanned = next.map(Cow::into_owned);
+        let next =
+            self.scanned.next_row().and_then(|row| row.map(Record::to_sorted_row).transpose());
+        self.next_scanned = next.map_err(self.spool_error)?;
         Ok(())
     }
 

@@ -1,22 +1,26 @@
-//! Sorts a window's rows into row order with a fixed buffer: runs are sorted in memory, spooled
-//! to one unlinked file, and merged.
+//! Sorts a window's rows into row order with fixed memory. Rows are put into buckets by the first
+//! bits of what they are sorted by; what does not fit into memory goes to one unlinked file, and
+//! each bucket is sorted when it is read.
+
+mod order;
+mod record;
+mod run;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use protocol::{Fingerprint, NBits, Row, ShardIndex};
+use protocol::{Fingerprint, NBits, Row, RowRef, ShardIndex};
 
 use crate::partitions::IndexLoad;
 
-/// The least that is read from a run at a time.
-const SMALLEST_READ_BYTES: usize = 16 * 1024;
-/// The most that is read from a run at a time.
-const LARGEST_READ_BYTES: usize = 1024 * 1024;
+use order::Order;
+use record::{BUCKETS, bucket};
+use run::Merged;
+
+pub(crate) use record::Record;
 
 /// A row with what it is sorted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +41,7 @@ impl Ord for SortedRow {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.index, self.fingerprint)
             .cmp(&(other.index, other.fingerprint))
-            .then_with(|| self.row.cmp_within_fingerprint(&other.row))
-            .then_with(|| self.row.size.cmp(&other.row.size))
+            .then_with(|| RowRef::from(&self.row).cmp_within_fingerprint(&RowRef::from(&other.row)))
     }
 }
 
@@ -48,96 +51,103 @@ impl PartialOrd for SortedRow {
     }
 }
 
-/// Takes rows in any order. Memory: the buffer.
+/// A piece of the spool, of whole records.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    from: u64,
+    to: u64,
+}
+
+/// The records of one bucket: first those that were spooled.
+#[derive(Debug, Default)]
+struct Bucket {
+    spooled: Vec<Extent>,
+    in_memory: Vec<u8>,
+    rows: u64,
+}
+
+/// Takes rows in any order. Memory: the buckets, each of which is spooled when it has its share.
 pub(crate) struct Sorter {
     n_bits: NBits,
-    buffer: Vec<SortedRow>,
-    buffered_bytes: usize,
+    buckets: Vec<Bucket>,
     limit: usize,
-    spool: Option<BufWriter<File>>,
+    spool: Option<File>,
     spooled: u64,
-    runs: Vec<(u64, u64)>,
     loads: Vec<IndexLoad>,
-    spool_dir: std::path::PathBuf,
+    spool_dir: PathBuf,
 }
 
 impl Sorter {
-    /// A sorter whose buffer takes about `limit` bytes; runs go to a file in `spool_dir`.
+    /// A sorter that takes about `limit` bytes of memory; what is more goes to a file in
+    /// `spool_dir`.
     pub(crate) fn new(n_bits: NBits, limit: usize, spool_dir: &Path) -> Self {
         Self {
             n_bits,
-            buffer: Vec::new(),
-            buffered_bytes: 0,
+            buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
             limit,
             spool: None,
             spooled: 0,
-            runs: Vec::new(),
             loads: vec![IndexLoad::default(); n_bits.shard_count() as usize],
             spool_dir: spool_dir.to_owned(),
         }
     }
 
-    pub(crate) fn push(&mut self, row: Row) -> std::io::Result<()> {
-        let row = SortedRow::new(row, self.n_bits);
-        let bytes = row.row.heap_bytes() + size_of::<SortedRow>() - size_of::<Row>();
-        let load = &mut self.loads[usize::from(row.index.0)];
+    pub(crate) fn push(&mut self, row: RowRef<'_>) -> std::io::Result<()> {
+        let index = self.n_bits.shard_index(row.uid);
+        let fingerprint = Fingerprint::of(row.uid);
+        let load = &mut self.loads[usize::from(index.0)];
         load.rows += 1;
-        load.row_bytes += bytes as u64;
-        self.buffered_bytes += bytes;
-        self.buffer.push(row);
-        if self.buffered_bytes >= self.limit { self.spool_run() } else { Ok(()) }
+        // How windows are cut depends on it: it is to stay what it was, whatever a row takes here.
+        load.row_bytes += (row.heap_bytes() + size_of::<SortedRow>() - size_of::<Row>()) as u64;
+        let number = bucket(self.n_bits, index, fingerprint);
+        let bucket = &mut self.buckets[number];
+        record::append(row, index, fingerprint, &mut bucket.in_memory)?;
+        bucket.rows += 1;
+        if bucket.in_memory.len() >= self.limit / BUCKETS { self.spool(number) } else { Ok(()) }
     }
 
-    /// Ends the input.
-    pub(crate) fn finish(mut self) -> std::io::Result<Sorted> {
-        self.buffer.sort_unstable();
-        let spool = match self.spool.take() {
-            Some(writer) => Some(writer.into_inner().map_err(std::io::IntoInnerError::into_error)?),
-            None => None,
-        };
-        Ok(Sorted {
-            in_memory: self.buffer,
-            spool,
-            runs: self.runs,
-            loads: self.loads,
-            limit: self.limit,
-        })
-    }
-
-    fn spool_run(&mut self) -> std::io::Result<()> {
-        self.buffer.sort_unstable();
-        let start = self.spooled;
-        let spool = match &mut self.spool {
+    fn spool(&mut self, number: usize) -> std::io::Result<()> {
+        let bucket = &mut self.buckets[number];
+        let spool = match &self.spool {
             Some(spool) => spool,
-            none => none.insert(BufWriter::with_capacity(
-                LARGEST_READ_BYTES,
-                tempfile::tempfile_in(&self.spool_dir)?,
-            )),
+            None => self.spool.insert(tempfile::tempfile_in(&self.spool_dir)?),
         };
-        let mut record = Vec::new();
-        for SortedRow { index, fingerprint, row } in self.buffer.drain(..) {
-            record.clear();
-            record.extend_from_slice(&index.0.to_le_bytes());
-            record.extend_from_slice(&fingerprint.0);
-            row.encode_into(&mut record)?;
-            let length = u32::try_from(record.len()).map_err(std::io::Error::other)?;
-            spool.write_all(&length.to_le_bytes())?;
-            spool.write_all(&record)?;
-            self.spooled += 4 + u64::from(length);
+        let from = self.spooled;
+        spool.write_all_at(&bucket.in_memory, from)?;
+        self.spooled += bucket.in_memory.len() as u64;
+        match bucket.spooled.last_mut().filter(|last| last.to == from) {
+            Some(last) => last.to = self.spooled,
+            None => bucket.spooled.push(Extent { from, to: self.spooled }),
         }
-        self.buffered_bytes = 0;
-        self.runs.push((start, self.spooled));
+        bucket.in_memory.clear();
+        // A row with the longest fields is not to stay as room in every bucket.
+        bucket.in_memory.shrink_to(2 * self.limit / BUCKETS);
         Ok(())
+    }
+
+    /// Ends the input. Where something was spooled, everything is, so that the memory is there for
+    /// sorting.
+    pub(crate) fn finish(mut self) -> std::io::Result<Sorted> {
+        if self.spool.is_some() {
+            for number in 0..BUCKETS {
+                if !self.buckets[number].in_memory.is_empty() {
+                    self.spool(number)?;
+                }
+                self.buckets[number].in_memory = Vec::new();
+            }
+        }
+        let Self { buckets, limit, spool, loads, spool_dir, .. } = self;
+        Ok(Sorted { buckets, limit, spool, loads, spool_dir })
     }
 }
 
 /// All rows, ready to be read in row order as often as needed.
 pub(crate) struct Sorted {
-    in_memory: Vec<SortedRow>,
-    spool: Option<File>,
-    runs: Vec<(u64, u64)>,
-    loads: Vec<IndexLoad>,
+    buckets: Vec<Bucket>,
     limit: usize,
+    spool: Option<File>,
+    loads: Vec<IndexLoad>,
+    spool_dir: PathBuf,
 }
 
 impl Sorted {
@@ -146,165 +156,129 @@ impl Sorted {
         &self.loads
     }
 
-    /// The rows in row order. Memory: a read buffer per run, together as large as the sort
-    /// buffer was, or 16 KiB each where there are very many.
-    pub(crate) fn iter(&self) -> std::io::Result<SortedIter<'_>> {
-        let share = self.limit / (self.runs.len() + 1);
-        let read_bytes = share.clamp(SMALLEST_READ_BYTES, LARGEST_READ_BYTES);
-        let mut runs = Vec::with_capacity(self.runs.len());
-        let mut heads = BinaryHeap::with_capacity(self.runs.len());
-        for &(from, to) in &self.runs {
-            let Some(file) = &self.spool else { break };
-            let mut run =
-                RunReader { file, at: from, end: to, buffer: Vec::new(), consumed: 0, read_bytes };
-            if let Some(row) = run.next_row()? {
-                heads.push(Head { row, run: runs.len() });
-            }
-            runs.push(run);
-        }
-        Ok(SortedIter { in_memory: self.in_memory.iter().peekable(), runs, heads })
+    /// How many rows each bucket has; a bucket is what is sorted at once.
+    pub(crate) fn bucket_rows(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|bucket| bucket.rows)
+    }
+
+    /// The rows in row order. Memory: a bucket, or where it is larger than what one of so many
+    /// `readers` at a time may take, a read buffer for each of its pieces, together as large, or
+    /// 16 KiB each where there are very many.
+    pub(crate) fn iter(&self, readers: usize) -> SortedIter<'_> {
+        let memory = self.limit / 2 / readers.max(1);
+        SortedIter { sorted: self, memory, next_bucket: 0, position: 0, rows: Rows::none() }
     }
 }
 
-/// Merges the runs with what is in memory.
+/// The rows of one bucket after the other.
 pub(crate) struct SortedIter<'a> {
-    in_memory: std::iter::Peekable<std::slice::Iter<'a, SortedRow>>,
-    runs: Vec<RunReader<'a>>,
-    heads: BinaryHeap<Head>,
+    sorted: &'a Sorted,
+    memory: usize,
+    next_bucket: usize,
+    position: u64,
+    rows: Rows<'a>,
 }
 
-impl<'a> SortedIter<'a> {
-    pub(crate) fn next_row(&mut self) -> std::io::Result<Option<Cow<'a, SortedRow>>> {
-        let memory_first = match (self.in_memory.peek(), self.heads.peek()) {
-            (Some(memory), Some(head)) => **memory <= head.row,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        if memory_first {
-            return Ok(self.in_memory.next().map(Cow::Borrowed));
+/// The rows of one bucket.
+enum Rows<'a> {
+    InMemory { bytes: Cow<'a, [u8]>, order: Order, next: usize },
+    Merged(Box<Merged>),
+}
+
+impl Rows<'_> {
+    fn none() -> Self {
+        Self::InMemory { bytes: Cow::Borrowed(&[]), order: Order::default(), next: 0 }
+    }
+}
+
+impl SortedIter<'_> {
+    pub(crate) fn next_row(&mut self) -> std::io::Result<Option<Record<'_>>> {
+        while self.is_at_end() {
+            if !self.open_bucket()? {
+                return Ok(None);
+            }
         }
-        let Some(Head { row, run }) = self.heads.pop() else { return Ok(None) };
-        if let Some(next) = self.runs[run].next_row()? {
-            self.heads.push(Head { row: next, run });
+        self.position += 1;
+        match &mut self.rows {
+            Rows::InMemory { bytes, order, next } => {
+                *next += 1;
+                order.record(bytes, *next - 1).map(Some)
+            }
+            Rows::Merged(merged) => merged.next(),
         }
-        Ok(Some(Cow::Owned(row)))
-    }
-}
-
-/// The next row of a run; the smallest is the heap's greatest.
-struct Head {
-    row: SortedRow,
-    run: usize,
-}
-
-impl Ord for Head {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.row.cmp(&self.row).then_with(|| other.run.cmp(&self.run))
-    }
-}
-
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Head {}
-
-struct RunReader<'a> {
-    file: &'a File,
-    at: u64,
-    end: u64,
-    buffer: Vec<u8>,
-    consumed: usize,
-    read_bytes: usize,
-}
-
-impl RunReader<'_> {
-    fn next_row(&mut self) -> std::io::Result<Option<SortedRow>> {
-        if self.consumed == self.buffer.len() && self.at == self.end {
-            return Ok(None);
-        }
-        self.fill(4)?;
-        let mut length = [0; 4];
-        length.copy_from_slice(&self.buffer[self.consumed..][..4]);
-        let length = u32::from_le_bytes(length) as usize;
-        self.fill(4 + length)?;
-        let record = &self.buffer[self.consumed + 4..][..length];
-        let (index, rest) = record.split_at(2);
-        let (fingerprint, row) = rest.split_at(16);
-        let mut sorted = SortedRow {
-            index: ShardIndex(u16::from_le_bytes([index[0], index[1]])),
-            fingerprint: Fingerprint::default(),
-            row: Row::decode(row)?,
-        };
-        sorted.fingerprint.0.copy_from_slice(fingerprint);
-        self.consumed += 4 + length;
-        Ok(Some(sorted))
     }
 
-    /// Makes sure that `count` unread bytes are in the buffer.
-    fn fill(&mut self, count: usize) -> std::io::Result<()> {
-        let unread = self.buffer.len() - self.consumed;
-        if unread >= count {
+    /// Goes on at the row of this number. Costs nothing where it is the next one, and else the
+    /// sorting of its bucket.
+    pub(crate) fn seek(&mut self, row: u64) -> std::io::Result<()> {
+        if row == self.position {
             return Ok(());
         }
-        self.buffer.drain(..self.consumed);
-        self.consumed = 0;
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let more = (count - unread).max(self.read_bytes).min(left);
-        self.buffer.resize(unread + more, 0);
-        self.file.read_exact_at(&mut self.buffer[unread..], self.at)?;
-        self.at += more as u64;
-        if unread + more < count {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        let (mut begin, mut number) = (0, 0);
+        let rows_of = |number: usize| self.sorted.buckets.get(number).map(|bucket| bucket.rows);
+        while let Some(rows) = rows_of(number).filter(|rows| begin + rows <= row) {
+            begin += rows;
+            number += 1;
         }
+        self.end_bucket();
+        (self.next_bucket, self.position) = (number, begin);
+        while self.position < row && self.next_row()?.is_some() {}
         Ok(())
+    }
+
+    /// Leaves what is left of the bucket unread.
+    fn end_bucket(&mut self) {
+        match &mut self.rows {
+            Rows::InMemory { order, next, .. } => *next = order.len(),
+            Rows::Merged(_) => self.rows = Rows::none(),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        match &self.rows {
+            Rows::InMemory { order, next, .. } => *next == order.len(),
+            Rows::Merged(merged) => merged.is_at_end(),
+        }
+    }
+
+    /// Sorts the next bucket; false when there is none.
+    fn open_bucket(&mut self) -> std::io::Result<bool> {
+        let sorted = self.sorted;
+        let Some(bucket) = sorted.buckets.get(self.next_bucket) else { return Ok(false) };
+        self.next_bucket += 1;
+        let spooled: u64 = bucket.spooled.iter().map(|extent| extent.to - extent.from).sum();
+        let fits = usize::try_from(spooled).ok().filter(|bytes| *bytes <= self.memory);
+        // What the bucket before took is used again.
+        let (mut place, mut order) = match std::mem::replace(&mut self.rows, Rows::none()) {
+            Rows::InMemory { bytes: Cow::Owned(bytes), order, .. } => (bytes, order),
+            Rows::InMemory { order, .. } => (Vec::new(), order),
+            Rows::Merged(_) => (Vec::new(), Order::default()),
+        };
+        let bytes = match (&sorted.spool, fits) {
+            (None, _) => Cow::Borrowed(bucket.in_memory.as_slice()),
+            (Some(spool), Some(bytes)) => {
+                place.resize(bytes, 0);
+                let mut rest = place.as_mut_slice();
+                for extent in &bucket.spooled {
+                    let length = usize::try_from(extent.to - extent.from).unwrap_or(usize::MAX);
+                    let (part, later) = rest.split_at_mut(length);
+                    spool.read_exact_at(part, extent.from)?;
+                    rest = later;
+                }
+                Cow::Owned(place)
+            }
+            (Some(spool), None) => {
+                drop((place, order));
+                let merged = Merged::sort(spool, &bucket.spooled, self.memory, &sorted.spool_dir)?;
+                self.rows = Rows::Merged(Box::new(merged));
+                return Ok(true);
+            }
+        };
+        order.sort(&bytes)?;
+        self.rows = Rows::InMemory { bytes, order, next: 0 };
+        Ok(true)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(count: u32) -> Vec<Row> {
-        (0..count)
-            .map(|n| {
-                let at = protocol::Timestamp::from_micros(i64::from(n)).expect("a time");
-                let uid = format!("uid-{}", n.wrapping_mul(2_654_435_761) % (count / 2));
-                Row::new(uid, at, Some(format!("/files/{n}")), (n % 3 == 0).then_some(7))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn spooled_or_not_the_order_is_row_order_and_nothing_is_lost() {
-        let n_bits = NBits::new(6).expect("6");
-        let mut expected: Vec<_> =
-            rows(5_000).into_iter().map(|row| SortedRow::new(row, n_bits)).collect();
-        expected.sort();
-        let dir = tempfile::tempdir().expect("a directory");
-        for limit in [usize::MAX, 200_000, 20_000, 500] {
-            let mut sorter = Sorter::new(n_bits, limit, dir.path());
-            for row in rows(5_000) {
-                sorter.push(row).expect("pushed");
-            }
-            let sorted = sorter.finish().expect("sorted");
-            for _twice in 0..2 {
-                let mut merged = sorted.iter().expect("read");
-                let mut got = Vec::new();
-                while let Some(row) = merged.next_row().expect("read") {
-                    got.push(row.into_owned());
-                }
-                assert_eq!(got, expected, "limit {limit}");
-            }
-            assert_eq!(sorted.loads().iter().map(|load| load.rows).sum::<u64>(), 5_000);
-        }
-    }
-}
+pub(crate) mod tests;

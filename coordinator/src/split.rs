@@ -1,16 +1,18 @@
 //! From a window to manifests: one scan, one sort, one pass that cuts and writes.
 
-use std::borrow::Cow;
+mod write;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backends::catalog::RowBatch;
 use backends::ledger::NewPartition;
 use backends::{BackendError, Catalog, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::{ManifestHeader, ManifestTotals, ManifestWriter};
 use protocol::{
-    ArchiveIdentity, ContentHash, PackSettings, PartitionId, Revision, Row, Window, WindowKey,
-    names,
+    ArchiveIdentity, ContentHash, PackSettings, PartitionId, Revision, Window, WindowKey, names,
 };
 use tokio::sync::mpsc;
 
@@ -18,8 +20,10 @@ use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
 use crate::remaining::{Difference, Remaining};
 use crate::sabotage;
-use crate::sort::{Sorted, SortedIter, SortedRow, Sorter};
+use crate::sort::{Sorted, Sorter};
 use crate::survey::Survey;
+
+use write::write_all;
 
 /// Batches of rows between the scan and the sorter.
 const BATCHES_IN_FLIGHT: usize = 4;
@@ -38,6 +42,7 @@ pub(crate) struct Splitter {
     pub(crate) spool_dir: PathBuf,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 struct FinishedManifest {
     partition: PartitionId,
     bytes: Vec<u8>,
@@ -76,9 +81,9 @@ impl Splitter {
         )
         .map(|manifest| self.upload(key, manifest))
         .buffered(MANIFESTS_IN_FLIGHT)
-        .try_collect::<Vec<_>>();
+        .try_collect::<BTreeMap<_, _>>();
         let (partitions, written) = tokio::join!(uploads, writing);
-        let partitions = partitions?;
+        let partitions: Vec<_> = partitions?.into_values().collect();
         let difference = written.map_err(|panicked| BackendError::Failed {
             what: format!("writing the manifests of the window that ends at {}", window.end()),
             cause: panicked.into(),
@@ -93,20 +98,21 @@ impl Splitter {
         &self,
         window: WindowKey,
         manifest: FinishedManifest,
-    ) -> Result<NewPartition, BackendError> {
+    ) -> Result<(PartitionId, NewPartition), BackendError> {
         let hash = ContentHash::of(&manifest.bytes);
         let key = names::manifest(window, manifest.partition, hash);
         let size = manifest.bytes.len() as u64;
         self.store.put(&key, manifest.bytes.into()).await?;
-        Ok(NewPartition { manifest: key, manifest_size: size, rows: manifest.totals.rows })
+        let rows = manifest.totals.rows;
+        Ok((manifest.partition, NewPartition { manifest: key, manifest_size: size, rows }))
     }
 
     async fn scan_and_sort(&self, window: Window) -> Result<Sorted, BackendError> {
-        let (batches, mut received) = mpsc::channel::<Vec<Row>>(BATCHES_IN_FLIGHT);
+        let (batches, mut received) = mpsc::channel::<RowBatch>(BATCHES_IN_FLIGHT);
         let mut sorter = Sorter::new(self.settings.n_bits, self.sort_memory, &self.spool_dir);
         let sorting = tokio::task::spawn_blocking(move || {
             while let Some(batch) = received.blocking_recv() {
-                for row in batch {
+                for row in batch.iter() {
                     sorter.push(row)?;
                 }
             }
@@ -132,30 +138,27 @@ impl Splitter {
         finished: &mpsc::Sender<FinishedManifest>,
     ) -> Result<Difference, BackendError> {
         let spool_error = |error| self.spool_error(error);
-        let (loads, difference) = match survey {
-            Some(survey) => self.compare(sorted, survey, &spool_error)?,
-            None => (sorted.loads().to_vec(), Difference::default()),
+        let header = |number| ManifestHeader {
+            archive: self.identity.archive.clone(),
+            job: self.identity.job.clone(),
+            window,
+            revision,
+            partition: partition_id(number),
+            settings: self.settings,
         };
-        let scanned = sorted.iter().map_err(spool_error)?;
-        let mut rows = match survey {
-            Some(survey) => {
-                let known = survey.rows(&self.store, self.settings.n_bits);
-                Rows::Remaining(Box::new(Remaining::new(scanned, known, &spool_error)?))
-            }
-            None => Rows::All(scanned),
+        let Some(survey) = survey else {
+            let cuts = cut(sorted.loads(), self.limits);
+            write_all(sorted, &cuts, &header, finished).map_err(spool_error)?;
+            return Ok(Difference::default());
         };
+        let (loads, difference) = self.compare(sorted, survey, &spool_error)?;
+        let known = survey.rows(&self.store, self.settings.n_bits);
+        let mut rows = Remaining::new(sorted.iter(1), known, &spool_error)?;
         for (number, row_count) in cut(&loads, self.limits).into_iter().enumerate() {
-            let header = ManifestHeader {
-                archive: self.identity.archive.clone(),
-                job: self.identity.job.clone(),
-                window,
-                revision,
-                partition: partition_id(number),
-                settings: self.settings,
-            };
+            let header = header(number);
             let mut manifest = ManifestWriter::new(&header).map_err(spool_error)?;
             for _ in 0..row_count {
-                let Some(row) = rows.next_row(&spool_error)? else { break };
+                let Some((row, _)) = rows.next_row()? else { break };
                 manifest.push(&row.row).map_err(spool_error)?;
             }
             let (bytes, totals) = manifest.finish().map_err(spool_error)?;
@@ -177,9 +180,8 @@ impl Splitter {
         spool_error: &dyn Fn(std::io::Error) -> BackendError,
     ) -> Result<(Vec<IndexLoad>, Difference), BackendError> {
         let mut loads = vec![IndexLoad::default(); self.settings.n_bits.shard_count() as usize];
-        let scanned = sorted.iter().map_err(spool_error)?;
         let known = survey.rows(&self.store, self.settings.n_bits);
-        let mut rows = Remaining::new(scanned, known, spool_error)?;
+        let mut rows = Remaining::new(sorted.iter(1), known, spool_error)?;
         while let Some((row, _)) = rows.next_row()? {
             let load = &mut loads[usize::from(row.index.0)];
             load.rows += 1;
@@ -197,26 +199,6 @@ impl Splitter {
         BackendError::Unavailable {
             what: format!("spooling rows in {}: see worker.spool_dir", self.spool_dir.display()),
             cause: error.into(),
-        }
-    }
-}
-
-/// The rows of a pass, in row order.
-enum Rows<'a> {
-    /// Everything that the scan saw.
-    All(SortedIter<'a>),
-    /// What is not in the archive.
-    Remaining(Box<Remaining<'a>>),
-}
-
-impl<'a> Rows<'a> {
-    fn next_row(
-        &mut self,
-        spool_error: &dyn Fn(std::io::Error) -> BackendError,
-    ) -> Result<Option<Cow<'a, SortedRow>>, BackendError> {
-        match self {
-            Self::All(rows) => rows.next_row().map_err(spool_error),
-            Self::Remaining(rows) => Ok(rows.next_row()?.map(|(row, _)| Cow::Owned(row))),
         }
     }
 }

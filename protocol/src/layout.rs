@@ -4,7 +4,7 @@
 use crate::names::MAX_PART;
 use crate::routing::{NBits, ShardIndex};
 use crate::row::Fingerprint;
-use crate::rows::RowRef;
+use crate::row_ref::RowRef;
 use crate::time::Day;
 
 /// Rows that belong together in shards of one day and shard index, in the order in which they are

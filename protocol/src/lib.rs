@@ -18,6 +18,7 @@ pub mod names;
 pub mod receipt;
 pub mod routing;
 pub mod row;
+mod row_ref;
 pub mod rows;
 pub mod settings;
 pub mod shard;
@@ -31,7 +32,8 @@ pub use ident::{ArchiveId, ContentHash, Job, PartitionId, Revision, WindowKey, W
 pub use receipt::Receipt;
 pub use routing::{NBits, ShardIndex};
 pub use row::{Digest, Fingerprint, Row, Tally};
-pub use rows::{RowRef, Rows};
+pub use row_ref::RowRef;
+pub use rows::Rows;
 pub use settings::PackSettings;
 pub use time::{Day, Timestamp, Window};
 pub use versioned::DocumentError;

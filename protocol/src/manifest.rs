@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{ArchiveId, Job, PartitionId, Revision};
 use crate::row::{Digest, Row, Tally};
-use crate::rows::{RowRef, Rows};
+use crate::row_ref::RowRef;
+use crate::rows::Rows;
 use crate::settings::PackSettings;
 use crate::time::Window;
 use crate::versioned::DocumentError;
@@ -124,11 +125,25 @@ impl ManifestWriter {
     /// # Errors
     /// When a frame cannot be compressed.
     pub fn push(&mut self, row: &Row) -> std::io::Result<()> {
-        wincode::serialize_into(&mut self.frame, row).map_err(std::io::Error::other)?;
+        row.encode_into(&mut self.frame)?;
+        self.count(RowRef::from(row))
+    }
+
+    /// Adds the next row as [`Row::encode_into`] has written it.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one row, or a frame cannot be compressed.
+    pub fn push_encoded(&mut self, encoded: &[u8]) -> std::io::Result<()> {
+        let row = RowRef::decode(encoded)?;
+        self.frame.extend_from_slice(encoded);
+        self.count(row)
+    }
+
+    fn count(&mut self, row: RowRef<'_>) -> std::io::Result<()> {
         self.frame_rows += 1;
-        self.totals.rows.count(&row.uid, row.created_at());
-        if let Some(location) = &row.location {
-            self.totals.locations += Digest::of_location(&row.uid, location);
+        self.totals.rows.count(row.uid, row.created_at());
+        if let Some(location) = row.location {
+            self.totals.locations += Digest::of_location(row.uid, location);
         }
         if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
     }

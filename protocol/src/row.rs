@@ -1,7 +1,6 @@
 //! Catalog rows, their order, their fingerprints and the digests over them.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::fmt;
 use std::ops::{Add, AddAssign};
 
@@ -151,15 +150,6 @@ impl Row {
     /// When the bytes are not exactly one row.
     pub fn decode(bytes: &[u8]) -> std::io::Result<Self> {
         wincode::deserialize_exact(bytes).map_err(std::io::Error::other)
-    }
-
-    /// Order of rows that share shard index and fingerprint: by created_at, then location, then
-    /// uid (which differs only if two uids share 128 bits of BLAKE3).
-    pub fn cmp_within_fingerprint(&self, other: &Self) -> Ordering {
-        self.created_at_micros
-            .cmp(&other.created_at_micros)
-            .then_with(|| self.location.cmp(&other.location))
-            .then_with(|| self.uid.cmp(&other.uid))
     }
 }
 

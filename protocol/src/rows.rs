@@ -1,75 +1,10 @@
 //! Many rows in little memory: their texts back to back, and a fixed few bytes for each.
 
-use wincode::SchemaRead;
-use wincode::config::DefaultConfig;
+use crate::row::RowDefect;
+use crate::row_ref::RowRef;
 
-use crate::failure::FailureReason;
-use crate::row::{Row, RowDefect};
-use crate::time::Timestamp;
-
-/// A row that somebody else holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, SchemaRead)]
-pub struct RowRef<'a> {
-    /// The file's key, as text.
-    pub uid: &'a str,
-    /// `created_at` in microseconds since the Unix epoch.
-    pub created_at_micros: i64,
-    /// Where the file is; `None` where the catalog holds no location.
-    pub location: Option<&'a str>,
-    /// The catalog's own size of the file in bytes, where a size column is configured.
-    pub size: Option<u64>,
-    /// What makes the row impossible to pack, known from the row alone.
-    pub defect: Option<RowDefect>,
-}
-
-impl<'a> RowRef<'a> {
-    /// Takes the next row of a manifest's frame, and points into the frame.
-    pub(crate) fn take(frame: &mut &'a [u8]) -> wincode::ReadResult<Self> {
-        <Self as SchemaRead<'a, DefaultConfig>>::get(frame)
-    }
-
-    /// `created_at`, held inside the representable range.
-    pub fn created_at(&self) -> Timestamp {
-        Timestamp::held_inside(self.created_at_micros)
-    }
-
-    /// The row as a failed one.
-    pub fn failed(&self, reason: FailureReason, detail: String) -> crate::FailedRow {
-        crate::FailedRow {
-            uid: self.uid.to_owned(),
-            created_at: self.created_at(),
-            location: self.location.map(str::to_owned),
-            reason,
-            detail,
-        }
-    }
-}
-
-impl<'a> From<&'a Row> for RowRef<'a> {
-    fn from(row: &'a Row) -> Self {
-        Self {
-            uid: &row.uid,
-            created_at_micros: row.created_at_micros,
-            location: row.location.as_deref(),
-            size: row.size,
-            defect: row.defect,
-        }
-    }
-}
-
-impl From<RowRef<'_>> for Row {
-    fn from(row: RowRef<'_>) -> Self {
-        Self {
-            uid: row.uid.to_owned(),
-            created_at_micros: row.created_at_micros,
-            location: row.location.map(str::to_owned),
-            size: row.size,
-            defect: row.defect,
-        }
-    }
-}
-
-/// Rows of a partition. A row costs its texts and 48 bytes, about half of what a [`Row`] does.
+/// Rows of a partition. A row costs its texts and 48 bytes, about half of what a
+/// [`Row`](crate::Row) does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
     /// Of each row the uid, then the location.
@@ -150,6 +85,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::row::Row;
+    use crate::time::Timestamp;
 
     proptest! {
         #[test]

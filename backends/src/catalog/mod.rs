@@ -1,7 +1,7 @@
 //! The customer's table of files: read, never written.
 
 use async_trait::async_trait;
-use protocol::{Row, Timestamp, Window};
+use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 
 use crate::error::Result;
@@ -12,13 +12,14 @@ pub mod postgres;
 mod sql_error;
 pub mod sqlite;
 
+pub use batch::RowBatch;
 pub use postgres::PostgresCatalog;
 pub use sqlite::SqliteCatalog;
 
 /// Rows handed over at once by [`Catalog::scan`]: enough to make the channel cheap, few enough
 /// to keep memory flat.
 pub const SCAN_BATCH_ROWS: usize = 1_024;
-/// The most bytes of rows ([`Row::heap_bytes`]) handed over at once, whatever their number.
+/// The most bytes of rows ([`RowBatch::heap_bytes`]) handed over at once, whatever their number.
 pub const SCAN_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Which table, and which of its columns. Names are taken as they stand and quoted; the table
@@ -67,7 +68,7 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// Also when a row's `created_at` is not in the form that the adapter found the table to be
     /// in; the message names the row.
-    async fn scan(&self, window: Window, batches: mpsc::Sender<Vec<Row>>) -> Result<()>;
+    async fn scan(&self, window: Window, batches: mpsc::Sender<RowBatch>) -> Result<()>;
 
     /// When the oldest transaction began that is open on the database and could still write rows
     /// below a boundary; `None` when there is none, or the database cannot say.

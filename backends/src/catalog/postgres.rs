@@ -14,10 +14,10 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
-use protocol::{Row, Timestamp, Window};
+use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 
-use super::{Catalog, CatalogReport, CatalogTable, RangeCount, Unplaceable};
+use super::{Catalog, CatalogReport, CatalogTable, RangeCount, RowBatch, Unplaceable};
 use crate::error::{BackendError, Result};
 
 use server::Server;
@@ -122,7 +122,7 @@ impl Catalog for PostgresCatalog {
         })
     }
 
-    async fn scan(&self, window: Window, batches: mpsc::Sender<Vec<Row>>) -> Result<()> {
+    async fn scan(&self, window: Window, batches: mpsc::Sender<RowBatch>) -> Result<()> {
         scan::scan(&self.server, &self.table, window, batches).await
     }
 

@@ -19,14 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use protocol::{Row, Timestamp, Window};
+use protocol::{Timestamp, Window};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::LAST_PLACEABLE;
-use super::{Catalog, CatalogReport, CatalogTable, RangeCount, Unplaceable};
+use super::{Catalog, CatalogReport, CatalogTable, RangeCount, RowBatch, Unplaceable};
 use crate::error::{BackendError, Result};
 
 use detect::{Detected, detect};
@@ -307,7 +307,7 @@ impl Catalog for SqliteCatalog {
         Ok(Unplaceable { null_uid, null_created_at, out_of_range })
     }
 
-    async fn scan(&self, window: Window, batches: mpsc::Sender<Vec<Row>>) -> Result<()> {
+    async fn scan(&self, window: Window, batches: mpsc::Sender<RowBatch>) -> Result<()> {
         let unwanted = CancellationToken::new();
         let receiver = batches.clone();
         let mut reading = pin!(self.read(unwanted.clone(), move |opened, session| {

@@ -103,11 +103,11 @@ pub(crate) async fn scan(
     catalog: &dyn Catalog,
     window: Window,
 ) -> backends::error::Result<Vec<Row>> {
-    let (sender, mut receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel::<backends::catalog::RowBatch>(1);
     let collect = async {
         let mut rows = Vec::new();
         while let Some(batch) = receiver.recv().await {
-            rows.extend(batch);
+            rows.extend(batch.iter().map(|row| row.to_row()));
         }
         rows
     };

@@ -357,8 +357,10 @@ async fn a_receiver_that_goes_interrupts_a_search() {
 /// and the scan.
 async fn begin(
     catalog: &SqliteCatalog,
-) -> (mpsc::Receiver<Vec<protocol::Row>>, impl Future<Output = backends::error::Result<()>> + Unpin)
-{
+) -> (
+    mpsc::Receiver<backends::catalog::RowBatch>,
+    impl Future<Output = backends::error::Result<()>> + Unpin,
+) {
     let (sender, mut receiver) = mpsc::channel(1);
     let mut scanning = catalog.scan(widest(), sender);
     tokio::select! {

@@ -1,9 +1,11 @@
 //! The promises that every catalog keeps.
 
 use backends::Catalog;
-use backends::catalog::{CatalogTable, RangeCount, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable};
+use backends::catalog::{
+    CatalogTable, RangeCount, RowBatch, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable,
+};
 use protocol::row::{MAX_LOCATION_BYTES, MAX_UID_BYTES, RowDefect};
-use protocol::{Row, Timestamp, Window};
+use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -377,20 +379,20 @@ pub(crate) async fn a_large_scan_is_complete_through_a_small_channel<F: Fixture>
     let fixture = F::create(shape).await;
     fixture.fill(ROWS, 30).await;
     let catalog = fixture.open(names).await.expect("a catalog");
-    let (sender, mut receiver) = mpsc::channel::<Vec<Row>>(1);
+    let (sender, mut receiver) = mpsc::channel::<RowBatch>(1);
     let start = at("2024-12-01");
     let wanted = Window::new(start, at("2024-12-02")).expect("a window");
     let collect = async {
         let mut seen = vec![false; 86_401];
         while let Some(batch) = receiver.recv().await {
             assert!(!batch.is_empty() && batch.len() <= SCAN_BATCH_ROWS);
-            for row in batch {
+            for row in batch.iter() {
                 let number: usize = row.uid.parse().expect("a number");
                 assert_eq!(
                     row.created_at().seconds_since(start),
                     i64::try_from(number).expect("n")
                 );
-                assert_eq!(row.location.as_ref().map(String::len), Some(30));
+                assert_eq!(row.location.map(str::len), Some(30));
                 assert!(!std::mem::replace(&mut seen[number], true), "row {number} came twice");
             }
         }
@@ -408,11 +410,11 @@ pub(crate) async fn batches_are_bounded_in_bytes<F: Fixture>() {
     let fixture = F::create(shape).await;
     fixture.fill(200, 60_000).await;
     let catalog = fixture.open(names).await.expect("a catalog");
-    let (sender, mut receiver) = mpsc::channel::<Vec<Row>>(1);
+    let (sender, mut receiver) = mpsc::channel::<RowBatch>(1);
     let collect = async {
         let mut rows = 0;
         while let Some(batch) = receiver.recv().await {
-            let bytes: usize = batch.iter().map(Row::heap_bytes).sum();
+            let bytes: usize = batch.iter().map(|row| row.heap_bytes()).sum();
             assert!(bytes < SCAN_BATCH_BYTES + 70_000, "{bytes} bytes at once");
             rows += batch.len();
         }

@@ -114,8 +114,8 @@ async fn compare_sums(
     let scan = tokio::spawn(async move { catalog.scan(window, batches).await });
     let mut rows = Tally::default();
     while let Some(batch) = received.recv().await {
-        for row in batch {
-            rows.count(&row.uid, row.created_at());
+        for row in batch.iter() {
+            rows.count(row.uid, row.created_at());
         }
     }
     scan.await??;

@@ -240,12 +240,12 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::plan::{Kind, fault};
+    use crate::chaos::plan::{Kind, Only, fault};
     use crate::chaos::report::Sample;
 
     #[test]
     fn every_kind_of_fault_has_a_lane() {
-        let kinds = (0..2_000).map(|number| fault(1, number, true).kind);
+        let kinds = (0..2_000).map(|number| fault(1, number, true, Only::ALL).kind);
         for name in kinds.map(Kind::name) {
             assert!(FAMILIES.iter().any(|(family, _)| name.starts_with(family)), "{name}");
         }

@@ -9,7 +9,7 @@ use protocol::message::{Outcome, Progress, Task};
 use protocol::shard::{
     Content, Entry, IndexReader, Payload, ShardWriter, TailStep, check_header, read_tail,
 };
-use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt, Row};
+use protocol::{ArchiveIdentity, Certificate, Fingerprint, Receipt};
 
 use crate::values::{
     archive, at, certificate, certificate_of_repair, certificate_with_parts, done, header, outcome,
@@ -126,7 +126,7 @@ fn the_manifest_of_version_1_stays_readable() {
     let reader = ManifestReader::new(&bytes).expect("it opens");
     assert_eq!(*reader.header(), header());
     let (read, totals) = reader.read_all().expect("it reads");
-    assert_eq!(read.iter().map(Row::from).collect::<Vec<_>>(), rows());
+    assert_eq!(read.iter().map(|row| row.to_row()).collect::<Vec<_>>(), rows());
     assert_eq!(totals.rows.rows, 4);
     assert_eq!(totals.rows.digest.to_string(), "8eb8754d1e3fc72e9f8364f62e0833d3");
     assert_eq!(totals.locations.to_string(), "67bf6f064bb9d9566b0fb46d6c9a2001");

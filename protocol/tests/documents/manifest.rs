@@ -22,7 +22,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Row>, ManifestTotals), DocumentError> {
     let reader = ManifestReader::new(bytes)?;
     assert_eq!(*reader.header(), header(), "a damaged header is never believed");
     let (rows, totals) = reader.read_all()?;
-    Ok((rows.iter().map(Row::from).collect(), totals))
+    Ok((rows.iter().map(|row| row.to_row()).collect(), totals))
 }
 
 fn totals(rows: &[Row], raw_bytes: u64) -> ManifestTotals {
@@ -138,7 +138,7 @@ fn many_rows_make_several_frames() {
     let (bytes, stated) = write(&rows);
     let mut reader = ManifestReader::new(&bytes).expect("it opens");
     let (mut frames, mut all) = (0, Vec::new());
-    while reader.next_frame(|row| all.push(Row::from(row))).expect("a sound frame") {
+    while reader.next_frame(|row| all.push(row.to_row())).expect("a sound frame") {
         frames += 1;
     }
     assert!(frames >= 4, "{frames}");
@@ -312,7 +312,7 @@ fn rows_are_visited_at_their_positions_and_a_range_is_halved_without_loss() {
     let reader = ManifestReader::new(&bytes).expect("it opens");
     let visit = |position, row: RowRef<'_>| {
         if range.contains(position) {
-            visited.push(Row::from(row));
+            visited.push(row.to_row());
         }
     };
     reader.visit(visit).expect("it reads");

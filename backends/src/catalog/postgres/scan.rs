@@ -5,12 +5,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
-use protocol::{Row, Timestamp, Window};
+use futures::stream::{BoxStream, ReadyChunks, StreamExt};
+use protocol::{Row, RowRef, Timestamp, Window};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::catalog::batch::{Batches, ReceiverGone};
+use crate::catalog::batch::{Batches, ReceiverGone, RowBatch};
 use crate::error::{BackendError, Result};
 
 use super::copy_format::{Decoder, Malformed, Tuple};
@@ -23,13 +23,17 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-type Chunks<'a> = BoxStream<'a, sqlx::Result<Bytes>>;
+/// The server sends each row as a chunk of its own. As many as have arrived are taken at once, at
+/// most this many: a wait for each, under a watch and beside another, costs more than its row.
+const CHUNKS_AT_ONCE: usize = 256;
+
+type Chunks<'a> = ReadyChunks<BoxStream<'a, sqlx::Result<Bytes>>>;
 
 pub(super) async fn scan(
     server: &Server,
     table: &Table,
     window: Window,
-    sender: mpsc::Sender<Vec<Row>>,
+    sender: mpsc::Sender<RowBatch>,
 ) -> Result<()> {
     let time = table.time_type()?;
     let action = format!("reading the rows of {} in {window}", table.name);
@@ -50,7 +54,8 @@ pub(super) async fn scan(
             }
         }
     };
-    let mut chunks = opened.map_err(|error| server.failed(&action, error))?;
+    let opened = opened.map_err(|error| server.failed(&action, error))?;
+    let mut chunks = opened.ready_chunks(CHUNKS_AT_ONCE);
     let outcome = reading.run(&mut chunks, sender).await;
     let ended = matches!(outcome, Ok(ControlFlow::Continue(()))) || stop(watch, &mut chunks).await;
     drop(chunks);
@@ -64,7 +69,13 @@ pub(super) async fn scan(
 /// then. False when it does not say so in time.
 async fn stop(watch: Watch<'_>, chunks: &mut Chunks<'_>) -> bool {
     watch.cancel().await;
-    let drained = async { while let Some(Ok(_)) = chunks.next().await {} };
+    let drained = async {
+        while let Some(arrived) = chunks.next().await {
+            if arrived.iter().any(|chunk| chunk.is_err()) {
+                break;
+            }
+        }
+    };
     timeout(CANCEL_LIMIT, drained).await.is_ok()
 }
 
@@ -81,7 +92,7 @@ impl Reading<'_> {
     async fn run(
         &self,
         chunks: &mut Chunks<'_>,
-        sender: mpsc::Sender<Vec<Row>>,
+        sender: mpsc::Sender<RowBatch>,
     ) -> Result<ControlFlow<()>> {
         let fields = self.table.columns().count();
         let mut decoder = Decoder::new(fields);
@@ -89,17 +100,19 @@ impl Reading<'_> {
         let mut closed = pin!(sender.closed());
         loop {
             // The receiver may also go while the server looks for the next row.
-            let chunk = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
-                chunk = self.watch.over(self.action, chunks.next()) => chunk?,
+                arrived = self.watch.over(self.action, chunks.next()) => arrived?,
                 () = &mut closed => return Ok(ControlFlow::Break(())),
             };
-            let Some(chunk) = chunk else { break };
-            decoder.push(&chunk.map_err(|error| self.server.failed(self.action, error))?);
-            while let Some(tuple) = decoder.next().map_err(|error| self.nonsense(error))? {
-                let row = self.row(&tuple)?;
-                if batches.push(row).await == Err(ReceiverGone) {
-                    return Ok(ControlFlow::Break(()));
+            let Some(arrived) = arrived else { break };
+            for chunk in arrived {
+                decoder.push(&chunk.map_err(|error| self.server.failed(self.action, error))?);
+                while let Some(tuple) = decoder.next().map_err(|error| self.nonsense(error))? {
+                    let is_full = self.take(&tuple, &mut batches)?;
+                    if is_full && batches.flush().await == Err(ReceiverGone) {
+                        return Ok(ControlFlow::Break(()));
+                    }
                 }
             }
         }
@@ -110,7 +123,8 @@ impl Reading<'_> {
         })
     }
 
-    fn row(&self, tuple: &Tuple<'_>) -> Result<Row> {
+    /// Adds the row, and says whether it is time to hand over.
+    fn take(&self, tuple: &Tuple<'_>, batches: &mut Batches) -> Result<bool> {
         let uid = self.text(tuple.field(0).unwrap_or_default(), &self.table.uid.name, tuple)?;
         let created_at = self.time(tuple.field(1)).ok_or_else(|| self.unusable(tuple))?;
         let location = tuple
@@ -122,12 +136,16 @@ impl Reading<'_> {
             .field(3)
             .and_then(|size| <[u8; 8]>::try_from(size).ok())
             .and_then(|size| u64::try_from(i64::from_be_bytes(size)).ok());
-        Ok(Row::new(uid, created_at, location, size))
+        if let Some(sound) = RowRef::sound(uid, created_at, location, size) {
+            return Ok(batches.add(sound));
+        }
+        let row = Row::new(uid.to_owned(), created_at, location.map(str::to_owned), size);
+        Ok(batches.add(RowRef::from(&row)))
     }
 
     /// UTF-8 is what the session asks for, but a database in SQL_ASCII sends what it holds.
-    fn text(&self, bytes: &[u8], column: &str, tuple: &Tuple<'_>) -> Result<String> {
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| BackendError::Invalid {
+    fn text<'t>(&self, bytes: &'t [u8], column: &str, tuple: &Tuple<'_>) -> Result<&'t str> {
+        std::str::from_utf8(bytes).map_err(|_| BackendError::Invalid {
             what: format!(
                 "{}: the column `{column}` of the row with uid `{}` is not UTF-8; correct the row",
                 self.action,

@@ -1,11 +1,11 @@
 //! Reading one window: one SELECT, handed over as it is read.
 
-use protocol::{Row, Timestamp, Window};
+use protocol::{Row, RowRef, Timestamp, Window};
 use rusqlite::types::ValueRef;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::catalog::batch::{Batches, ReceiverGone};
+use crate::catalog::batch::{Batches, ReceiverGone, RowBatch};
 use crate::error::{BackendError, Result};
 
 use super::form::TimeForm;
@@ -23,7 +23,7 @@ pub(super) fn scan(
     table: &Table,
     form: TimeForm,
     window: Window,
-    sender: mpsc::Sender<Vec<Row>>,
+    sender: mpsc::Sender<RowBatch>,
 ) -> Result<()> {
     let action = format!("reading the rows of {} in {window}", table.from);
     let failed = |error| table.failed(&action, error);
@@ -43,7 +43,9 @@ pub(super) fn scan(
     let mut found = statement.query(bounds).map_err(failed)?;
     let mut batches = Batches::new(sender);
     while let Some(row) = found.next().map_err(failed)? {
-        if batches.add(reading.row(row)?) && hand_over(session, &mut batches) == Err(ReceiverGone) {
+        let row = reading.row(row)?;
+        let is_full = batches.add(RowRef::from(&row));
+        if is_full && hand_over(session, &mut batches) == Err(ReceiverGone) {
             return Ok(());
         }
     }
