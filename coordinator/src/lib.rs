@@ -15,6 +15,7 @@ pub mod figures;
 pub mod gc;
 pub mod held;
 pub mod init;
+pub mod listing;
 pub mod metrics;
 pub mod operate;
 pub mod partitions;

@@ -64,6 +64,14 @@ pub(crate) enum Command {
     /// Why the watermark is, or is not, moving.
     #[command(after_help = "Example: des explain --config des.yaml")]
     Explain(ConfigArgs),
+    /// Every pass over a window that the ledger knows, the newest first.
+    #[command(after_help = "Examples: des windows --config des.yaml --limit 10\n          \
+des windows --config des.yaml --from 2024-12-01 --to 2024-12-09 --output json")]
+    Windows(WindowsArgs),
+    /// Files that are recorded as failed, and why, the newest first.
+    #[command(after_help = "Examples: des errors --config des.yaml --reason missing --limit 20\n          \
+des errors --config des.yaml --summary")]
+    Errors(ErrorsArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
@@ -244,6 +252,42 @@ pub(crate) struct AuditArgs {
     /// How many entries, the newest first.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WindowsArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How many, the newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// Windows that end at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Windows that start before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ErrorsArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Those of this reason.
+    #[arg(long, value_parser = reason)]
+    pub(crate) reason: Option<protocol::FailureReason>,
+    /// Those of the window that ends at this time.
+    #[arg(long, value_name = "END")]
+    pub(crate) window: Option<protocol::Timestamp>,
+    /// Also those that a later pass settled.
+    #[arg(long)]
+    pub(crate) resolved: bool,
+    /// How many, those recorded last first.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+    /// Only how many there are, by reason.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) summary: bool,
 }
 
 #[derive(Debug, Args)]
@@ -439,6 +483,15 @@ pub(crate) struct VerifyArgs {
     /// Windows that start before this time.
     #[arg(long, value_name = "DATE")]
     pub(crate) to: Option<protocol::Timestamp>,
+}
+
+/// A reason, as it is stored.
+fn reason(text: &str) -> Result<protocol::FailureReason, String> {
+    let all = protocol::FailureReason::ALL;
+    all.into_iter().find(|known| known.as_str() == text).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|known| known.as_str()).collect();
+        format!("there is no such reason; there are {}", known.join(", "))
+    })
 }
 
 /// Seconds, or a number with a unit.

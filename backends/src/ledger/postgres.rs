@@ -72,6 +72,7 @@ const MIGRATIONS: &[Step] = &[
     (3, "revisions", include_str!("../../../migrations/postgres/0003_revisions.sql")),
     (4, "pause", include_str!("../../../migrations/postgres/0004_pause.sql")),
     (5, "stuck", include_str!("../../../migrations/postgres/0005_stuck.sql")),
+    (6, "since", include_str!("../../../migrations/postgres/0006_since.sql")),
 ];
 
 /// As the migrating library makes it.

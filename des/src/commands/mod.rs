@@ -3,6 +3,7 @@
 mod adjust;
 mod audit;
 mod check;
+mod errors;
 mod explain;
 mod gc;
 mod held;
@@ -17,6 +18,7 @@ mod replay;
 mod retry_failed;
 mod services;
 mod stats;
+mod windows;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, REFERENCE};
@@ -42,6 +44,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(args, *output).await,
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
+        Command::Windows(args) => windows::run(args, *output).await,
+        Command::Errors(args) => errors::run(args, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Reconcile(args) => reconcile::run(args, *output).await,

@@ -11,6 +11,7 @@ mod failures;
 mod gc;
 mod hang;
 mod held;
+mod listing;
 mod lost;
 mod observe;
 mod pause;
