@@ -18,6 +18,7 @@ pub mod init;
 pub mod listing;
 pub mod metrics;
 pub mod operate;
+pub mod outlook;
 pub mod pace;
 pub mod partitions;
 pub mod pause;

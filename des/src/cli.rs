@@ -58,6 +58,10 @@ pub(crate) enum Command {
     /// Make the archive: identity, des's own tables, first watermark.
     #[command(after_help = "Example: des init --config des.yaml --print")]
     Init(InitArgs),
+    /// What archiving will take, before the first byte is moved: windows, bytes, hours, requests.
+    #[command(after_help = "Examples: des plan --config des.yaml --cores 16\n          \
+des plan --config des.yaml --files-per-core-second 20000 --stored-ratio 0.5")]
+    Plan(PlanArgs),
     /// Where the watermark stands and what is pending.
     #[command(after_help = "Example: des stats --config des.yaml --output json")]
     Stats(ConfigArgs),
@@ -69,8 +73,10 @@ pub(crate) enum Command {
 des windows --config des.yaml --from 2024-12-01 --to 2024-12-09 --output json")]
     Windows(WindowsArgs),
     /// Files that are recorded as failed, and why, the newest first.
-    #[command(after_help = "Examples: des errors --config des.yaml --reason missing --limit 20\n          \
-des errors --config des.yaml --summary")]
+    #[command(
+        after_help = "Examples: des errors --config des.yaml --reason missing --limit 20\n          \
+des errors --config des.yaml --summary"
+    )]
     Errors(ErrorsArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
@@ -252,6 +258,42 @@ pub(crate) struct AuditArgs {
     /// How many entries, the newest first.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Files that are read and compressed to see what they are like, from all over the time ahead.
+    #[arg(long, default_value_t = 400, value_name = "FILES", value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    pub(crate) sample: u32,
+    /// Cores of all workers together; default: those of this machine.
+    #[arg(long, value_parser = positive)]
+    pub(crate) cores: Option<f64>,
+    /// Files that one core packs in a second, instead of what the sample shows.
+    #[arg(long, value_parser = positive, value_name = "FILES")]
+    pub(crate) files_per_core_second: Option<f64>,
+    /// Rows that the coordinator splits in a second: `loadtest bench` measures it.
+    #[arg(long, value_parser = positive, value_name = "ROWS")]
+    pub(crate) rows_per_second: Option<f64>,
+    /// Mean size of a file, instead of what the catalog or the sample says.
+    #[arg(long, value_parser = positive, value_name = "BYTES")]
+    pub(crate) file_bytes: Option<f64>,
+    /// Stored bytes to raw bytes, instead of what the sample shows.
+    #[arg(long, value_parser = positive, value_name = "RATIO")]
+    pub(crate) stored_ratio: Option<f64>,
+    /// Price of 1,000 PUT, POST or LIST requests.
+    #[arg(long, default_value_t = 0.005, value_parser = price, value_name = "PRICE")]
+    pub(crate) put_price: f64,
+    /// Price of 1,000 GET or HEAD requests.
+    #[arg(long, default_value_t = 0.0004, value_parser = price, value_name = "PRICE")]
+    pub(crate) get_price: f64,
+    /// Price of a GB stored for a month.
+    #[arg(long, default_value_t = 0.023, value_parser = price, value_name = "PRICE")]
+    pub(crate) gb_month_price: f64,
+    /// Price of a core for an hour.
+    #[arg(long, default_value_t = 0.04, value_parser = price, value_name = "PRICE")]
+    pub(crate) core_hour_price: f64,
 }
 
 #[derive(Debug, Args)]
@@ -492,6 +534,22 @@ fn reason(text: &str) -> Result<protocol::FailureReason, String> {
         let known: Vec<_> = all.iter().map(|known| known.as_str()).collect();
         format!("there is no such reason; there are {}", known.join(", "))
     })
+}
+
+/// A number above zero.
+fn positive(text: &str) -> Result<f64, String> {
+    match price(text)? {
+        number if number > 0.0 => Ok(number),
+        _ => Err("it must be more than zero".to_owned()),
+    }
+}
+
+/// A number that is not negative.
+fn price(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("it must be a number that is not negative".to_owned()),
+    }
 }
 
 /// Seconds, or a number with a unit.

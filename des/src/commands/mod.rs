@@ -11,6 +11,7 @@ mod init;
 mod migrate;
 mod passes;
 mod pause;
+mod plan;
 mod read;
 mod rebuild;
 mod reconcile;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         }
         Command::Worker(args) => services::worker(args).await,
         Command::Init(args) => init::run(args, *output).await,
+        Command::Plan(args) => plan::run(args, *output).await,
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Windows(args) => windows::run(args, *output).await,

@@ -15,6 +15,7 @@ mod listing;
 mod lost;
 mod observe;
 mod pause;
+mod plan;
 mod rebuild;
 mod refusals;
 mod repair;
