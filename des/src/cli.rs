@@ -119,7 +119,8 @@ des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T
 Stop every coordinator first. docs/restore-drill.md goes through it.")]
     RebuildLedger(RebuildArgs),
     /// What operators did: who, when, from, to, why.
-    #[command(after_help = "Example: des audit --config des.yaml --limit 20")]
+    #[command(after_help = "Examples: des audit --config des.yaml --limit 20\n          \
+des audit export --config des.yaml --from 2024-12-01 --to 2025-01-01 --to-file december.csv")]
     Audit(AuditArgs),
     /// Remove objects that nothing will ever name: leftovers of settled windows.
     #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
@@ -252,9 +253,13 @@ pub(crate) struct RebuildArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct AuditArgs {
-    #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<AuditCommand>,
+    /// The configuration file.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
     /// How many entries, the newest first.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
@@ -330,6 +335,46 @@ pub(crate) struct ErrorsArgs {
     /// Only how many there are, by reason.
     #[arg(long, conflicts_with = "limit")]
     pub(crate) summary: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// What became of every row, from certificates and shards alone: uid, created_at, archived_at,
+    /// shard, offset, size, crc32c, status.
+    #[command(after_help = "Example: des audit export --config des.yaml --from 2024-12-01 \
+--to 2025-01-01 --to-file december.csv")]
+    Export(ExportArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Csv,
+}
+
+impl ExportFormat {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Rows created at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Rows created before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+    /// How rows are written.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    pub(crate) format: ExportFormat,
+    /// Write them here rather than to stdout, and print what they add up to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

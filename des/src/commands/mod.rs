@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod errors;
 mod explain;
+mod export;
 mod gc;
 mod held;
 mod init;

@@ -7,6 +7,7 @@ mod adjust;
 mod audit;
 mod crash;
 mod explain;
+mod export;
 mod failures;
 mod gc;
 mod hang;
