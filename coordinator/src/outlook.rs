@@ -116,7 +116,8 @@ pub async fn rows_ahead(
     if outlook.files == 0 || rows == 0 {
         return Ok(sample);
     }
-    let stretches = STRETCHES.min(rows);
+    let windows = u32::try_from(outlook.windows.max(1)).unwrap_or(u32::MAX);
+    let stretches = STRETCHES.min(rows).min(windows);
     let (from, target) = (outlook.from.as_micros(), outlook.target.as_micros());
     let mut seen_until = outlook.from;
     for stretch in 0..stretches {

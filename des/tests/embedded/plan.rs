@@ -43,7 +43,7 @@ fn a_plan_is_what_then_happens() {
     assert_eq!((&plan["begun"], &plan["target"]), (&json!(false), &json!(place.cutoff())));
     assert_eq!(plan["from"], place.midnight(2).as_str(), "{plan:#}");
     assert_eq!((value(&plan, "windows"), value(&plan, "files")), (3.0, 120.0), "{plan:#}");
-    assert_eq!(plan["sample"]["read"], 60, "of three stretches of twenty: {plan:#}");
+    assert_eq!(plan["sample"]["read"], 120, "the sample takes all there is: {plan:#}");
     assert_eq!(value(&plan, "files that would fail"), 0.0, "{plan:#}");
     assert!(value(&plan, "rate of a core") > 0.0 && value(&plan, "packing") > 0.0, "{plan:#}");
     for line in plan["lines"].as_array().expect("lines") {
