@@ -97,6 +97,10 @@ conformance! {
         an_adjustment_from_elsewhere_changes_nothing,
         an_adjustment_needs_its_lease,
         the_audit_log_only_grows;
+    listing_suite:
+        passes_are_listed_the_newest_first,
+        a_pass_says_since_when_it_is_what_it_is,
+        error_rows_are_listed_the_newest_first;
     pause_suite:
         a_pause_stands_until_it_is_ended,
         a_pause_ends_with_its_time,

@@ -7,14 +7,14 @@
 mod facts;
 mod tell;
 
-use backends::ledger::{PartitionRecord, WindowRecord, WindowState};
+use backends::ledger::{PartitionRecord, PassQuery, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, PauseFacts, Reason, StuckFacts, Trouble, TroubledPartition,
-    Watermark, WindowFacts,
+    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts, Trouble,
+    TroubledPartition, Watermark, WindowFacts,
 };
 use crate::attempts::is_waited_for;
 use crate::cutting::cutoff;
@@ -23,6 +23,9 @@ use crate::pause::standing;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
+
+/// Later passes over a window, and windows over it, that are looked at for the one that is open.
+const PASSES_OF_A_WINDOW: u32 = 20;
 
 /// What can be asked, or why it cannot.
 pub struct Sources<'a> {
@@ -102,7 +105,10 @@ async fn ask_ledger(
     facts.lease = ledger.lease_status().await?.and_then(|status| {
         let expires_at = status.expires_at;
         let expired = expires_at <= now;
-        Some(Lease { holder: status.holder?.to_string(), epoch: status.epoch, expires_at, expired })
+        let since = status.since;
+        let age_seconds = since.map(|since| now.seconds_since(since).max(0));
+        let (holder, epoch) = (status.holder?.to_string(), status.epoch);
+        Some(Lease { holder, epoch, expires_at, expired, since, age_seconds })
     });
     let mut watermark = Watermark {
         archived_until: row.archived_until,
@@ -131,9 +137,22 @@ async fn ask_ledger(
     facts.open_windows = open.len() as u64;
     for record in open.iter().take(WINDOWS_LOOKED_AT) {
         let partitions = ledger.partitions(record.key()).await?;
-        facts.windows.push(window_facts(record, &partitions, now));
+        let since = since_when(ledger, record).await?;
+        facts.windows.push(WindowFacts { since, ..window_facts(record, &partitions, now) });
     }
     Ok(())
+}
+
+/// Since when a pass has been in its state.
+async fn since_when(
+    ledger: &dyn Ledger,
+    record: &WindowRecord,
+) -> Result<Option<Timestamp>, BackendError> {
+    let end = record.window_end();
+    let query = PassQuery { from: Some(end), until: Some(end), ..PassQuery::default() };
+    let passes = ledger.list_passes(PassQuery { limit: PASSES_OF_A_WINDOW, ..query }).await?;
+    let pass = passes.into_iter().find(|pass| pass.record.key() == record.key());
+    Ok(pass.and_then(|pass| pass.since))
 }
 
 async fn ask_catalog(
@@ -204,7 +223,21 @@ fn window_facts(
         files_failed: accepted.map(|accepted| accepted.files_failed).sum(),
         partitions: counts,
         troubled: troubled.map(|partition| troubled_facts(partition, now)),
+        since: None,
+        slowest: slowest(record, partitions),
     }
+}
+
+/// What the end of an open window waits for most.
+fn slowest(record: &WindowRecord, partitions: &[PartitionRecord]) -> Option<SlowPartition> {
+    let open = partitions.iter().filter(|partition| partition.accepted.is_none());
+    let it = open.max_by_key(|it| (it.setbacks, it.rows.rows, u32::MAX - it.partition))?;
+    (record.state == WindowState::Open).then(|| SlowPartition {
+        partition: it.partition,
+        rows: it.rows.rows,
+        setbacks: it.setbacks,
+        worker: it.under_way_by.as_ref().map(ToString::to_string),
+    })
 }
 
 fn troubled_facts(partition: &PartitionRecord, now: Timestamp) -> TroubledPartition {
@@ -278,6 +311,18 @@ mod tests {
         let expected = Partitions { all: 5, accepted: 1, to_do: 2, backing_off: 2 };
         assert_eq!((facts.partitions, facts.files_failed), (expected, 7));
         assert_eq!(facts.troubled.map(|it| it.partition), Some(2), "the one with most trouble");
+        let slowest = facts.slowest.expect("some are not done");
+        assert_eq!((slowest.partition, slowest.setbacks, slowest.worker), (2, 5, None));
+        for partition in &mut partitions {
+            partition.setbacks = 0;
+        }
+        partitions[3].rows.rows = 9;
+        partitions[3].under_way_by = Some("process-1".parse().expect("a name"));
+        let slowest = window_facts(&record, &partitions, at("2024-12-10")).slowest;
+        let slowest = slowest.map(|it| (it.partition, it.rows, it.worker));
+        assert_eq!(slowest, Some((3, 9, Some("process-1".to_owned()))), "the largest");
+        let held = WindowRecord { state: WindowState::Held, ..record.clone() };
+        assert_eq!(window_facts(&held, &partitions, at("2024-12-10")).slowest, None);
         let facts = window_facts(&record, &partitions[..2], at("2024-12-10"));
         let troubled = facts.troubled.expect("one has trouble");
         assert_eq!(troubled.not_before, Some(at("2024-12-10T00:01")));

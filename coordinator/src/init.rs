@@ -336,7 +336,7 @@ pub async fn make(
 }
 
 /// The configured first watermark, or the boundary just below the oldest row.
-async fn first_watermark(
+pub(crate) async fn first_watermark(
     catalog: &dyn Catalog,
     seed: &ArchiveSeed,
 ) -> Result<Timestamp, InitError> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backends::ledger::{AuditEntry, Purpose, WindowRecord};
+use backends::ledger::{AuditEntry, PassQuery, Purpose, WindowRecord};
 use backends::{BackendError, Catalog, Ledger};
 use protocol::Timestamp;
 use tracing::warn;
@@ -11,10 +11,11 @@ use crate::cutting::cutoff;
 use crate::explain::PauseFacts;
 use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
+use crate::outlook::{BitsAdvice, Pace, WINDOWS_LOOKED_AT, advise_bits, pace};
 use crate::pause::standing;
 
 /// Where the watermark stands, and what lies on either side of it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Stats {
     /// Everything in `(origin, archived_until]` is settled.
     pub archived_until: Timestamp,
@@ -30,6 +31,14 @@ pub struct Stats {
     pub pending_files: u64,
     /// Their bytes; null without a size column.
     pub pending_bytes: Option<u64>,
+    /// The smallest created_at of theirs; null when nothing is pending.
+    pub oldest_pending: Option<Timestamp>,
+    /// How fast windows were done of late, and how long what is pending takes at that rate; null
+    /// while it is unknown.
+    pub pace: Option<Pace>,
+    /// When what is pending will be done at that rate, somebody working on it from now on; null when
+    /// that is unknown.
+    pub eta: Option<Timestamp>,
     /// Rows at or below the origin, which are not covered.
     pub uncovered_files: u64,
     /// Unresolved error rows.
@@ -48,6 +57,8 @@ pub struct Stats {
     pub paused: Option<PauseFacts>,
     /// Where des left the watermark, when somebody moved it since.
     pub moved_by_hand_from: Option<Timestamp>,
+    /// Fewer bits for a new archive, where the shards of this one are tiny; null where they are not.
+    pub n_bits_advice: Option<BitsAdvice>,
 }
 
 /// Looks at everything; changes nothing.
@@ -72,6 +83,14 @@ pub async fn stats(
         }
     };
     let unplaceable = catalog.unplaceable().await?;
+    let oldest = catalog.oldest_after(Some(from)).await?;
+    let recent = PassQuery { limit: WINDOWS_LOOKED_AT, ..PassQuery::default() };
+    let recent = ledger.list_passes(recent).await?;
+    let pace = pace(&recent, pending.files);
+    let eta = pace.as_ref().map(|pace| {
+        let micros = i64::try_from(pace.pending_seconds).unwrap_or(i64::MAX);
+        clocks.1.saturating_add_micros(micros.saturating_mul(1_000_000))
+    });
     Ok(Stats {
         archived_until: from,
         origin: archive.origin,
@@ -80,6 +99,9 @@ pub async fn stats(
         lag_seconds: target.seconds_since(from).max(0),
         pending_files: pending.files,
         pending_bytes: pending.bytes,
+        oldest_pending: oldest.filter(|oldest| *oldest <= target),
+        pace,
+        eta,
         uncovered_files: catalog.count_files(None, Some(archive.origin)).await?,
         failed_files: ledger.count_errors().await?,
         null_uid: unplaceable.null_uid,
@@ -89,6 +111,7 @@ pub async fn stats(
         held: held_windows(ledger).await?,
         paused: standing(ledger).await?.as_ref().map(PauseFacts::from),
         moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
+        n_bits_advice: advise_bits(&recent, archive.n_bits),
     })
 }
 

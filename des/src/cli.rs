@@ -58,12 +58,26 @@ pub(crate) enum Command {
     /// Make the archive: identity, des's own tables, first watermark.
     #[command(after_help = "Example: des init --config des.yaml --print")]
     Init(InitArgs),
+    /// What archiving will take, before the first byte is moved: windows, bytes, hours, requests.
+    #[command(after_help = "Examples: des plan --config des.yaml --cores 16\n          \
+des plan --config des.yaml --files-per-core-second 20000 --stored-ratio 0.5")]
+    Plan(PlanArgs),
     /// Where the watermark stands and what is pending.
     #[command(after_help = "Example: des stats --config des.yaml --output json")]
     Stats(ConfigArgs),
     /// Why the watermark is, or is not, moving.
     #[command(after_help = "Example: des explain --config des.yaml")]
     Explain(ConfigArgs),
+    /// Every pass over a window that the ledger knows, the newest first.
+    #[command(after_help = "Examples: des windows --config des.yaml --limit 10\n          \
+des windows --config des.yaml --from 2024-12-01 --to 2024-12-09 --output json")]
+    Windows(WindowsArgs),
+    /// Files that are recorded as failed, and why, the newest first.
+    #[command(
+        after_help = "Examples: des errors --config des.yaml --reason missing --limit 20\n          \
+des errors --config des.yaml --summary"
+    )]
+    Errors(ErrorsArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]
@@ -105,7 +119,8 @@ des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T
 Stop every coordinator first. docs/restore-drill.md goes through it.")]
     RebuildLedger(RebuildArgs),
     /// What operators did: who, when, from, to, why.
-    #[command(after_help = "Example: des audit --config des.yaml --limit 20")]
+    #[command(after_help = "Examples: des audit --config des.yaml --limit 20\n          \
+des audit export --config des.yaml --from 2024-12-01 --to 2025-01-01 --to-file december.csv")]
     Audit(AuditArgs),
     /// Remove objects that nothing will ever name: leftovers of settled windows.
     #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
@@ -238,12 +253,128 @@ pub(crate) struct RebuildArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct AuditArgs {
-    #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<AuditCommand>,
+    /// The configuration file.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
     /// How many entries, the newest first.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Files that are read and compressed to see what they are like, from all over the time ahead.
+    #[arg(long, default_value_t = 400, value_name = "FILES", value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    pub(crate) sample: u32,
+    /// Cores of all workers together; default: those of this machine.
+    #[arg(long, value_parser = positive)]
+    pub(crate) cores: Option<f64>,
+    /// Files that one core packs in a second, instead of what the sample shows.
+    #[arg(long, value_parser = positive, value_name = "FILES")]
+    pub(crate) files_per_core_second: Option<f64>,
+    /// Rows that the coordinator splits in a second: `loadtest bench` measures it.
+    #[arg(long, value_parser = positive, value_name = "ROWS")]
+    pub(crate) rows_per_second: Option<f64>,
+    /// Mean size of a file, instead of what the catalog or the sample says.
+    #[arg(long, value_parser = positive, value_name = "BYTES")]
+    pub(crate) file_bytes: Option<f64>,
+    /// Stored bytes to raw bytes, instead of what the sample shows.
+    #[arg(long, value_parser = positive, value_name = "RATIO")]
+    pub(crate) stored_ratio: Option<f64>,
+    /// Price of 1,000 PUT, POST or LIST requests.
+    #[arg(long, default_value_t = 0.005, value_parser = price, value_name = "PRICE")]
+    pub(crate) put_price: f64,
+    /// Price of 1,000 GET or HEAD requests.
+    #[arg(long, default_value_t = 0.0004, value_parser = price, value_name = "PRICE")]
+    pub(crate) get_price: f64,
+    /// Price of a GB stored for a month.
+    #[arg(long, default_value_t = 0.023, value_parser = price, value_name = "PRICE")]
+    pub(crate) gb_month_price: f64,
+    /// Price of a core for an hour.
+    #[arg(long, default_value_t = 0.04, value_parser = price, value_name = "PRICE")]
+    pub(crate) core_hour_price: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WindowsArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How many, the newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// Windows that end at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Windows that start before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ErrorsArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Those of this reason.
+    #[arg(long, value_parser = reason)]
+    pub(crate) reason: Option<protocol::FailureReason>,
+    /// Those of the window that ends at this time.
+    #[arg(long, value_name = "END")]
+    pub(crate) window: Option<protocol::Timestamp>,
+    /// Also those that a later pass settled.
+    #[arg(long)]
+    pub(crate) resolved: bool,
+    /// How many, those recorded last first.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+    /// Only how many there are, by reason.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) summary: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// What became of every row, from certificates and shards alone: uid, created_at, archived_at,
+    /// shard, offset, size, crc32c, status.
+    #[command(after_help = "Example: des audit export --config des.yaml --from 2024-12-01 \
+--to 2025-01-01 --to-file december.csv")]
+    Export(ExportArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Csv,
+}
+
+impl ExportFormat {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Rows created at or after this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<protocol::Timestamp>,
+    /// Rows created before this time.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<protocol::Timestamp>,
+    /// How rows are written.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    pub(crate) format: ExportFormat,
+    /// Write them here rather than to stdout, and print what they add up to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -439,6 +570,31 @@ pub(crate) struct VerifyArgs {
     /// Windows that start before this time.
     #[arg(long, value_name = "DATE")]
     pub(crate) to: Option<protocol::Timestamp>,
+}
+
+/// A reason, as it is stored.
+fn reason(text: &str) -> Result<protocol::FailureReason, String> {
+    let all = protocol::FailureReason::ALL;
+    all.into_iter().find(|known| known.as_str() == text).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|known| known.as_str()).collect();
+        format!("there is no such reason; there are {}", known.join(", "))
+    })
+}
+
+/// A number above zero.
+fn positive(text: &str) -> Result<f64, String> {
+    match price(text)? {
+        number if number > 0.0 => Ok(number),
+        _ => Err("it must be more than zero".to_owned()),
+    }
+}
+
+/// A number that is not negative.
+fn price(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("it must be a number that is not negative".to_owned()),
+    }
 }
 
 /// Seconds, or a number with a unit.

@@ -4,14 +4,13 @@
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
+use protocol::estimate::{self, Cutting, Prices, Volume, objects};
 use serde::Serialize;
 
 use crate::measure::spread::readable;
 
 const SECONDS_PER_HOUR: f64 = 3_600.0;
 const BYTES_PER_GB: f64 = 1e9;
-/// The store uploads what is larger in parts of this size; beginning and ending it costs one more each.
-const PART_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProjectArgs {
@@ -91,34 +90,21 @@ pub(crate) fn run(args: &ProjectArgs) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Objects and requests of the whole archive.
-struct Objects {
-    shards: f64,
-    shard_bytes: f64,
-    partitions: f64,
-    puts: f64,
-    gets: f64,
+fn volume(args: &ProjectArgs) -> Volume {
+    Volume {
+        files: args.files,
+        raw_bytes: args.files * args.file_bytes,
+        windows: args.days,
+        stored_ratio: args.stored_ratio,
+    }
 }
 
-fn objects(args: &ProjectArgs) -> Objects {
-    let rows_a_day = args.files / args.days;
-    let raw_a_day = rows_a_day * args.file_bytes;
-    let by_index = f64::from(2_u32.saturating_pow(u32::from(args.n_bits)));
-    let partitions_a_day = (rows_a_day / args.partition_rows).ceil().max(1.0);
-    // Cuts fall between shard indexes where they can: a shard is one index, or less.
-    let shards_a_day =
-        by_index.min(rows_a_day).max(raw_a_day / args.max_shard_bytes).max(partitions_a_day).ceil();
-    let (shards, partitions) = (shards_a_day * args.days, partitions_a_day * args.days);
-    let shard_bytes = raw_a_day * args.stored_ratio / shards_a_day;
-    let parts =
-        if shard_bytes > PART_BYTES { (shard_bytes / PART_BYTES).ceil() + 2.0 } else { 1.0 };
-    // Manifest and receipt of each partition, a certificate of each window; the worker's look for a
-    // receipt is a listing.
-    let puts = shards * parts + partitions * 3.0 + args.days;
-    // The worker reads the manifest; the coordinator reads the receipt twice and asks for the size of
-    // every object that is named.
-    let gets = partitions * 3.0 + shards + partitions;
-    Objects { shards, shard_bytes, partitions, puts, gets }
+fn cutting(args: &ProjectArgs) -> Cutting {
+    Cutting {
+        n_bits: args.n_bits,
+        max_shard_bytes: args.max_shard_bytes,
+        partition_rows: args.partition_rows,
+    }
 }
 
 fn project(args: &ProjectArgs) -> Vec<Projected> {
@@ -128,32 +114,119 @@ fn project(args: &ProjectArgs) -> Vec<Projected> {
     let hours = pack_hours.max(split_hours);
     let raw = args.files * args.file_bytes;
     let stored_gb = raw * args.stored_ratio / BYTES_PER_GB;
-    let it = objects(args);
-    let (put_cost, get_cost) =
-        (it.puts / 1_000.0 * args.put_price, it.gets / 1_000.0 * args.get_price);
+    let it = objects(volume(args), cutting(args));
+    let prices =
+        Prices { puts: args.put_price, gets: args.get_price, gb_month: args.gb_month_price };
+    let costs = estimate::costs(&it, raw * args.stored_ratio, prices);
+    let (put_cost, get_cost) = (costs.puts, costs.gets);
     let core_cost = pack_hours * args.cores * args.core_hour_price;
     let line = |what, value, unit, assumption: String| Projected { what, value, unit, assumption };
     vec![
-        line("files", args.files, "files", format!("of {} bytes on average, as asked", readable(args.file_bytes))),
+        line(
+            "files",
+            args.files,
+            "files",
+            format!("of {} bytes on average, as asked", readable(args.file_bytes)),
+        ),
         line("raw", raw / 1e12, "TB", "files times their mean size".to_owned()),
-        line("packing", pack_hours, "h", format!(
-            "{} cores, each {} files/s, all the time: the store, the sources and the network give and take that much",
-            readable(args.cores), readable(rate))),
-        line("splitting", split_hours, "h", format!(
-            "one coordinator, {} rows/s, while workers pack the window before", readable(args.rows_per_second))),
-        line("altogether", hours, "h", "the longer of the two: windows overlap; nothing fails and nobody waits".to_owned()),
-        line("read from the sources", raw / (pack_hours * SECONDS_PER_HOUR) / 1e6, "MB/s", "raw bytes over the hours of packing: what the sources must give".to_owned()),
-        line("sent to the store", stored_gb * 1_000.0 / (pack_hours * SECONDS_PER_HOUR), "MB/s", "stored bytes over the hours of packing: what the network must carry".to_owned()),
-        line("stored", stored_gb / 1_000.0, "TB", format!("{} of the raw bytes, as measured on files of another mix or the same", readable(args.stored_ratio))),
-        line("partitions", it.partitions, "", format!("{} days, each cut into partitions of at most {} files", readable(args.days), readable(args.partition_rows))),
-        line("shards", it.shards, "", format!("n_bits {}, {} MB each on average; a shard is never spread over partitions", args.n_bits, readable(it.shard_bytes / 1e6))),
-        line("PUT, POST and LIST", it.puts, "requests", "a shard is one PUT up to 8 MiB, else its parts and two; a partition's manifest, receipt and one listing; a window's certificate".to_owned()),
-        line("GET and HEAD", it.gets, "requests", "a partition's manifest, its receipt twice, the size of its receipt and of every shard".to_owned()),
-        line("requests that write or list", put_cost, "in the price's currency", format!("{} per 1,000", args.put_price)),
-        line("requests that read", get_cost, "in the price's currency", format!("{} per 1,000", args.get_price)),
-        line("workers", core_cost, "in the price's currency", format!("{} per core and hour, while they pack", args.core_hour_price)),
-        line("once", put_cost + get_cost + core_cost, "in the price's currency", "requests and workers; not the database, the broker, the sources or traffic".to_owned()),
-        line("each month", stored_gb * args.gb_month_price, "in the price's currency", format!("{} per GB and month", args.gb_month_price)),
+        line(
+            "packing",
+            pack_hours,
+            "h",
+            format!(
+                "{} cores, each {} files/s, all the time: the store, the sources and the network give and take that much",
+                readable(args.cores),
+                readable(rate)
+            ),
+        ),
+        line(
+            "splitting",
+            split_hours,
+            "h",
+            format!(
+                "one coordinator, {} rows/s, while workers pack the window before",
+                readable(args.rows_per_second)
+            ),
+        ),
+        line(
+            "altogether",
+            hours,
+            "h",
+            "the longer of the two: windows overlap; nothing fails and nobody waits".to_owned(),
+        ),
+        line(
+            "read from the sources",
+            raw / (pack_hours * SECONDS_PER_HOUR) / 1e6,
+            "MB/s",
+            "raw bytes over the hours of packing: what the sources must give".to_owned(),
+        ),
+        line(
+            "sent to the store",
+            stored_gb * 1_000.0 / (pack_hours * SECONDS_PER_HOUR),
+            "MB/s",
+            "stored bytes over the hours of packing: what the network must carry".to_owned(),
+        ),
+        line(
+            "stored",
+            stored_gb / 1_000.0,
+            "TB",
+            format!(
+                "{} of the raw bytes, as measured on files of another mix or the same",
+                readable(args.stored_ratio)
+            ),
+        ),
+        line(
+            "partitions",
+            it.partitions,
+            "",
+            format!(
+                "{} days, each cut into partitions of at most {} files",
+                readable(args.days),
+                readable(args.partition_rows)
+            ),
+        ),
+        line(
+            "shards",
+            it.shards,
+            "",
+            format!(
+                "n_bits {}, {} MB each on average; a shard is never spread over partitions",
+                args.n_bits,
+                readable(it.shard_bytes / 1e6)
+            ),
+        ),
+        line("PUT, POST and LIST", it.puts, "requests", estimate::PUTS.to_owned()),
+        line("GET and HEAD", it.gets, "requests", estimate::GETS.to_owned()),
+        line(
+            "requests that write or list",
+            put_cost,
+            "in the price's currency",
+            format!("{} per 1,000", args.put_price),
+        ),
+        line(
+            "requests that read",
+            get_cost,
+            "in the price's currency",
+            format!("{} per 1,000", args.get_price),
+        ),
+        line(
+            "workers",
+            core_cost,
+            "in the price's currency",
+            format!("{} per core and hour, while they pack", args.core_hour_price),
+        ),
+        line(
+            "once",
+            put_cost + get_cost + core_cost,
+            "in the price's currency",
+            "requests and workers; not the database, the broker, the sources or traffic".to_owned(),
+        ),
+        line(
+            "each month",
+            costs.month,
+            "in the price's currency",
+            format!("{} per GB and month", args.gb_month_price),
+        ),
     ]
 }
 
@@ -203,8 +276,8 @@ mod tests {
         let lines = project(&slow);
         assert!((value(&lines, "altogether") - value(&lines, "splitting")).abs() < 1e-9);
         let few = ProjectArgs { n_bits: 4, ..args() };
-        let it = objects(&few);
-        assert!(it.shard_bytes > PART_BYTES, "{}", it.shard_bytes);
+        let it = objects(volume(&few), cutting(&few));
+        assert!(it.shard_bytes > estimate::PART_BYTES, "{}", it.shard_bytes);
         assert!(it.puts > it.shards * 3.0);
     }
 }

@@ -9,6 +9,7 @@
 pub mod archive;
 pub mod certificate;
 pub mod codec;
+pub mod estimate;
 pub mod failure;
 pub mod ident;
 pub mod layout;

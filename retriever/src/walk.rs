@@ -22,6 +22,10 @@ pub(crate) struct WalkedFile {
     pub(crate) uid: String,
     pub(crate) created_at: Timestamp,
     pub(crate) size: u64,
+    /// Where its stored bytes begin in the shard; those of a big file's reference.
+    pub(crate) offset: u64,
+    /// CRC-32C of its raw bytes; of a big file's reference.
+    pub(crate) crc32c: u32,
     pub(crate) big: Option<String>,
 }
 
@@ -208,7 +212,14 @@ fn walk_block(
         };
         walked.packed.count(&listed.uid, entry.created_at);
         walked.bytes_raw += size;
-        visit(WalkedFile { uid: listed.uid, created_at: entry.created_at, size, big });
+        visit(WalkedFile {
+            uid: listed.uid,
+            created_at: entry.created_at,
+            size,
+            offset: entry.offset,
+            crc32c: entry.crc32c,
+            big,
+        });
     }
     Ok(())
 }

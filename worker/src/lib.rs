@@ -12,6 +12,7 @@ mod pack;
 mod payload;
 mod reading;
 mod restore;
+pub mod sample;
 mod service;
 mod source;
 mod task;

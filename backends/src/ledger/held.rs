@@ -16,10 +16,11 @@ pub(super) async fn release<S: Session>(
     audit: &AuditEntry,
 ) -> Result<HeldPass> {
     let held = require_held(session, job, key).await?;
-    let update = "UPDATE des_windows SET state = 'open', released = $4 \
+    let update = "UPDATE des_windows SET state = 'open', released = $4, state_since = $5 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";
     let [job_name, end, revision] = key_params(job, key);
-    let params = [job_name, end, revision, Param::count(held.files_failed)];
+    let now = session.now().await?;
+    let params = [job_name, end, revision, Param::count(held.files_failed), Param::Time(now)];
     session.execute(update, &params).await?;
     append_audit(session, job, audit).await?;
     Ok(held)
@@ -35,7 +36,7 @@ pub(super) async fn retry<S: Session>(
 ) -> Result<HeldPass> {
     let held = require_held(session, job, key).await?;
     let splits = splits(&partitions(session, job, key).await?);
-    let open = "UPDATE des_windows SET state = 'open', released = NULL, splits_before = $4 \
+    let open = "UPDATE des_windows SET state = 'open', released = NULL, splits_before = $4, state_since = $5 \
                 WHERE job = $1 AND window_end = $2 AND revision = $3";
     let reopen = "UPDATE des_partitions SET setbacks = setbacks + 1, attempts = 0, \
                   interruptions = 0, not_before = NULL, trouble_class = NULL, \
@@ -43,7 +44,9 @@ pub(super) async fn retry<S: Session>(
                   files_failed = NULL \
                   WHERE job = $1 AND window_end = $2 AND revision = $3 AND files_failed > 0";
     let [of_job, end, revision] = key_params(job, key);
-    session.execute(open, &[of_job, end, revision, Param::count(splits)]).await?;
+    let now = session.now().await?;
+    let params = [of_job, end, revision, Param::count(splits), Param::Time(now)];
+    session.execute(open, &params).await?;
     session.execute(reopen, &[of_job, end, revision]).await?;
     append_audit(session, job, audit).await?;
     Ok(held)

@@ -108,6 +108,9 @@ async fn take<S: Session>(
 ) -> Result<Lease> {
     let lease = Lease { holder: holder.clone(), epoch: epoch + 1 };
     write(session, job, Some(holder), lease.epoch, expires_at).await?;
+    let now = session.now().await?;
+    let update = "UPDATE des_lease SET held_since = $2 WHERE job = $1";
+    session.execute(update, &[Param::Text(job.as_str()), Param::Time(now)]).await?;
     Ok(lease)
 }
 
@@ -149,11 +152,13 @@ pub(super) async fn release_above<S: Session>(
 
 /// The lease row, unlocked; `None` while nobody ever held it.
 pub(super) async fn status<S: Session>(session: &mut S, job: &Job) -> Result<Option<LeaseStatus>> {
-    let select = "SELECT holder, epoch, expires_at FROM des_lease WHERE job = $1";
-    match session.fetch_optional(select, &[Param::Text(job.as_str())]).await? {
-        Some(row) => Ok(Some(status_of(&row)?).filter(|status| status.epoch > 0)),
-        None => Ok(None),
-    }
+    let select = "SELECT holder, epoch, expires_at, held_since FROM des_lease WHERE job = $1";
+    let Some(row) = session.fetch_optional(select, &[Param::Text(job.as_str())]).await? else {
+        return Ok(None);
+    };
+    let mut status = status_of(&row)?;
+    status.since = row.opt_time("held_since")?.filter(|_| status.holder.is_some());
+    Ok(Some(status).filter(|status| status.epoch > 0))
 }
 
 fn status_of(row: &Record) -> Result<LeaseStatus> {
@@ -161,7 +166,8 @@ fn status_of(row: &Record) -> Result<LeaseStatus> {
         Some(_) => Some(row.parsed("holder")?),
         None => None,
     };
-    Ok(LeaseStatus { holder, epoch: row.number("epoch")?, expires_at: row.time("expires_at")? })
+    let (epoch, expires_at) = (row.number("epoch")?, row.time("expires_at")?);
+    Ok(LeaseStatus { holder, epoch, expires_at, since: None })
 }
 
 fn is_current(lease: &Lease, current: &LeaseStatus) -> bool {

@@ -15,6 +15,7 @@ mod adopt;
 mod commit;
 mod held;
 mod lease;
+mod listing;
 mod looks;
 mod migrations;
 mod operator;
@@ -31,6 +32,7 @@ mod watermark;
 mod windows;
 
 pub use adopt::{AdoptedArchive, AdoptedWindow};
+pub use listing::{ErrorQuery, ListedError, ListedPass, PartitionCounts, PassQuery, ReasonCount};
 pub use looks::{Look, Purpose};
 pub use pause::Pause;
 pub use postgres::PostgresLedger;
@@ -332,4 +334,20 @@ pub trait Ledger: Send + Sync {
 
     /// Unresolved error rows in the order they were recorded, at most `limit`.
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>>;
+
+    /// A page of passes over windows, whatever their state, the newest first: by end and revision
+    /// from above.
+    async fn list_passes(&self, query: PassQuery) -> Result<Vec<ListedPass>>;
+
+    /// A page of error rows, those recorded last first: at most `limit` with a number below
+    /// `before`.
+    async fn list_errors(
+        &self,
+        query: ErrorQuery,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<ListedError>>;
+
+    /// Number of error rows by reason, the most frequent first.
+    async fn count_reasons(&self, query: ErrorQuery) -> Result<Vec<ReasonCount>>;
 }

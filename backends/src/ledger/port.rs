@@ -11,9 +11,10 @@ use super::session::{Pooled, Session};
 use super::sql_ledger::{ACTION_LIMIT, SqlLedger};
 use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
-    AuditRecord, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, Look, NewPart, NewWindow,
-    PartitionRecord, Pause, Purpose, Setback, Stuck, WatermarkRow, WindowCommit, WindowRecord,
-    WindowState, adopt, commit, held, lease, looks, operator, parts, pause, watermark, windows,
+    AuditRecord, ErrorQuery, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, ListedError,
+    ListedPass, Look, NewPart, NewWindow, PartitionRecord, PassQuery, Pause, Purpose, ReasonCount,
+    Setback, Stuck, WatermarkRow, WindowCommit, WindowRecord, WindowState, adopt, commit, held,
+    lease, listing, looks, operator, parts, pause, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -402,5 +403,26 @@ where
 
     async fn errors(&self, limit: u32) -> Result<Vec<ErrorRow>> {
         query!(self, "list error rows", |session| operator::errors(session, &self.job, limit))
+    }
+
+    async fn list_passes(&self, query: PassQuery) -> Result<Vec<ListedPass>> {
+        query!(self, "list windows", |session| listing::passes(session, &self.job, query))
+    }
+
+    async fn list_errors(
+        &self,
+        query: ErrorQuery,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<ListedError>> {
+        query!(self, "list error rows", |session| {
+            listing::errors(session, &self.job, &query, (before, limit))
+        })
+    }
+
+    async fn count_reasons(&self, query: ErrorQuery) -> Result<Vec<ReasonCount>> {
+        query!(self, "count error rows by reason", |session| {
+            listing::reasons(session, &self.job, &query)
+        })
     }
 }

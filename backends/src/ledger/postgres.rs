@@ -73,6 +73,7 @@ const MIGRATIONS: &[Step] = &[
     (4, "pause", include_str!("../../../migrations/postgres/0004_pause.sql")),
     (5, "stuck", include_str!("../../../migrations/postgres/0005_stuck.sql")),
     (6, "partition rows", include_str!("../../../migrations/postgres/0006_partition_rows.sql")),
+    (7, "since", include_str!("../../../migrations/postgres/0007_since.sql")),
 ];
 
 /// As the migrating library makes it.

@@ -10,8 +10,9 @@ use sqlx::types::Type;
 use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
-    AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, Look, PartitionRecord,
-    Pause, Purpose, WatermarkRow, WindowRecord, WindowState, WindowTotals,
+    AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
+    Look, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount, WatermarkRow,
+    WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -178,6 +179,20 @@ impl Record {
         })
     }
 
+    /// A row of `des_windows` with its times, without its partitions.
+    pub(super) fn listed_pass(&self) -> Result<ListedPass> {
+        let record = self.window()?;
+        let (planned_at, in_state) = (self.opt_time("planned_at")?, self.opt_time("state_since")?);
+        let since = match record.state {
+            WindowState::Committed => self.opt_time("committed_at")?,
+            _ => in_state,
+        };
+        // A pass that was never held has been open since it was planned, and in no other state.
+        let was_held = record.state == WindowState::Held || planned_at != in_state;
+        let partitions = PartitionCounts::default();
+        Ok(ListedPass { record, planned_at, since, was_held, partitions })
+    }
+
     /// A row of `des_looks` beside one of `des_windows`.
     pub(super) fn look(&self) -> Result<Look> {
         let key = self.window_key()?;
@@ -284,6 +299,23 @@ impl Record {
             },
             window: self.window_key()?,
             resolved_at: self.opt_time("resolved_at")?,
+        })
+    }
+}
+
+impl Record {
+    /// A row of `des_migration_errors` in a list.
+    pub(super) fn listed_error(&self) -> Result<ListedError> {
+        let (number, recorded_at) = (self.number("id")?, self.time("recorded_at")?);
+        Ok(ListedError { number, recorded_at, row: self.error()? })
+    }
+
+    /// Error rows of one reason, counted.
+    pub(super) fn reason_count(&self) -> Result<ReasonCount> {
+        Ok(ReasonCount {
+            reason: reason(&self.text("reason")?)?,
+            unresolved: self.number("unresolved")?,
+            resolved: self.number("resolved")?,
         })
     }
 }

@@ -35,6 +35,7 @@ const MIGRATIONS: &[Step] = &[
     (4, "pause", include_str!("../../../migrations/sqlite/0004_pause.sql")),
     (5, "stuck", include_str!("../../../migrations/sqlite/0005_stuck.sql")),
     (6, "partition rows", include_str!("../../../migrations/sqlite/0006_partition_rows.sql")),
+    (7, "since", include_str!("../../../migrations/sqlite/0007_since.sql")),
 ];
 
 /// As the migrating library makes it.

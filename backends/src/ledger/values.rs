@@ -49,6 +49,8 @@ pub struct LeaseStatus {
     pub epoch: u64,
     /// When it ends unless it is renewed.
     pub expires_at: Timestamp,
+    /// Since when its holder has had it; `None` where nobody wrote it down.
+    pub since: Option<Timestamp>,
 }
 
 /// Where one pass over one window stands.

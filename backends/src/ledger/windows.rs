@@ -17,17 +17,23 @@ pub(super) const INSERT_ROWS: usize = 500;
 /// Columns of [`Record::window`], for statements that have no other place for them.
 macro_rules! select_windows {
     ($condition:literal) => {
+        select_windows!("", $condition, " ORDER BY w.window_end, w.revision")
+    };
+    ($more_columns:literal, $condition:literal, $order:literal) => {
         concat!(
             "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             released, splits_before, partition_rows, p.purpose, p.findings \
-             FROM des_windows w LEFT JOIN des_passes p ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
+             released, splits_before, partition_rows, p.purpose, p.findings",
+            $more_columns,
+            " FROM des_windows w LEFT JOIN des_passes p \
+             ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
              WHERE w.job = $1 AND ",
             $condition,
-            " ORDER BY w.window_end, w.revision"
+            $order
         )
     };
 }
+pub(super) use select_windows;
 
 /// Job, window end and revision: the first three placeholders of most statements.
 pub(super) fn key_params(job: &Job, key: WindowKey) -> [Param<'_>; 3] {
@@ -175,10 +181,12 @@ pub(super) async fn insert<S: Session>(
     state: WindowState,
 ) -> Result<()> {
     let insert = "INSERT INTO des_windows (job, window_end, revision, window_start, state, \
-                  row_count, digest, replaces, partition_rows) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+                  row_count, digest, replaces, partition_rows, planned_at, state_since) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     let [job, end, revision] = key_params(job, WindowKey::new(new.window, new.revision));
     let digest = rows.digest.to_string();
+    let now = session.now().await?;
+    let planned_at = (state != WindowState::Requested).then_some(now);
     let params = [
         job,
         end,
@@ -189,6 +197,8 @@ pub(super) async fn insert<S: Session>(
         Param::Text(&digest),
         Param::Texts(&new.replaces),
         Param::opt_count(new.partition_rows),
+        Param::OptTime(planned_at),
+        Param::Time(now),
     ];
     session.execute(insert, &params).await?;
     Ok(())
@@ -382,10 +392,15 @@ pub(super) async fn set_state<S: Session>(
     if state == WindowState::Held {
         require_reason_to_hold(session, job, &known).await?;
     }
-    let update = "UPDATE des_windows SET state = $4 \
+    if state == known.state {
+        return Ok(());
+    }
+    let update = "UPDATE des_windows SET state = $4, state_since = $5 \
                   WHERE job = $1 AND window_end = $2 AND revision = $3";
+    let now = session.now().await?;
     let [job, end, revision] = key_params(job, key);
-    session.execute(update, &[job, end, revision, Param::Text(state.as_str())]).await?;
+    let (state, since) = (Param::Text(state.as_str()), Param::Time(now));
+    session.execute(update, &[job, end, revision, state, since]).await?;
     Ok(())
 }
 

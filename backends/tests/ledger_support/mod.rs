@@ -6,6 +6,7 @@ mod values;
 pub(crate) mod adopt_suite;
 pub(crate) mod commit_suite;
 pub(crate) mod lease_suite;
+pub(crate) mod listing_suite;
 pub(crate) mod operator_suite;
 pub(crate) mod pause_suite;
 mod postgres_only;

@@ -61,6 +61,10 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// Whether it has ended.
     pub expired: bool,
+    /// Since when its holder has had it; null where nobody wrote it down.
+    pub since: Option<Timestamp>,
+    /// The seconds since then.
+    pub age_seconds: Option<i64>,
 }
 
 /// A pause that an operator asked for.
@@ -104,6 +108,25 @@ pub struct WindowFacts {
     pub partitions: Partitions,
     /// The partition with the most trouble, when one that is not accepted has any.
     pub troubled: Option<TroubledPartition>,
+    /// Since when it has been asked for, open or held; null where nobody wrote it down.
+    pub since: Option<Timestamp>,
+    /// The partition that its end waits for most, while it is open.
+    pub slowest: Option<SlowPartition>,
+}
+
+/// The partition of an open window without an accepted receipt that was set back most often, and of
+/// several the one with the most rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlowPartition {
+    /// Its number.
+    pub partition: u32,
+    /// Its rows.
+    pub rows: u64,
+    /// Answers without a receipt that was accepted.
+    pub setbacks: u32,
+    /// Who works on it; null where the ledger does not say, as where a broker spreads the work, or
+    /// where it waits.
+    pub worker: Option<String>,
 }
 
 /// A certified window that the watermark cannot pass again, after it was moved back.

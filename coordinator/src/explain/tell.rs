@@ -248,8 +248,20 @@ impl PauseFacts {
 impl Lease {
     fn describe(&self) -> String {
         let ends = if self.expired { "expired at" } else { "until" };
-        format!("{}, epoch {}, {ends} {}", self.holder, self.epoch, self.expires_at)
+        let since =
+            self.age_seconds.map_or_else(String::new, |age| format!(" for {}", lasted(age)));
+        format!("{}{since}, epoch {}, {ends} {}", self.holder, self.epoch, self.expires_at)
     }
+}
+
+/// A stretch of time in its two largest units, such as `2 h 5 min`.
+fn lasted(seconds: i64) -> String {
+    let parts = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "min")];
+    let first = parts.iter().position(|(number, _)| *number > 0);
+    let Some(first) = first else { return format!("{seconds} s") };
+    let shown: Vec<_> =
+        parts.iter().skip(first).take(2).map(|(number, unit)| format!("{number} {unit}")).collect();
+    shown.join(" ")
 }
 
 impl WindowFacts {
@@ -278,8 +290,19 @@ impl WindowFacts {
              again",
             it.all, it.accepted, it.to_do, it.backing_off
         ));
+        if let Some(since) = self.since {
+            lines.push(format!("           {state} since {since}"));
+        }
         if *files_failed > 0 {
             lines.push(format!("           {files_failed} files failed in what is accepted"));
+        }
+        if let Some(it) = &self.slowest {
+            let worker =
+                it.worker.as_ref().map_or_else(String::new, |name| format!(", with {name}"));
+            let (partition, rows) = (it.partition, it.rows);
+            lines.push(format!(
+                "           it waits most for partition {partition}: {rows} files{worker}"
+            ));
         }
         if let Some(it) = &self.troubled {
             let again =
@@ -298,7 +321,9 @@ impl WindowFacts {
 mod tests {
     use protocol::Timestamp;
 
-    use super::super::facts::{Broker, Partitions, Reason, StuckFacts, Trouble, TroubledPartition};
+    use super::super::facts::{
+        Broker, Partitions, Reason, SlowPartition, StuckFacts, Trouble, TroubledPartition,
+    };
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -323,6 +348,8 @@ mod tests {
                 epoch: 3,
                 expires_at: at("2024-12-20T10:00:12"),
                 expired: false,
+                since: Some(at("2024-12-20T07:54:10")),
+                age_seconds: Some(7_550),
             }),
             broker: Some(Broker { tasks: 0, workers: 2, dead_letters: 0 }),
             ..Facts::default()
@@ -340,7 +367,17 @@ mod tests {
             files_failed: 0,
             partitions,
             troubled: None,
+            since: Some(at("2024-12-20T09:58")),
+            slowest: None,
         }
+    }
+
+    #[test]
+    fn a_stretch_of_time_has_two_units() {
+        let told = [0, 59, 60, 3_599, 3_600, 7_550, 86_400, 200_000].map(lasted);
+        let expected =
+            ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "2 h 5 min", "1 d 0 h", "2 d 7 h"];
+        assert_eq!(told, expected);
     }
 
     fn with_window(window: WindowFacts) -> Facts {
@@ -373,7 +410,15 @@ mod tests {
         let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
         Facts {
             broker: Some(Broker { tasks: 5, workers: 2, dead_letters: 3 }),
-            ..with_window(window(partitions))
+            ..with_window(WindowFacts {
+                slowest: Some(SlowPartition {
+                    partition: 7,
+                    rows: 50_000,
+                    setbacks: 0,
+                    worker: Some("worker-a-1".to_owned()),
+                }),
+                ..window(partitions)
+            })
         }
     });
     snapshot!(nothing_is_due, {

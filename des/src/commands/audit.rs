@@ -4,7 +4,8 @@ use backends::ledger::AuditRecord;
 use protocol::Timestamp;
 use serde::Serialize;
 
-use crate::cli::AuditArgs;
+use super::export;
+use crate::cli::{AuditArgs, AuditCommand};
 use crate::config::Config;
 use crate::output::{Exit, Failure, Output};
 use crate::wiring;
@@ -33,7 +34,11 @@ impl From<AuditRecord> for Entry {
 }
 
 pub(super) async fn run(args: AuditArgs, output: Output) -> Result<Exit, Failure> {
-    let config = Config::load(&args.config.config)?;
+    if let Some(AuditCommand::Export(args)) = args.command {
+        return export::run(args, output).await;
+    }
+    let path = args.config.ok_or_else(|| Failure::usage("say --config"))?;
+    let config = Config::load(&path)?;
     let ledger = wiring::ledger_to_read(&config).await?;
     let log = ledger.audit_log(args.limit).await?;
     let result = AuditResult { entries: log.into_iter().map(Entry::from).collect() };

@@ -3,13 +3,16 @@
 mod adjust;
 mod audit;
 mod check;
+mod errors;
 mod explain;
+mod export;
 mod gc;
 mod held;
 mod init;
 mod migrate;
 mod passes;
 mod pause;
+mod plan;
 mod read;
 mod rebuild;
 mod reconcile;
@@ -17,6 +20,7 @@ mod replay;
 mod retry_failed;
 mod services;
 mod stats;
+mod windows;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, REFERENCE};
@@ -40,8 +44,11 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         }
         Command::Worker(args) => services::worker(args).await,
         Command::Init(args) => init::run(args, *output).await,
+        Command::Plan(args) => plan::run(args, *output).await,
         Command::Stats(args) => stats::run(&Config::load(&args.config)?, *output).await,
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
+        Command::Windows(args) => windows::run(args, *output).await,
+        Command::Errors(args) => errors::run(args, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Reconcile(args) => reconcile::run(args, *output).await,

@@ -150,12 +150,21 @@ fn numbers_say_what_is_there() {
     assert_eq!(stats["lag_days"], LAG_DAYS, "{stats}");
     assert_eq!(stats["lag_seconds"], 5 * 86_400, "{stats}");
     assert_eq!((&stats["pending_files"], &stats["pending_bytes"]), (&json!(20), &json!(6_000)));
+    let oldest = stats["oldest_pending"].as_str().expect("a time");
+    assert!(oldest > &*place.midnight(5) && oldest < &*place.midnight(6), "{stats}");
+    for unknown in ["pace", "eta", "n_bits_advice"] {
+        assert_eq!(stats[unknown], Value::Null, "nothing is committed yet: {stats}");
+    }
 
     let done = place.migrate();
     assert_eq!((&done["windows"], &done["files_archived"]), (&json!(5), &json!(20)), "{done}");
     let stats = place.json("stats");
     assert_eq!((&stats["pending_files"], &stats["pending_bytes"]), (&json!(0), &json!(0)));
     assert_eq!((&stats["lag_seconds"], &stats["open_windows"]), (&json!(0), &json!(0)), "{stats}");
+    assert_eq!((&stats["oldest_pending"], &stats["pace"]["files"]), (&Value::Null, &json!(20)));
+    assert_eq!(stats["pace"]["pending_seconds"], 0, "{stats}");
+    assert!(stats["pace"]["files_per_second"].as_f64().is_some_and(|it| it > 0.0), "{stats}");
+    assert_eq!(stats["n_bits_advice"], Value::Null, "there is nothing less than 4: {stats}");
     assert_eq!(place.watermark(), place.cutoff(), "the row that the seed's queries read");
 
     for words in ["verify", "verify --deep"] {

@@ -4,6 +4,7 @@
 //! `./test` starts the servers. `DES_TEST_FLEET_FILES` sets how many files the runs archive.
 
 mod broker;
+mod explain;
 mod failing;
 mod faults;
 mod observe;

@@ -267,7 +267,8 @@ pub struct BlockEntry {
     pub stored_size: u32,
     /// Where the payload lies, from the beginning of the object.
     pub offset: u64,
-    crc32c: u32,
+    /// CRC-32C of the raw bytes; of the reference to a big file.
+    pub crc32c: u32,
     kind: u8,
 }
 

@@ -1,0 +1,94 @@
+//! What `des explain` says of a fleet, in six situations one after the other.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::LIMIT;
+use crate::broker::Broker;
+use crate::setup::Fleet;
+
+/// Asks until the sentence holds all of these texts; the facts.
+#[track_caller]
+fn explained(fleet: &Fleet, texts: &[&str]) -> Value {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let facts = fleet.json("explain");
+        let sentence = facts["explanation"].as_str().expect("a sentence");
+        if texts.iter().all(|text| sentence.contains(text)) {
+            return facts;
+        }
+        assert!(Instant::now() < deadline, "{texts:?} is not said:\n{facts:#}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn six_situations_are_told_apart() {
+    // Of every window some files are missing, and not one may be.
+    let mut fleet = Fleet::new(600);
+    fleet.configure("coordinator", "max_failed_files", json!(0));
+    fleet.configure("coordinator", "max_failed_ratio", json!(0.0));
+    fleet.configure("coordinator", "max_attempts", json!(1));
+    fleet.configure("coordinator", "partition_rows", json!(20));
+    fleet.des("init").expect(0);
+
+    // 1. Nobody leads.
+    let facts = explained(&fleet, &["nobody leads", "files are due"]);
+    assert_eq!((&facts["lease"], &facts["windows"]), (&Value::Null, &json!([])), "{facts:#}");
+
+    // 2. Somebody leads, and no worker listens.
+    let coordinator = fleet.start("coordinator");
+    let facts = explained(&fleet, &["no worker listens", "Start `des worker`"]);
+    let lease = &facts["lease"];
+    assert!(lease["holder"].as_str().is_some_and(|it| it.starts_with("coordinator-")), "{lease}");
+    assert!(lease["age_seconds"].as_i64().is_some_and(|age| (0..600).contains(&age)), "{lease}");
+    let window = &facts["windows"][0];
+    assert!(window["since"].is_string() && window["partitions"]["all"].as_u64() > Some(1));
+    let slowest = &window["slowest"];
+    assert!(slowest["rows"].as_u64() > Some(0) && slowest["worker"].is_null(), "{slowest}");
+    let human = fleet.des("explain").expect(0).text();
+    for text in ["lease      coordinator-", " for ", "open since ", "it waits most for partition "]
+    {
+        assert!(human.contains(text), "`{text}` is not said:\n{human}");
+    }
+
+    // 3. An operator paused it, and said why.
+    fleet.des("pause --reason file-server-moves").expect(0);
+    let facts = explained(&fleet, &["paused the archive", "file-server-moves", "des resume"]);
+    assert_eq!(facts["paused"]["reason"], "file-server-moves", "{facts:#}");
+    fleet.des("resume").expect(0);
+
+    // 4. A window is held: how many files failed, what to do.
+    let worker = fleet.start("worker");
+    let end = fleet.window_end(1);
+    let facts = explained(&fleet, &["is held", &end, "files failed", "des release --window"]);
+    let held = &facts["windows"][0];
+    assert_eq!((&held["held"], &held["slowest"]), (&json!(true), &Value::Null), "{held}");
+    assert!(held["files_failed"].as_u64() > Some(0) && held["since"].is_string(), "{held}");
+
+    // 5. Messages that nobody could read.
+    let broker = Broker::of(&fleet);
+    broker.publish("outcomes", "des.outcome.v1", b"{ not what it should be");
+    let deadline = Instant::now() + LIMIT;
+    while fleet.json("explain")["broker"]["dead_letters"] == 0 {
+        assert!(Instant::now() < deadline, "it was never put aside");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let human = fleet.des("explain").expect(0).text();
+    assert!(human.contains("dead       1 messages that nobody could read"), "{human}");
+
+    // 6. Broker and store do not answer.
+    let away = fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", "explain --output json");
+    let facts = away.expect(0).json();
+    assert_eq!((&facts["troubles"][0]["what"], &facts["broker"]), (&json!("broker"), &Value::Null));
+    assert_eq!(facts["windows"][0]["held"], true, "what can be asked is asked: {facts:#}");
+    let away = fleet.des_with("store.endpoint", "http://127.0.0.1:1", "explain --output json");
+    let facts = away.expect(0).json();
+    assert_eq!(facts["troubles"][0]["what"], "store", "{facts:#}");
+    for process in [worker, coordinator] {
+        process.signal(Signal::TERM);
+        process.end(LIMIT).expect(0);
+    }
+}
