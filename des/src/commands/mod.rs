@@ -11,11 +11,13 @@ mod migrate;
 mod passes;
 mod pause;
 mod read;
+mod ready;
 mod rebuild;
 mod reconcile;
 mod replay;
 mod retry_failed;
 mod services;
+mod shell;
 mod stats;
 
 use crate::cli::{Cli, Command};
@@ -60,5 +62,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
             output.raw(REFERENCE.as_bytes())?;
             Ok(Exit::Done)
         }
+        Command::Ready(args) => ready::run(args, *output).await,
+        Command::Completions(args) => shell::completions(args, *output),
+        Command::Man(args) => shell::man(&args.dir, *output),
     }
 }
