@@ -100,7 +100,8 @@ fn ready_says_what_is_wrong_with_the_question() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("des.yaml");
     let ask = |listen: &str| {
-        std::fs::write(&config, format!("http: {{listen: {listen}}}")).expect("written");
+        let text = format!("{{packer: {{output_dir: /archive}}, http: {{listen: {listen}}}}}");
+        std::fs::write(&config, text).expect("written");
         let output = des().args(["ready", "--timeout", "2s", "--config"]).arg(&config).output();
         let output = output.expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

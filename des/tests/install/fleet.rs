@@ -365,7 +365,7 @@ fn assert_the_broker_runs_with_its_configuration() {
         let Some((key, value)) = line.split_once(" = ") else { continue };
         let shown = match key {
             "consumer_timeout" => format!("{{consumer_timeout,{value}}}"),
-            "disk_free_limit.absolute" => format!("{{disk_free_limit,{{absolute,\"{value}\"}}}}"),
+            "disk_free_limit.absolute" => format!("\"{value}\""),
             "vm_memory_high_watermark.relative" => format!("{{vm_memory_high_watermark,{value}}}"),
             other => panic!("say here how rabbitmqctl shows {other}"),
         };

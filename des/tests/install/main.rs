@@ -20,4 +20,5 @@ mod process;
 mod scrape;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
+#[expect(dead_code, reason = "nobody looks into the bucket here")]
 mod s3_server;

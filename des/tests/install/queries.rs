@@ -69,7 +69,9 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
             continue;
         }
         let matchers = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
-        found.push((name, matchers.map_or(String::new(), |(inside, _)| inside.to_owned())));
+        let (inside, after) = matchers.unwrap_or(("", rest));
+        found.push((name, inside.to_owned()));
+        rest = after;
     }
     found
 }
