@@ -138,6 +138,17 @@ des audit export --config des.yaml --from 2024-12-01 --to 2025-01-01 --to-file d
     /// Print the reference configuration: every key, default, unit and meaning.
     #[command(after_help = "Example: des config > des.yaml")]
     Config,
+    /// Ask a service that runs with this configuration whether it does its work: its /readyz.
+    #[command(after_help = "Example: des ready --config des.yaml\n\
+Exit code 0 when it does, which for a coordinator may be to stand by; else 1.")]
+    Ready(ReadyArgs),
+    /// Print the completions of a shell.
+    #[command(after_help = "Example: des completions bash > \
+/usr/local/share/bash-completion/completions/des")]
+    Completions(CompletionsArgs),
+    /// Write the man pages: of des, and of each of its commands.
+    #[command(after_help = "Example: des man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -570,6 +581,29 @@ pub(crate) struct VerifyArgs {
     /// Windows that start before this time.
     #[arg(long, value_name = "DATE")]
     pub(crate) to: Option<protocol::Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How long it may take to answer: seconds, or 500ms, 5s.
+    #[arg(long, default_value = "5s", value_parser = interval, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Whose.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where they go: des.1, des-migrate.1 and so on; made when it is not there.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) dir: PathBuf,
 }
 
 /// A reason, as it is stored.

@@ -14,11 +14,13 @@ mod passes;
 mod pause;
 mod plan;
 mod read;
+mod ready;
 mod rebuild;
 mod reconcile;
 mod replay;
 mod retry_failed;
 mod services;
+mod shell;
 mod stats;
 mod windows;
 
@@ -67,5 +69,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
             output.raw(REFERENCE.as_bytes())?;
             Ok(Exit::Done)
         }
+        Command::Ready(args) => ready::run(args, *output).await,
+        Command::Completions(args) => shell::completions(args, *output),
+        Command::Man(args) => shell::man(&args.dir, *output),
     }
 }

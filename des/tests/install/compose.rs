@@ -1,0 +1,172 @@
+//! compose.yaml, which nobody here can bring up: against the schema of its specification, and against
+//! what it promises.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::programs::{assert_known_to_des, complains, path, program, succeeds, text, words, yaml};
+
+const COMPOSE: &str = "compose/compose.yaml";
+/// Gives a volume to its user, and ends.
+const ROOT: &str = "garage-owner";
+
+fn services() -> Map<String, Value> {
+    let services = yaml(COMPOSE)["services"].as_object().expect("services").clone();
+    assert!(services.len() >= 8, "{:?}", services.keys());
+    services
+}
+
+fn networks(service: &Value) -> BTreeSet<String> {
+    service.get("networks").map(words).unwrap_or_default().into_iter().collect()
+}
+
+/// The names in `${NAME}`, `${NAME:?why}` and `${NAME:-default}`.
+fn variables(text: &str) -> BTreeSet<String> {
+    let ends = |it: &str| it.split(['}', ':']).next().unwrap_or_default().to_owned();
+    text.split("${").skip(1).map(ends).collect()
+}
+
+#[test]
+fn compose_yaml_is_of_the_specification() {
+    let Some(mut check) = program("check-jsonschema") else { return };
+    succeeds(check.args(["--builtin-schema", "vendor.compose-spec"]).arg(path(COMPOSE)));
+    let wrong = text(COMPOSE).replacen("    healthcheck:", "    healthchecks:", 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("wrong.yaml"), wrong).expect("written");
+    let mut check = program("check-jsonschema").expect("it was there");
+    check.args(["--builtin-schema", "vendor.compose-spec"]).arg(dir.path().join("wrong.yaml"));
+    let why = complains(&mut check);
+    assert!(why.contains("healthchecks"), "{why}");
+}
+
+#[test]
+fn every_variable_has_an_example_and_every_example_is_used() {
+    let example = text("compose/.env.example");
+    let lines = example.lines().filter(|line| !line.starts_with('#'));
+    let named: BTreeSet<_> =
+        lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(named, variables(&text(COMPOSE)));
+    assert!(text(".gitignore").lines().any(|line| line == "/compose/.env"), "secrets stay here");
+}
+
+#[test]
+fn what_is_mounted_awaited_and_joined_is_there() {
+    let whole = yaml(COMPOSE);
+    let services = services();
+    for (name, service) in &services {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume["source"].as_str();
+            match (volume["type"].as_str(), source) {
+                (Some("bind"), Some(source)) => {
+                    assert!(path("compose").join(source).exists(), "{name} mounts {source}");
+                    assert_eq!(volume["read_only"], true, "{name} writes {source}");
+                }
+                (Some("volume"), Some(source)) => {
+                    assert!(whole["volumes"].get(source).is_some(), "{name}: {source}");
+                }
+                (Some("volume"), None) => {}
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        for network in networks(service) {
+            assert!(whole["networks"].get(&network).is_some(), "{name}: {network}");
+        }
+        for (other, how) in service["depends_on"].as_object().into_iter().flatten() {
+            let other = services.get(other).unwrap_or_else(|| panic!("{name} awaits {other}"));
+            match how["condition"].as_str() {
+                Some("service_healthy") => assert!(other["healthcheck"].is_object(), "{name}"),
+                Some("service_completed_successfully") => assert_eq!(other["restart"], "no"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn services_are_confined_limited_pinned_and_watched() {
+    for (name, service) in &services() {
+        assert_eq!(service["read_only"], true, "{name}");
+        assert_eq!(words(&service["cap_drop"]), ["ALL"], "{name}");
+        assert_eq!(words(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+        let user = service["user"].as_str().unwrap_or_else(|| panic!("{name} has no user"));
+        assert_eq!(user.starts_with("0:"), name == ROOT, "{name}: {user}");
+        let limits = &service["deploy"]["resources"]["limits"];
+        assert!(limits["memory"].is_string() && limits["cpus"].is_string(), "{name}: {limits}");
+        let (_, tag) = service["image"].as_str().and_then(|it| it.split_once(':')).expect("a tag");
+        assert!(tag.starts_with(|it: char| it.is_ascii_digit() || it == 'v'), "{name}: {tag}");
+        assert!(tag.matches('.').count() >= 1, "{name}: {tag} is not one version");
+        let runs_on = service["restart"] != "no";
+        assert_eq!(service["healthcheck"]["test"].is_array(), runs_on, "{name}");
+        for port in service["ports"].as_array().into_iter().flatten() {
+            let port = port.as_str().expect("a port");
+            assert!(port.starts_with("127.0.0.1:"), "{name} listens on {port}");
+        }
+    }
+}
+
+#[test]
+fn workers_reach_no_database_and_know_no_password_of_one() {
+    let services = services();
+    let (worker, postgres) = (&services["worker"], &services["postgres"]);
+    assert!(networks(worker).is_disjoint(&networks(postgres)));
+    let environment = worker["environment"].to_string();
+    for secret in ["postgres", "DES_DATABASE_URL", "DES_LEDGER_URL", "READER", "LEDGER"] {
+        assert!(!environment.contains(secret), "{environment}");
+    }
+    for other in ["rabbitmq", "garage", "prometheus"] {
+        assert!(!networks(worker).is_disjoint(&networks(&services[other])), "{other}");
+    }
+}
+
+#[test]
+fn roles_are_started_with_what_des_knows_and_stopped_with_time_to_drain() {
+    let services = services();
+    for role in ["coordinator", "worker"] {
+        let service = &services[role];
+        assert_known_to_des(&words(&service["command"]));
+        let healthy = words(&service["healthcheck"]["test"]);
+        assert_eq!(healthy[..2], ["CMD", "/usr/local/bin/des"]);
+        assert_known_to_des(&healthy[2..]);
+        let grace = service["stop_grace_period"].as_str().expect("a time");
+        let grace = humantime::parse_duration(grace).expect("a time");
+        let config = yaml(&format!("compose/des/{role}.yaml"));
+        let drain = config["worker"]["drain_timeout"].as_str().unwrap_or("300s");
+        let drain = humantime::parse_duration(drain).expect("a time");
+        assert!(grace >= drain + Duration::from_secs(15), "{role}: {grace:?}");
+        assert!(service["deploy"]["replicas"].as_u64() >= Some(2), "{role}");
+    }
+}
+
+#[test]
+fn prometheus_and_grafana_find_each_other() {
+    let services = services();
+    let config = yaml("compose/prometheus/prometheus.yaml");
+    let mut watched = BTreeSet::new();
+    for job in config["scrape_configs"].as_array().expect("jobs") {
+        for found in job["dns_sd_configs"].as_array().into_iter().flatten() {
+            for name in words(&found["names"]) {
+                assert_eq!(found["port"], 8080, "where des listens");
+                assert_eq!(job["job_name"], format!("des-{name}"), "what alerts call it");
+                let service = &services[&name];
+                assert!(!networks(service).is_disjoint(&networks(&services["prometheus"])));
+                watched.insert(name);
+            }
+        }
+    }
+    assert_eq!(watched.into_iter().collect::<Vec<_>>(), ["coordinator", "worker"]);
+    let source = yaml("compose/grafana/provisioning/datasources/prometheus.yaml");
+    let source = &source["datasources"][0];
+    assert_eq!(
+        (&source["url"], &source["uid"]),
+        (&"http://prometheus:9090".into(), &"prometheus".into())
+    );
+    let provider = yaml("compose/grafana/provisioning/dashboards/des.yaml");
+    let directory = provider["providers"][0]["options"]["path"].as_str().expect("a directory");
+    let mounted = services["grafana"]["volumes"].as_array().expect("volumes");
+    assert!(mounted.iter().any(|it| it["target"] == directory), "{directory} is not mounted");
+    let home = &services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
+    let home = home.as_str().and_then(|it| it.strip_prefix(directory)).expect("a dashboard");
+    assert!(path(&format!("compose/grafana/dashboards{home}")).exists(), "{home}");
+}

@@ -1,0 +1,257 @@
+//! The objects for Kubernetes: against the schemas of Kubernetes and of the operators, and against each
+//! other.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::programs::{
+    assert_known_to_des, complains, documents, files, path, program, succeeds, text, words, yaml,
+};
+
+const DIRECTORIES: [&str; 4] = ["fleet", "single", "autoscaling", "monitoring"];
+const KUBERNETES: &str = "1.33";
+/// Holds each object of stdin, one a line, to the schema of its custom resource.
+const CHECK_CUSTOM: &str = r#"
+import { readFileSync } from "node:fs";
+const models = {
+  "keda.sh/v1alpha1": await import("@kubernetes-models/keda/keda.sh/v1alpha1"),
+  "monitoring.coreos.com/v1":
+    await import("@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1"),
+};
+for (const line of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
+  const object = JSON.parse(line);
+  const models_of_version = models[object.apiVersion];
+  const Model = models_of_version[object.kind] ?? models_of_version.default[object.kind];
+  new Model(object).validate();
+  console.log(`${object.kind} is right`);
+}
+"#;
+
+fn directory(name: &str) -> String {
+    format!("compose/kubernetes/{name}")
+}
+
+/// The files of a directory that its kustomization names as objects.
+fn resources(name: &str) -> Vec<String> {
+    let directory = directory(name);
+    let named = words(&yaml(&format!("{directory}/kustomization.yaml"))["resources"]);
+    named.into_iter().map(|file| format!("{directory}/{file}")).collect()
+}
+
+/// Every object that `kubectl apply -k` would make, and the examples of secrets.
+fn objects(names: &[&str]) -> Vec<Value> {
+    let secrets = ["fleet", "single"].iter().filter(|it| names.contains(it));
+    let secrets = secrets.map(|name| format!("{}/secrets.example.yaml", directory(name)));
+    let all = names.iter().flat_map(|name| resources(name)).chain(secrets);
+    all.flat_map(|file| documents(&file)).collect()
+}
+
+fn is_custom(object: &Value) -> bool {
+    let version = object["apiVersion"].as_str().expect("a version");
+    ["keda.sh", "monitoring.coreos.com"].iter().any(|it| version.starts_with(it))
+}
+
+fn one<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found =
+        objects.iter().filter(|it| it["kind"] == kind && it["metadata"]["name"] == name);
+    found.next().unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// The template of a Deployment's or CronJob's pods.
+fn pods(object: &Value) -> Option<&Value> {
+    match object["kind"].as_str() {
+        Some("Deployment") => Some(&object["spec"]["template"]),
+        Some("CronJob") => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
+        _ => None,
+    }
+}
+
+#[test]
+fn objects_are_of_the_schema_of_kubernetes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut paths = Vec::new();
+    for (number, object) in objects(&DIRECTORIES).iter().filter(|it| !is_custom(it)).enumerate() {
+        let path = dir.path().join(format!("{number}.yaml"));
+        std::fs::write(&path, object.to_string()).expect("written");
+        paths.push(path);
+    }
+    assert!(paths.len() > 12, "{paths:?}");
+    let Some(mut validate) = program("kubernetes-validate") else { return };
+    succeeds(validate.args(["--strict", "-k", KUBERNETES]).args(&paths));
+    let wrong = text("compose/kubernetes/fleet/worker-deployment.yaml")
+        .replace("terminationGracePeriodSeconds", "terminationGraceSeconds");
+    std::fs::write(&paths[0], wrong).expect("written");
+    let mut validate = program("kubernetes-validate").expect("it was there");
+    let why = complains(validate.args(["--strict", "-k", KUBERNETES]).arg(&paths[0]));
+    assert!(why.contains("terminationGraceSeconds"), "{why}");
+}
+
+#[test]
+fn custom_objects_are_of_the_schemas_of_keda_and_the_prometheus_operator() {
+    let custom: Vec<_> = objects(&DIRECTORIES).into_iter().filter(is_custom).collect();
+    let kinds: BTreeSet<_> = custom.iter().filter_map(|it| it["kind"].as_str()).collect();
+    let expected = ["PrometheusRule", "ScaledObject", "ServiceMonitor", "TriggerAuthentication"];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
+    let check = |objects: &[Value]| {
+        let _models = program("@kubernetes-models")?;
+        let mut node = program("node")?;
+        node.args(["--input-type=module", "-e", CHECK_CUSTOM]);
+        node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = node.spawn().expect("node runs");
+        let lines: String = objects.iter().map(|it| format!("{it}\n")).collect();
+        running.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+        Some(running.wait_with_output().expect("it ends"))
+    };
+    let Some(output) = check(&custom) else { return };
+    let said = super::programs::said(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches(" is right").count(), custom.len(), "{said}");
+    let mut wrong = one(&custom, "ScaledObject", "des-worker").clone();
+    wrong["spec"]["maxReplicaCount"] = "many".into();
+    let output = check(&[wrong]).expect("it was there");
+    let said = super::programs::said(&output);
+    assert!(!output.status.success() && said.contains("maxReplicaCount"), "{said}");
+}
+
+#[test]
+fn every_file_has_its_place_and_every_place_its_file() {
+    for name in DIRECTORIES {
+        let directory = directory(name);
+        let kustomization = yaml(&format!("{directory}/kustomization.yaml"));
+        assert_eq!(kustomization["namespace"], "des");
+        let mut named: BTreeSet<String> = words(&kustomization["resources"]).into_iter().collect();
+        for generator in kustomization["configMapGenerator"].as_array().into_iter().flatten() {
+            for file in words(&generator["files"]) {
+                let (key, file) = file.split_once('=').expect("key=file");
+                assert_eq!(key, "des.yaml");
+                named.insert(file.to_owned());
+            }
+        }
+        let there: BTreeSet<String> = files(&directory, ".yaml")
+            .into_iter()
+            .filter(|file| file != "kustomization.yaml" && !file.ends_with(".example.yaml"))
+            .collect();
+        assert_eq!(there, named, "{name}");
+    }
+}
+
+#[test]
+fn names_labels_and_ports_fit_together() {
+    for name in ["fleet", "single"] {
+        let objects = objects(&[name]);
+        let kustomization = yaml(&format!("{}/kustomization.yaml", directory(name)));
+        let maps: Vec<_> = kustomization["configMapGenerator"].as_array().expect("maps").clone();
+        let mut found = 0;
+        for pods in objects.iter().filter_map(pods) {
+            found += 1;
+            let container = &pods["spec"]["containers"][0];
+            assert_eq!(container["image"], kustomization["images"][0]["name"]);
+            assert_known_to_des(&words(&container["args"]));
+            one(
+                &objects,
+                "ServiceAccount",
+                pods["spec"]["serviceAccountName"].as_str().expect("one"),
+            );
+            for secret in container["envFrom"].as_array().expect("secrets") {
+                one(&objects, "Secret", secret["secretRef"]["name"].as_str().expect("a name"));
+            }
+            let volumes = pods["spec"]["volumes"].as_array().expect("volumes");
+            for mount in container["volumeMounts"].as_array().expect("mounts") {
+                assert!(volumes.iter().any(|it| it["name"] == mount["name"]), "{mount}");
+            }
+            let map =
+                volumes.iter().find_map(|it| it["configMap"]["name"].as_str()).expect("a map");
+            assert!(maps.iter().any(|it| it["name"] == map), "{map} is never made");
+            assert_confined(pods);
+        }
+        assert_eq!(found, maps.len(), "{name}");
+    }
+    let fleet = objects(&["fleet"]);
+    let labels: Vec<_> =
+        fleet.iter().filter_map(pods).map(|it| it["metadata"]["labels"].clone()).collect();
+    let selects = |selector: &Value| {
+        let wanted = selector.as_object().expect("labels");
+        labels.iter().filter(|it| wanted.iter().all(|(key, value)| it[key] == *value)).count()
+    };
+    for object in &fleet {
+        match object["kind"].as_str().expect("a kind") {
+            "Service" => {
+                assert_eq!(selects(&object["spec"]["selector"]), 1, "{object}");
+                assert_eq!(object["spec"]["ports"][0]["name"], "http", "what the monitor scrapes");
+            }
+            "PodDisruptionBudget" | "Deployment" => {
+                assert_eq!(selects(&object["spec"]["selector"]["matchLabels"]), 1, "{object}");
+            }
+            _ => {}
+        }
+    }
+    let monitor = objects(&["monitoring"]);
+    let monitor = one(&monitor, "ServiceMonitor", "des");
+    let wanted = &monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"];
+    let services = fleet.iter().filter(|it| it["kind"] == "Service");
+    assert!(
+        services
+            .into_iter()
+            .all(|it| it["metadata"]["labels"]["app.kubernetes.io/name"] == *wanted)
+    );
+}
+
+/// What the namespace's `restricted` demands, and a root that nobody writes.
+#[track_caller]
+fn assert_confined(pods: &Value) {
+    let (pod, container) = (&pods["spec"], &pods["spec"]["containers"][0]);
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(words(&container["securityContext"]["capabilities"]["drop"]), ["ALL"]);
+    assert!(container["resources"]["limits"]["memory"].is_string());
+}
+
+#[test]
+fn workers_know_no_database_and_pods_are_stopped_with_time_to_drain() {
+    let fleet = objects(&["fleet"]);
+    let worker = pods(one(&fleet, "Deployment", "des-worker")).expect("pods");
+    let secrets = worker["spec"]["containers"][0]["envFrom"].to_string();
+    assert!(secrets.contains("des-broker-and-store") && !secrets.contains("des-databases"));
+    let policy = one(&fleet, "NetworkPolicy", "des-databases");
+    let who = &policy["spec"]["podSelector"]["matchExpressions"][1]["values"];
+    assert_eq!(words(who), ["coordinator", "migrate"]);
+    let single = objects(&["single"]);
+    let migrate = pods(one(&single, "CronJob", "des-migrate")).expect("pods");
+    for (pods, config) in [(worker, "fleet/worker.yaml"), (migrate, "single/migrate.yaml")] {
+        let config = yaml(&directory(config));
+        let drain = config["worker"]["drain_timeout"].as_str().expect("a time");
+        let drain = humantime::parse_duration(drain).expect("a time");
+        let grace = pods["spec"]["terminationGracePeriodSeconds"].as_u64().expect("seconds");
+        assert!(Duration::from_secs(grace) >= drain + Duration::from_secs(15), "{grace}");
+    }
+}
+
+#[test]
+fn keda_asks_for_the_queue_and_the_workers_that_there_are() {
+    let scaling = objects(&["autoscaling"]);
+    let scaled = one(&scaling, "ScaledObject", "des-worker");
+    let fleet = objects(&["fleet"]);
+    one(&fleet, "Deployment", scaled["spec"]["scaleTargetRef"]["name"].as_str().expect("a name"));
+    let queue = &scaled["spec"]["triggers"][0]["metadata"]["queueName"];
+    assert_eq!(*queue, "des.tasks", "broker.prefix is `des` unless something else is said");
+    let broker = yaml(&directory("fleet/worker.yaml"))["broker"].clone();
+    assert!(broker.get("prefix").is_none(), "{broker}");
+    let access = one(&scaling, "TriggerAuthentication", "des-broker");
+    let key = &access["spec"]["secretTargetRef"][0];
+    let secret = one(&fleet, "Secret", key["name"].as_str().expect("a name"));
+    assert!(secret["stringData"].get(key["key"].as_str().expect("a key")).is_some(), "{key}");
+}
+
+#[test]
+fn the_operators_rules_are_those_of_compose() {
+    let rule = yaml(&directory("monitoring/prometheus-rule.yaml"));
+    assert_eq!(rule["spec"]["groups"], yaml("compose/prometheus/alerts.yaml")["groups"]);
+    assert!(path("docs/runbooks.md").exists());
+}
