@@ -15,12 +15,14 @@ pub mod figures;
 pub mod gc;
 pub mod held;
 pub mod init;
+pub mod live;
 pub mod metrics;
 pub mod operate;
 pub mod partitions;
 pub mod pause;
 pub mod rebuild;
 pub mod recheck;
+pub mod status;
 
 mod answer;
 mod beside;

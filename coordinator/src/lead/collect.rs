@@ -51,6 +51,7 @@ impl Leader<'_> {
     async fn apply(&mut self, outcome: &Outcome) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
+        self.it.board.answered(outcome);
         sabotage::count_twice(&mut self.flight, outcome);
         let Some(partition) = self.flight.awaited(outcome).cloned() else {
             self.offer(address, Some(outcome.result.clone()));
