@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use backends::ledger::{AuditEntry, Pause, WindowRecord};
 use coordinator::explain::PauseFacts;
 use coordinator::operate::{RequestError, request_replays};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::page::PageSource;
-use super::{Answers, problem};
+use super::{Answers, json, problem};
 
 /// The largest body, in bytes, and how long it may take to arrive.
 const BODY: usize = 4 * 1024;
@@ -134,7 +134,7 @@ impl From<RequestError> for Refused {
 
 async fn answer<T: Serialize>(acting: impl Future<Output = Result<T, Refused>>) -> Response {
     match acting.await {
-        Ok(done) => axum::Json(done).into_response(),
+        Ok(done) => json(StatusCode::OK, &done),
         Err(Refused(status, why)) => {
             let mut response = problem(status, &why);
             if status == StatusCode::UNAUTHORIZED {

@@ -189,9 +189,19 @@ fn router(answers: Arc<Answers>) -> Router {
     router.layer(map_response(page::secure)).with_state(answers)
 }
 
+/// An answer in JSON, which nobody is to keep.
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    const HEADERS: [(header::HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, HEADERS, body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
 /// An answer that says in JSON what is wrong.
 fn problem(status: StatusCode, why: &str) -> Response {
-    (status, axum::Json(serde_json::json!({ "error": why }))).into_response()
+    json(status, &serde_json::json!({ "error": why }))
 }
 
 async fn tell_metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {

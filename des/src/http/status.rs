@@ -14,7 +14,7 @@ use protocol::Timestamp;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Answers, problem};
+use super::{Answers, json, problem};
 
 /// How often whoever watches is told, at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub(super) async fn once(State(answers): State<Arc<Answers>>) -> Response {
     };
     let (at, status) = source.status.read().await;
     let told = Told { at, actions: answers.actions(), status: &status };
-    ([(CACHE_CONTROL, "no-store")], axum::Json(told)).into_response()
+    json(StatusCode::OK, &told)
 }
 
 /// One who watches.
@@ -78,7 +78,7 @@ pub(super) async fn events(State(answers): State<Arc<Answers>>) -> Response {
 
 impl Watching {
     /// The next event; waits until something has changed.
-    async fn next(mut self) -> Option<(Result<Event, axum::Error>, Self)> {
+    async fn next(mut self) -> Option<(Result<Event, serde_json::Error>, Self)> {
         loop {
             if self.told.is_some() || self.starting.is_some() {
                 tokio::time::sleep(TELL_EVERY).await;
@@ -98,9 +98,9 @@ impl Watching {
                 continue;
             }
             let told = Told { at, actions: self.answers.actions(), status: &status };
-            let event = Event::default().event("status").json_data(told);
+            let data = serde_json::to_string(&told);
             self.told = Some(status);
-            return Some((event, self));
+            return Some((data.map(|data| Event::default().event("status").data(data)), self));
         }
     }
 }

@@ -87,18 +87,20 @@ function date(text) {
   const [, year, month, day, minutes, seconds = ''] = parts;
   return `${Number(day)} ${MONTHS[month - 1]} ${year} ${minutes}${seconds === ':00' ? '' : seconds}`;
 }
+/** The same without a midnight, which is what a day's window ends at. */
+const day = (text) => date(text).replace(/ 00:00$/, '');
 const time = (text) => el('time', { datetime: text, title: text }, date(text));
 
 let clock = 0; // the coordinator's, less ours, in milliseconds
 const now = () => Date.now() + clock;
 /** An age that grows by itself. */
-function age(text) {
-  const it = el('time', { datetime: text, title: text, 'data-age': '' });
+function age(text, ago = ' ago') {
+  const it = el('time', { datetime: text, title: text, 'data-age': ago });
   tellAge(it);
   return it;
 }
 function tellAge(it) {
-  say(it, `${duration((now() - Date.parse(it.getAttribute('datetime'))) / 1000)} ago`);
+  say(it, duration((now() - Date.parse(it.getAttribute('datetime'))) / 1000) + it.dataset.age);
 }
 
 /** A sentence with its `commands` and times marked. */
@@ -125,7 +127,8 @@ function show(told) {
   say($('role'), roleOf(told));
   showVerdict(told);
   showActions(told);
-  draw('figures', figuresOf(told), (figures) => figures.map(figure));
+  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused } = told;
+  draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused }, (known) => figuresOf(known).map(figure));
   $('troubles').hidden = told.troubles.length === 0;
   draw('troubles-list', told.troubles, (troubles) =>
     troubles.flatMap(({ what, text }) => [el('dt', {}, what), el('dd', {}, text)]));
@@ -157,17 +160,16 @@ function showVerdict({ explanation, tone, process }) {
   document.title = `${TONES[tone]} · DES Fleet`;
 }
 
-function figuresOf(told) {
-  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused } = told;
+function figuresOf({ watermark, lag, left, failed, lease, paused }) {
   const files = failed.reduce((sum, { files }) => sum + files, 0);
   const lagText = lag === 0 ? 'none' : duration(lag);
   return [
-    watermark && ['Watermark', date(watermark.archived_until), 'everything before is settled'],
-    watermark && ['Lag', lagText, `target ${date(watermark.target)}`],
+    watermark && ['Watermark', day(watermark.archived_until), 'everything before is settled'],
+    watermark && ['Lag', lagText, `target ${day(watermark.target)}`],
     left.pending_files !== null && ['Files due', number(left.pending_files), 'counted up to a minute ago'],
     left.seconds !== null && left.pending_files > 0 && ['Time left', duration(left.seconds), 'at the pace of 10 minutes'],
     ['Failed files', number(files), files ? 'not archived, with a reason' : 'none'],
-    paused && ['Paused since', date(paused.since), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
+    paused && ['Paused for', age(paused.since, ''), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
     !lease && ['Lease', 'nobody leads', ''],
   ].filter(Boolean);
 }
@@ -412,7 +414,7 @@ function errors(list) {
 function audit(list) {
   if (list.length === 0) return el('p', { class: 'none' }, 'Nobody did anything yet.');
   return el('ul', { class: 'plain', role: 'list' }, ...list.map(({ at, actor, action, from, to, reason }) => {
-    const values = [from && `from ${from}`, to && `to ${to}`].filter(Boolean).join(' ');
+    const values = from && to ? `from ${from} to ${to}` : (to ?? from);
     return el('li', {}, el('div', { class: 'who' }, el('span', {}, el('strong', {}, action), ` by ${actor}`), el('span', { class: 'quiet' }, time(at))),
       values ? el('small', {}, ...marked(values)) : undefined,
       reason ? el('div', {}, reason) : undefined);
