@@ -162,7 +162,10 @@ async fn ask_catalog(
     Ok(())
 }
 
-pub(crate) async fn ask_broker(facts: &mut Facts, queue: &dyn TaskQueue) -> Result<(), BackendError> {
+pub(crate) async fn ask_broker(
+    facts: &mut Facts,
+    queue: &dyn TaskQueue,
+) -> Result<(), BackendError> {
     let tasks = queue.depth(Lane::Tasks).await?;
     let dead = queue.depth(Lane::Dead).await?;
     facts.broker =

@@ -183,15 +183,16 @@ impl Status {
         let busy = workers.as_deref().unwrap_or_default();
         let clock = facts.now.unwrap_or(now);
         let mut room = PARTITIONS_TOLD;
-        let windows = facts.windows.into_iter().zip(windows).map(|(facts, (record, partitions))| {
-            let why_held =
-                facts.held.then(|| HeldWindow::new(&record, facts.files_failed).reason);
-            let known = each::Known { window: record.key(), clock, live: live.as_ref(), busy };
-            let each: Vec<_> =
-                partitions.iter().take(room).map(|partition| known.tell(partition)).collect();
-            room = room.saturating_sub(each.len());
-            WindowStatus { facts: shortened_trouble(facts), why_held, each_partition: each }
-        });
+        let windows =
+            facts.windows.into_iter().zip(windows).map(|(facts, (record, partitions))| {
+                let why_held =
+                    facts.held.then(|| HeldWindow::new(&record, facts.files_failed).reason);
+                let known = each::Known { window: record.key(), clock, live: live.as_ref(), busy };
+                let each: Vec<_> =
+                    partitions.iter().take(room).map(|partition| known.tell(partition)).collect();
+                room = room.saturating_sub(each.len());
+                WindowStatus { facts: shortened_trouble(facts), why_held, each_partition: each }
+            });
         Self {
             version: Self::VERSION,
             job,

@@ -124,7 +124,8 @@ impl Known<'_> {
 
     /// The worker that was heard of it last, and the rows that it read.
     fn running(&self, partition: PartitionId) -> Option<(&str, u64)> {
-        let tasks = self.busy.iter().flat_map(|worker| worker.tasks.iter().map(move |task| (worker, task)));
+        let tasks =
+            self.busy.iter().flat_map(|worker| worker.tasks.iter().map(move |task| (worker, task)));
         let ours = tasks.filter(|(_, task)| {
             (task.window, task.revision, task.partition)
                 == (self.window.end, self.window.revision, partition)

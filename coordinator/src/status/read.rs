@@ -113,9 +113,7 @@ fn told<T>(facts: &mut Facts, what: &str, asked: Result<T, String>) -> Option<T>
     asked.map_err(|why| facts.trouble(what, why)).ok()
 }
 
-async fn within<T>(
-    asked: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, String> {
+async fn within<T>(asked: impl Future<Output = Result<T, BackendError>>) -> Result<T, String> {
     match tokio::time::timeout(LIMIT, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_elapsed) => Err(format!("no answer within {LIMIT:?}")),

@@ -1,8 +1,6 @@
 use std::sync::Arc;
 
-use backends::ledger::{
-    AcceptedReceipt, AuditEntry, Purpose, WindowState, WindowTotals,
-};
+use backends::ledger::{AcceptedReceipt, AuditEntry, Purpose, WindowState, WindowTotals};
 use protocol::message::{PartitionAddress, Progress};
 use protocol::{Tally, Window};
 use serde_json::{Value, json};
@@ -184,11 +182,8 @@ fn every_partition_has_the_state_that_is_known_of_it() {
 #[test]
 fn the_backlog_has_the_ledgers_figures_beside_the_brokers() {
     let windows = vec![(record(WindowState::Open), partitions())];
-    let figures = Figures {
-        pending_files: Some(12_345),
-        backlog_seconds: Some(60.5),
-        ..Figures::default()
-    };
+    let figures =
+        Figures { pending_files: Some(12_345), backlog_seconds: Some(60.5), ..Figures::default() };
     let status = status(Parts { figures: Some(Arc::new(figures)), ..parts(windows) });
     let expected = json!({
         "pending_files": 12_345, "seconds": 60.5, "partitions_to_do": 5,
@@ -225,8 +220,7 @@ fn texts_of_others_are_cut_between_characters() {
         reason: Some(long.clone()),
     };
     let audit = vec![AuditRecord { at: at("2024-12-20"), entry }];
-    let troubled =
-        PartitionRecord { trouble: Some(("source".to_owned(), long)), ..partition(0) };
+    let troubled = PartitionRecord { trouble: Some(("source".to_owned(), long)), ..partition(0) };
     let windows = vec![(record(WindowState::Open), vec![troubled])];
     let status = status(Parts { audit, ..parts(windows) });
     let reason = status.audit[0].reason.as_deref().expect("a reason");
@@ -253,7 +247,8 @@ fn the_tone_is_what_the_sentence_says() {
     says(|it| it.watermark = None, Tone::Trouble, "no archive");
     says(|it| it.behind = Some("older".to_owned()), Tone::Trouble, "must not move");
     says(|it| it.windows[0].held = true, Tone::Held, "is held");
-    let nobody = |it: &mut Facts| it.broker = Some(Broker { tasks: 5, workers: 0, dead_letters: 0 });
+    let nobody =
+        |it: &mut Facts| it.broker = Some(Broker { tasks: 5, workers: 0, dead_letters: 0 });
     says(nobody, Tone::Trouble, "no worker listens");
     let waits = |it: &mut Facts| {
         it.windows[0].partitions = Partitions { all: 2, accepted: 1, to_do: 0, backing_off: 1 };
@@ -296,8 +291,7 @@ fn the_keys_are_those_of_the_paper() {
     let mut keys = Vec::new();
     collect(&told, "", &mut keys);
     let paper = include_str!("../../../docs/page.md");
-    let missing: Vec<_> =
-        keys.iter().filter(|key| !paper.contains(&format!("`{key}`"))).collect();
+    let missing: Vec<_> = keys.iter().filter(|key| !paper.contains(&format!("`{key}`"))).collect();
     assert!(missing.is_empty(), "not in docs/page.md: {missing:?}");
     assert!(keys.len() > 60, "{keys:?}");
 }

@@ -206,7 +206,8 @@ mod tests {
             let config = validate::validate(path, raw, &|_: &str| None);
             config.map(|it| it.http.admin_token).map_err(|error| error.to_string())
         };
-        let accepted = token("0123456789abcdef").expect("sixteen are enough").expect("there is one");
+        let accepted =
+            token("0123456789abcdef").expect("sixteen are enough").expect("there is one");
         assert!(accepted.matches("0123456789abcdef") && !accepted.matches("0123456789abcdeF"));
         assert!(!format!("{accepted:?}").contains("0123"));
         assert_eq!(token(""), Ok(None), "as `${VAR:}` leaves it");

@@ -308,9 +308,7 @@ fn http_config(
             Ok(at(Some(address), true))
         }
         (None, Some(port)) => Ok(at(Some((Ipv4Addr::LOCALHOST, port).into()), true)),
-        (None, None) => {
-            Ok(at(Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()), false))
-        }
+        (None, None) => Ok(at(Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()), false)),
     }
 }
 

@@ -94,8 +94,7 @@ pub(super) async fn replay(State(answers): State<Arc<Answers>>, request: Request
             to: Some(asked.window.to_string()),
             reason: Some(reason(asked.reason)?),
         };
-        let requested =
-            request_replays(&*source.ledger, Some(after), asked.window, &audit).await?;
+        let requested = request_replays(&*source.ledger, Some(after), asked.window, &audit).await?;
         let windows = requested.iter().map(WindowRecord::window_end).collect();
         let done = "Asked for: whoever leads begins with it within seconds.".to_owned();
         Ok(ReplayDone { done, windows })
@@ -155,8 +154,9 @@ async fn act<A: DeserializeOwned, T>(
     let (head, body) = request.into_parts();
     allow(answers, &head.headers).await?;
     let asked = read(body).await?;
-    let asked = serde_json::from_slice(&asked)
-        .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")))?;
+    let asked = serde_json::from_slice(&asked).map_err(|error| {
+        Refused(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
+    })?;
     let source = answers.source().ok_or_else(|| {
         Refused(StatusCode::SERVICE_UNAVAILABLE, "this coordinator is starting".to_owned())
     })?;
@@ -232,7 +232,9 @@ fn reason(text: String) -> Result<String, Refused> {
     match text.chars().count() {
         0 => Err(Refused(StatusCode::BAD_REQUEST, "the reason is empty: say why".to_owned())),
         1..=REASON => Ok(text.to_owned()),
-        _ => Err(Refused(StatusCode::BAD_REQUEST, format!("the reason is over {REASON} characters"))),
+        _ => {
+            Err(Refused(StatusCode::BAD_REQUEST, format!("the reason is over {REASON} characters")))
+        }
     }
 }
 
@@ -251,7 +253,11 @@ mod tests {
         };
         let host = ("host", "127.0.0.1:8080");
         assert!(from(&[host]), "curl");
-        assert!(from(&[host, ("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]));
+        assert!(from(&[
+            host,
+            ("origin", "http://127.0.0.1:8080"),
+            ("sec-fetch-site", "same-origin")
+        ]));
         assert!(from(&[("host", "des.example"), ("origin", "https://des.example")]), "behind TLS");
         assert!(!from(&[host, ("origin", "http://127.0.0.1:8081")]));
         assert!(!from(&[host, ("origin", "null")]));

@@ -71,7 +71,8 @@ pub(super) async fn events(State(answers): State<Arc<Answers>>) -> Response {
         return response;
     };
     let watching = Watching { answers, told: None, starting: None, _place: place };
-    let alive = KeepAlive::new().interval(ALIVE_EVERY).event(Event::default().event("alive").data("-"));
+    let alive =
+        KeepAlive::new().interval(ALIVE_EVERY).event(Event::default().event("alive").data("-"));
     let events = Sse::new(stream::unfold(watching, Watching::next)).keep_alive(alive);
     ([(CACHE_CONTROL, "no-store")], events).into_response()
 }
@@ -87,7 +88,8 @@ impl Watching {
                 let starting = Some(self.answers.starting());
                 if self.starting != starting {
                     let event = Event::default().event("starting");
-                    let event = event.data(starting.as_deref().unwrap_or_default().replace(['\r', '\n'], " "));
+                    let event = event
+                        .data(starting.as_deref().unwrap_or_default().replace(['\r', '\n'], " "));
                     self.starting = starting;
                     return Some((Ok(event), self));
                 }

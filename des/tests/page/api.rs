@@ -10,7 +10,13 @@ use crate::{LIMIT, TOKEN, serve_on_an_address};
 
 /// Status, head and body of a request; it must be answered.
 #[track_caller]
-fn send(address: &str, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String, String) {
+fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
     let headers: String = headers.iter().map(|it| format!("{it}\r\n")).collect();
@@ -38,7 +44,8 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
     let bearer = format!("Authorization: Bearer {TOKEN}");
     let mut coordinator = coordinator;
     coordinator.run_until(LIMIT, || {
-        TcpStream::connect(&address).is_ok() && send(&address, "GET", "/api/status", &[], "").0 == 200
+        TcpStream::connect(&address).is_ok()
+            && send(&address, "GET", "/api/status", &[], "").0 == 200
     });
     let wrong = bearer.replace("guesses", "guessed");
     let foreign = "Origin: http://elsewhere.example";

@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::browser::Browser;
 use crate::setup::Fleet;
 use crate::{
-    LIMIT, assert_no_sideways_scrolling, assert_quiet, free_address, pictures, start_worker, states,
-    tone,
+    LIMIT, assert_no_sideways_scrolling, assert_quiet, free_address, pictures, start_worker,
+    states, tone,
 };
 
 #[test]
@@ -24,8 +24,8 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     let address = free_address();
     // No token.
     fleet.configure("http", "listen", json!(address));
-    let mut coordinator = fleet.start("coordinator");
     let _worker = start_worker(&mut fleet, &address);
+    let mut coordinator = fleet.start("coordinator");
     coordinator.run_until(LIMIT, || fleet.is_held_with(12));
     let browser = Browser::start();
     browser.screen(320, 700, true);
@@ -34,7 +34,10 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     browser.wait_for(&tone("held"));
     let sentence = browser.text("#verdict");
     assert!(sentence.contains("12 of its 52 files failed"), "{sentence}");
-    assert!(sentence.contains(&format!("des retry --window {}", fleet.window_end(6))), "{sentence}");
+    assert!(
+        sentence.contains(&format!("des retry --window {}", fleet.window_end(6))),
+        "{sentence}"
+    );
     browser.wait_for("return document.querySelectorAll('[data-state=retrying]').length > 0");
     let states = states(&browser);
     assert_eq!(states.len(), 5, "four partitions, and one of the other window: {states:?}");

@@ -62,8 +62,10 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     browser.wait_for("return document.querySelectorAll('#windows .cell').length > 40");
     browser.wait_for("return document.querySelector('#sentence').innerText.includes('no worker')");
     browser.wait_for(&tone("trouble"));
-    browser.wait_for("return new Set([...document.querySelectorAll('#windows .cell')].map((it) => \
-        it.dataset.state)).size === 1");
+    browser.wait_for(
+        "return new Set([...document.querySelectorAll('#windows .cell')].map((it) => \
+        it.dataset.state)).size === 1",
+    );
     assert_eq!(states(&browser)[0], "published");
     assert_eq!(browser.text("#connection"), "Live");
     assert!(browser.text("#role").starts_with("Leading"), "{}", browser.text("#role"));

@@ -12,7 +12,6 @@ mod pictures;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
 
-#[expect(dead_code, reason = "the fleet's own tests use all of it")]
 #[path = "../support/process.rs"]
 mod process;
 
@@ -49,7 +48,9 @@ fn serve_on_an_address(fleet: &mut Fleet) -> String {
 /// A worker, which has an address of its own.
 fn start_worker(fleet: &mut Fleet, address: &str) -> Running {
     fleet.configure("http", "listen", json!("127.0.0.1:0"));
-    let worker = fleet.start("worker");
+    let mut worker = fleet.start("worker");
+    // Only then has it read what is written anew now.
+    worker.told("serving HTTP address=", LIMIT);
     fleet.configure("http", "listen", json!(address));
     worker
 }
