@@ -1,11 +1,17 @@
 //! What a coordinator lets others see of itself: whether it leads, what is in its way, and the
 //! figures of the ledger as long as they are its business. Serving that is for others.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use protocol::message::{Outcome, Progress};
+use protocol::{PartitionId, Timestamp, WindowKey};
+
 use crate::figures::Figures;
+use crate::live::Live;
+use crate::status::Role;
 
 /// How long after its lease a leader's figures still count: one that fails and tries again takes the
 /// lease anew every second.
@@ -29,6 +35,7 @@ struct State {
     /// What is in the way, while there is something.
     trouble: Option<String>,
     figures: Option<(Instant, Arc<Figures>)>,
+    live: Live,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -74,6 +81,35 @@ impl Board {
         let (at, figures) = state.figures.as_ref().filter(|_| state.may_show())?;
         let age = at.elapsed();
         (age < OLDEST_FIGURES).then(|| (Arc::clone(figures), age))
+    }
+
+    /// What the process is to the fleet just now, and what is in its way or what it does.
+    pub(crate) fn role(&self) -> (Role, Result<String, String>) {
+        let role = match self.locked().phase {
+            Phase::Starting => Role::Starting,
+            Phase::StandingBy(_) => Role::StandingBy,
+            Phase::Leading => Role::Leading,
+            Phase::Resting => Role::Resting,
+        };
+        (role, self.ready())
+    }
+
+    /// What is known at this moment, where this process is the one to show it.
+    pub(crate) fn live(&self) -> Option<Live> {
+        let state = self.locked();
+        state.may_show().then(|| state.live.clone())
+    }
+
+    pub(crate) fn heard(&self, progress: &Progress) {
+        self.locked().live.heard(progress, now());
+    }
+
+    pub(crate) fn answered(&self, outcome: &Outcome) {
+        self.locked().live.answered(outcome, now());
+    }
+
+    pub(crate) fn publishes(&self, published: BTreeSet<(WindowKey, PartitionId)>) {
+        self.locked().live.publishes(published);
     }
 
     pub(crate) fn may_show(&self) -> bool {
@@ -125,6 +161,7 @@ impl Board {
 
     pub(crate) fn accepted(&self, rows: u64) {
         self.accepted_rows.fetch_add(rows, Ordering::Relaxed);
+        self.locked().live.accepted(rows, now());
     }
 
     pub(crate) fn accepted_rows(&self) -> u64 {
@@ -135,6 +172,11 @@ impl Board {
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// This process's clock.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_chrono(chrono::Utc::now()).unwrap_or(Timestamp::MIN)
 }
 
 impl State {

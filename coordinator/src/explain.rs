@@ -52,7 +52,7 @@ pub async fn gather(sources: Sources<'_>, settings: ExplainSettings) -> Facts {
     let catalog = facts.reachable("catalog", sources.catalog);
     if let Some(ledger) = facts.reachable("ledger", sources.ledger) {
         let asked = ask_ledger(&mut facts, ledger, catalog, settings).await;
-        facts.keep("ledger", asked);
+        facts.keep("ledger", asked.map(|_windows| ()));
         if let Ok(store) = &sources.store {
             match behind(store, ledger).await {
                 Ok(behind) => facts.behind = behind,
@@ -74,7 +74,7 @@ pub async fn gather(sources: Sources<'_>, settings: ExplainSettings) -> Facts {
 }
 
 impl Facts {
-    fn trouble(&mut self, what: &str, text: String) {
+    pub(crate) fn trouble(&mut self, what: &str, text: String) {
         if !self.troubles.iter().any(|known| known.what == what) {
             self.troubles.push(Trouble { what: what.to_owned(), text });
         }
@@ -84,23 +84,25 @@ impl Facts {
         source.map_err(|why| self.trouble(what, why)).ok()
     }
 
-    fn keep(&mut self, what: &str, asked: Result<(), BackendError>) {
+    pub(crate) fn keep(&mut self, what: &str, asked: Result<(), BackendError>) {
         if let Err(error) = asked {
             self.trouble(what, error.to_string());
         }
     }
 }
 
-async fn ask_ledger(
+/// What the ledger says; gives the open windows that were looked at, with their partitions. Without a
+/// catalog nothing is counted.
+pub(crate) async fn ask_ledger(
     facts: &mut Facts,
     ledger: &dyn Ledger,
     catalog: Option<&dyn Catalog>,
     settings: ExplainSettings,
-) -> Result<(), BackendError> {
+) -> Result<Vec<(WindowRecord, Vec<PartitionRecord>)>, BackendError> {
     let now = ledger.now().await?;
     facts.now = Some(now);
     let (Some(row), Some(archive)) = (ledger.watermark().await?, ledger.archive().await?) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     facts.lease = ledger.lease_status().await?.and_then(|status| {
         let expires_at = status.expires_at;
@@ -135,12 +137,14 @@ async fn ask_ledger(
     facts.stuck = stuck.map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason });
     let open = ledger.open_windows().await?;
     facts.open_windows = open.len() as u64;
-    for record in open.iter().take(WINDOWS_LOOKED_AT) {
+    let mut windows = Vec::new();
+    for record in open.into_iter().take(WINDOWS_LOOKED_AT) {
         let partitions = ledger.partitions(record.key()).await?;
-        let since = since_when(ledger, record).await?;
-        facts.windows.push(WindowFacts { since, ..window_facts(record, &partitions, now) });
+        let since = since_when(ledger, &record).await?;
+        facts.windows.push(WindowFacts { since, ..window_facts(&record, &partitions, now) });
+        windows.push((record, partitions));
     }
-    Ok(())
+    Ok(windows)
 }
 
 /// Since when a pass has been in its state.
@@ -177,7 +181,10 @@ async fn ask_catalog(
     Ok(())
 }
 
-async fn ask_broker(facts: &mut Facts, queue: &dyn TaskQueue) -> Result<(), BackendError> {
+pub(crate) async fn ask_broker(
+    facts: &mut Facts,
+    queue: &dyn TaskQueue,
+) -> Result<(), BackendError> {
     let tasks = queue.depth(Lane::Tasks).await?;
     let dead = queue.depth(Lane::Dead).await?;
     facts.broker =
@@ -199,7 +206,7 @@ pub(crate) fn count_partitions(partitions: &[PartitionRecord], now: Timestamp) -
 }
 
 /// Where a window stands. Pure.
-fn window_facts(
+pub(crate) fn window_facts(
     record: &WindowRecord,
     partitions: &[PartitionRecord],
     now: Timestamp,

@@ -1,7 +1,7 @@
 //! The windows being worked on, as this process sees them. Everything here but the times of
 //! publishing and of signs of life can be read from the ledger again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use backends::ledger::{PartitionRecord, WindowRecord, WindowState, splits};
@@ -266,6 +266,12 @@ impl Flight {
     pub(crate) fn under_way(&self) -> Vec<u32> {
         let published = self.unfinished().filter(|(_, open)| open.last_sign.is_some());
         published.map(|(_, open)| open.record.interruptions).collect()
+    }
+
+    /// Partitions that were published and not answered.
+    pub(crate) fn published(&self) -> BTreeSet<(WindowKey, PartitionId)> {
+        let published = self.unfinished().filter(|(_, open)| open.last_sign.is_some());
+        published.map(|(window, open)| (window, open.record.partition)).collect()
     }
 
     /// Partitions that were published and whose last sign of life is older than `silence`.

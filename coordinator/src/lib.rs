@@ -16,13 +16,16 @@ pub mod gc;
 pub mod held;
 pub mod init;
 pub mod listing;
+pub mod live;
 pub mod metrics;
 pub mod operate;
 pub mod outlook;
 pub mod partitions;
 pub mod pause;
+pub mod rate;
 pub mod rebuild;
 pub mod recheck;
+pub mod status;
 
 mod answer;
 mod beside;

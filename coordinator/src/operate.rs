@@ -11,8 +11,8 @@ use crate::cutting::cutoff;
 use crate::explain::PauseFacts;
 use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
-use crate::outlook::{BitsAdvice, Pace, WINDOWS_LOOKED_AT, advise_bits, pace};
 use crate::pause::standing;
+use crate::rate::{BitsAdvice, Pace, WINDOWS_LOOKED_AT, advise_bits, pace};
 
 /// Where the watermark stands, and what lies on either side of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

@@ -10,9 +10,11 @@ use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
 use backends::{Catalog, Ledger, Store, TaskQueue};
 use coordinator::board::Board;
+use coordinator::explain::ExplainSettings;
 use coordinator::figures::Watch;
 use coordinator::init::{self, ArchiveSeed, Examined, InitError, InitReport};
 use coordinator::partitions::PartitionLimits;
+use coordinator::status::StatusReader;
 use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Sources, Worker, WorkerSettings};
 
 use crate::config::{Config, DatabaseUrl, StoreConfig};
+use crate::http::PageSource;
 use crate::output::Failure;
 
 /// Bytes of rows that a partition holds at most: what a worker keeps in memory of its manifest.
@@ -273,6 +276,27 @@ impl Fleet {
             config.coordinator.window_span_micros,
         );
         tokio::spawn(watch.run(stop.clone()));
+    }
+}
+
+impl Fleet {
+    /// What the page of a process with this board shows and acts on.
+    pub(crate) fn page_source(&self, config: &Config, board: &Board) -> PageSource {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let settings =
+            ExplainSettings { window_span_micros: config.coordinator.window_span_micros };
+        PageSource {
+            status: StatusReader::new(
+                (config.job.clone(), board.clone()),
+                Arc::clone(&self.ledger),
+                Arc::clone(&self.catalog),
+                self.store.clone(),
+                config.broker.is_some().then(|| Arc::clone(&self.queue)),
+                settings,
+            ),
+            ledger: Arc::clone(&self.ledger),
+            actor: format!("page/token@{host}"),
+        }
     }
 }
 

@@ -86,6 +86,7 @@ impl Leader<'_> {
     ) -> Result<(), BackendError> {
         let address = &outcome.address;
         let key = WindowKey::new(address.window, address.revision);
+        self.it.board.answered(outcome);
         sabotage::count_twice(&mut self.flight, outcome);
         let Some(partition) = awaited else {
             self.offer(address, Some(outcome.result.clone()));

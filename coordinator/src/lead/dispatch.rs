@@ -141,6 +141,7 @@ impl Leader<'_> {
 
     /// Publishes again what was published, gives no sign of life, and is not waiting in the queue.
     pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
+        self.it.board.publishes(self.flight.published());
         let silent = self.flight.silent(self.it.settings.silence);
         if silent.is_empty() || self.paused.is_some() {
             return Ok(());
@@ -163,6 +164,7 @@ impl Leader<'_> {
         if let Ok(progress) = Progress::decode(&delivery.body)
             && self.is_ours(&progress.address)
         {
+            self.it.board.heard(&progress);
             let key = WindowKey::new(progress.address.window, progress.address.revision);
             let (mut read, mut waits) = (None, false);
             if let Some(open) = self.flight.partition_mut(key, progress.address.partition)

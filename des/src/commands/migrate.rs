@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::cli::{MigrateArgs, Mode};
 use crate::config::Config;
-use crate::http::{self, Served};
+use crate::http::{self, PageSlot, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure, Output, bytes, grouped, table};
 use crate::progress::FileBar;
@@ -126,7 +126,9 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
         // A run that was told to stop has done what it was told.
         return Ok(result.exit());
     }
-    let _http = http::serve(&config.http, Served::of_both(&board)).await?;
+    let page = PageSlot::default();
+    page.fill(fleet.page_source(&config, &board));
+    let _http = http::serve(&config.http, Served::of_both(&board, &page)).await?;
     fleet.watch(&config, &board, &shutdown);
     let pause = args.interval;
     while !shutdown.is_cancelled() {

@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::cli::{CoordinatorArgs, WorkerArgs};
 use crate::config::Config;
-use crate::http::{self, Served};
+use crate::http::{self, PageSlot, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure};
 use crate::wiring::{self, Permissions};
@@ -44,11 +44,12 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     require_broker(&config, "coordinator")?;
     let permissions =
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
-    let board = Board::default();
-    let _http = http::serve(&config.http, Served::of_coordinator(&board)).await?;
+    let (board, page) = (Board::default(), PageSlot::default());
+    let _http = http::serve(&config.http, Served::of_coordinator(&board, &page)).await?;
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     fleet.watch(&config, &board, &shutdown);
+    page.fill(fleet.page_source(&config, &board));
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();
     let coordinator = fleet.coordinator(&config, true, (events, board));

@@ -99,7 +99,7 @@ fn rate(per_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use coordinator::outlook::{BitsAdvice, Pace};
+    use coordinator::rate::{BitsAdvice, Pace};
 
     use super::*;
 

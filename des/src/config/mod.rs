@@ -1,6 +1,7 @@
 //! The configuration: parsed raw, validated once into values that cannot be wrong, then never
 //! changed.
 
+mod admin_token;
 mod load;
 mod raw;
 mod urls;
@@ -16,6 +17,7 @@ use coordinator::attempts::AttemptLimits;
 use coordinator::decide::FailureLimits;
 use protocol::{Job, PackSettings, Timestamp};
 
+pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
 pub(crate) use urls::DatabaseUrl;
 
@@ -41,7 +43,7 @@ pub(crate) struct Config {
 }
 
 /// Where a service answers over HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpConfig {
     /// `None`: nowhere.
     pub(crate) listen: Option<SocketAddr>,
@@ -49,6 +51,8 @@ pub(crate) struct HttpConfig {
     pub(crate) chosen: bool,
     /// Whether there is `/metrics` among what is served.
     pub(crate) metrics: bool,
+    /// What whoever acts from the page has to know; `None`: nobody may.
+    pub(crate) admin_token: Option<AdminToken>,
 }
 
 #[derive(Clone)]
@@ -167,7 +171,8 @@ mod tests {
     fn http_is_served_where_the_keys_say() {
         let http = |keys: &str| {
             let text = format!("{{packer: {{output_dir: /archive}}, {keys}}}");
-            let HttpConfig { listen, chosen, metrics } = config(&text).http;
+            let HttpConfig { listen, chosen, metrics, admin_token } = config(&text).http;
+            assert_eq!(admin_token, None, "nobody acts without one");
             let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
             (listen, chosen, metrics)
         };
@@ -190,6 +195,27 @@ mod tests {
             http("metrics: {enabled: false}, http: {listen: '1.2.3.4:5'}"),
             at("1.2.3.4:5", true, false)
         );
+    }
+
+    #[test]
+    fn a_token_is_long_and_plain_or_there_is_none() {
+        let token = |token: &str| {
+            let text = format!("{{packer: {{output_dir: /a}}, http: {{admin_token: '{token}'}}}}");
+            let path = Path::new("des.yaml");
+            let raw = load::parse(path, &text, &|_: &str| None).expect("it parses");
+            assert!(token.is_empty() || !format!("{raw:?}").contains(token), "it is printed");
+            let config = validate::validate(path, raw, &|_: &str| None);
+            config.map(|it| it.http.admin_token).map_err(|error| error.to_string())
+        };
+        let accepted =
+            token("0123456789abcdef").expect("sixteen are enough").expect("there is one");
+        assert!(accepted.matches("0123456789abcdef") && !accepted.matches("0123456789abcdeF"));
+        assert!(!format!("{accepted:?}").contains("0123"));
+        assert_eq!(token(""), Ok(None), "as `${VAR:}` leaves it");
+        for refused in ["0123456789abcde", "0123456789abcdef ", "zażółć gęślą jaźń"] {
+            let error = token(refused).expect_err(refused);
+            assert!(error.contains("`http.admin_token`") && !error.contains(refused), "{error}");
+        }
     }
 
     #[test]

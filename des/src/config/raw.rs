@@ -128,6 +128,7 @@ pub(crate) struct RawCoordinator {
 #[serde(default)]
 pub(crate) struct RawHttp {
     pub(crate) listen: Option<Lenient<String>>,
+    pub(crate) admin_token: Option<Secret>,
 }
 
 /// A text that may hold a password, and does not print it.

@@ -17,7 +17,8 @@ use super::raw::{
 };
 use super::urls::bucket_and_prefix;
 use super::{
-    BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig, WorkerConfig,
+    AdminToken, BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig,
+    WorkerConfig,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -287,11 +288,16 @@ fn http_config(
     metrics: &RawMetrics,
 ) -> Result<HttpConfig, ConfigError> {
     let enabled = metrics.enabled.is_none_or(|Lenient(enabled)| enabled);
-    let chosen = |listen| HttpConfig { listen, chosen: true, metrics: enabled };
+    let token = http.admin_token.as_ref().filter(|Secret(token)| !token.is_empty());
+    let admin_token = token
+        .map(|Secret(token)| AdminToken::new(token))
+        .transpose()
+        .map_err(|why| complain.at("http.admin_token", why))?;
+    let at = |listen, chosen| HttpConfig { listen, chosen, metrics: enabled, admin_token };
     let port = metrics.port.filter(|_| enabled).map(|Lenient(port)| port);
     match (&http.listen, port) {
         (Some(Lenient(text)), _) if matches!(text.as_str(), "off" | "false" | "no" | "none") => {
-            Ok(chosen(None))
+            Ok(at(None, true))
         }
         (Some(Lenient(text)), _) => {
             let text = text.replace("localhost:", "127.0.0.1:");
@@ -299,13 +305,10 @@ fn http_config(
                 let why = "use an address and a port, such as 127.0.0.1:8080, or off";
                 complain.at("http.listen", format!("`{text}` is no address: {why}"))
             })?;
-            Ok(chosen(Some(address)))
+            Ok(at(Some(address), true))
         }
-        (None, Some(port)) => Ok(chosen(Some((Ipv4Addr::LOCALHOST, port).into()))),
-        (None, None) => {
-            let listen = Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into());
-            Ok(HttpConfig { listen, chosen: false, metrics: enabled })
-        }
+        (None, Some(port)) => Ok(at(Some((Ipv4Addr::LOCALHOST, port).into()), true)),
+        (None, None) => Ok(at(Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()), false)),
     }
 }
 

@@ -1,6 +1,10 @@
-//! What services serve over HTTP: `/metrics`, `/healthz`, `/readyz`. Nothing here changes anything.
+//! What services serve over HTTP: `/metrics`, `/healthz`, `/readyz`, and a coordinator its page, with
+//! the status behind it. Nothing here changes anything but `actions`, with a token.
 
+mod actions;
 mod metrics;
+mod page;
+mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,8 +13,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use coordinator::board::Board;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -21,11 +26,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
-use crate::config::HttpConfig;
+pub(crate) use self::page::{PageSlot, PageSource};
+use crate::config::{AdminToken, HttpConfig};
 use crate::output::Failure;
 
 /// Connections at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
+/// Those of them that may watch the page's events.
+const WATCHERS: usize = 16;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
 /// The wait after a connection could not be accepted, for want of file descriptors perhaps.
@@ -39,24 +47,26 @@ pub(crate) struct Served {
     works: bool,
     /// Where there is no board: what the role does, or why it does not do its work.
     ready: watch::Receiver<Result<String, String>>,
+    /// What a coordinator's page shows; a worker has no page.
+    page: Option<PageSlot>,
 }
 
 impl Served {
-    /// What a coordinator shows on its board.
-    pub(crate) fn of_coordinator(board: &Board) -> Self {
+    /// What a coordinator shows on its board and its page.
+    pub(crate) fn of_coordinator(board: &Board, page: &PageSlot) -> Self {
         let (_, ready) = watch::channel(Ok(String::new()));
-        Self { board: Some(board.clone()), works: false, ready }
+        Self { board: Some(board.clone()), works: false, ready, page: Some(page.clone()) }
     }
 
-    /// What a coordinator shows on its board, whose process executes tasks besides.
-    pub(crate) fn of_both(board: &Board) -> Self {
-        Self { works: true, ..Self::of_coordinator(board) }
+    /// The same of a coordinator whose process executes tasks besides.
+    pub(crate) fn of_both(board: &Board, page: &PageSlot) -> Self {
+        Self { works: true, ..Self::of_coordinator(board, page) }
     }
 
     /// What a worker says of itself; at first that it does nothing yet, and why.
     pub(crate) fn of_worker(why_not_yet: &str) -> (watch::Sender<Result<String, String>>, Self) {
         let (sender, ready) = watch::channel(Err(why_not_yet.to_owned()));
-        (sender, Self { board: None, works: true, ready })
+        (sender, Self { board: None, works: true, ready, page: None })
     }
 
     fn is_ready(&self) -> Result<String, String> {
@@ -72,6 +82,16 @@ struct Answers {
     served: Served,
     /// `None` where metrics are turned off.
     counted: Option<PrometheusHandle>,
+    /// What whoever acts has to know; `None`: nobody may.
+    admin_token: Option<AdminToken>,
+    /// Places for those who watch.
+    watchers: Arc<Semaphore>,
+}
+
+impl Answers {
+    fn source(&self) -> Option<&PageSource> {
+        self.served.page.as_ref()?.source()
+    }
 }
 
 /// Serves until what is returned is dropped; `None` where nothing is to be served.
@@ -99,7 +119,8 @@ pub(crate) async fn serve(
     // Port 0 is any free one.
     let address = listener.local_addr()?;
     info!(%address, "serving HTTP");
-    let router = router(Arc::new(Answers { served, counted }));
+    let (admin_token, watchers) = (config.admin_token.clone(), Arc::new(Semaphore::new(WATCHERS)));
+    let router = router(Arc::new(Answers { served, counted, admin_token, watchers }));
     tokio::spawn(accept(listener, router, stop.clone()));
     Ok(Some(stop.drop_guard()))
 }
@@ -149,11 +170,38 @@ async fn answer(stream: TcpStream, router: Router) {
 }
 
 fn router(answers: Arc<Answers>) -> Router {
-    Router::new()
+    let mut router = Router::new()
         .route("/metrics", get(tell_metrics))
         .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(tell_ready))
-        .with_state(answers)
+        .route("/readyz", get(tell_ready));
+    if answers.served.page.is_some() {
+        router = router
+            .route("/", get(page::html))
+            .route("/page.css", get(page::style))
+            .route("/page.js", get(page::script))
+            .route("/icon.svg", get(page::icon))
+            .route("/api/status", get(status::once))
+            .route("/api/events", get(status::events))
+            .route("/api/pause", post(actions::pause))
+            .route("/api/resume", post(actions::resume))
+            .route("/api/replay", post(actions::replay));
+    }
+    router.layer(map_response(page::secure)).with_state(answers)
+}
+
+/// An answer in JSON, which nobody is to keep.
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    const HEADERS: [(header::HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, HEADERS, body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// An answer that says in JSON what is wrong.
+fn problem(status: StatusCode, why: &str) -> Response {
+    json(status, &serde_json::json!({ "error": why }))
 }
 
 async fn tell_metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {

@@ -1,0 +1,268 @@
+//! What may be done from the page, by whoever knows `http.admin_token`: pause, resume, replay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use backends::ledger::{AuditEntry, Pause, WindowRecord};
+use coordinator::explain::PauseFacts;
+use coordinator::operate::{RequestError, request_replays};
+use coordinator::pause::{self, PauseError};
+use protocol::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::page::PageSource;
+use super::{Answers, json, problem};
+
+/// The largest body, in bytes, and how long it may take to arrive.
+const BODY: usize = 4 * 1024;
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// Characters of a reason.
+const REASON: usize = 300;
+/// How long a wrong token is thought about, so that guessing takes for ever.
+const WRONG_TOKEN: Duration = Duration::from_millis(500);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PauseRequest {
+    reason: String,
+    #[serde(default)]
+    until: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResumeRequest {
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayRequest {
+    reason: String,
+    /// The window that ends then.
+    window: Timestamp,
+}
+
+#[derive(Serialize)]
+struct PauseDone {
+    /// For a person.
+    done: &'static str,
+    #[serde(flatten)]
+    pause: PauseFacts,
+}
+
+#[derive(Serialize)]
+struct ReplayDone {
+    /// For a person.
+    done: String,
+    /// Ends of the windows that are to be replayed.
+    windows: Vec<Timestamp>,
+}
+
+pub(super) async fn pause(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answer(act(&answers, request, "pause", async |source, asked: PauseRequest| {
+        let who = (source.actor.clone(), reason(asked.reason)?);
+        let pause = pause::pause(&*source.ledger, asked.until, who).await?;
+        Ok(PauseDone::new("Paused: nothing new is begun from within seconds on.", &pause))
+    }))
+    .await
+}
+
+pub(super) async fn resume(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answer(act(&answers, request, "resume", async |source, asked: ResumeRequest| {
+        let who = (source.actor.clone(), Some(reason(asked.reason)?));
+        let ended = pause::resume(&*source.ledger, who).await?;
+        Ok(PauseDone::new("Resumed: work goes on within seconds.", &ended))
+    }))
+    .await
+}
+
+pub(super) async fn replay(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answer(act(&answers, request, "replay", async |source, asked: ReplayRequest| {
+        let after = asked.window.saturating_add_micros(-1);
+        let audit = AuditEntry {
+            actor: source.actor.clone(),
+            action: "replay".to_owned(),
+            from: Some(after.to_string()),
+            to: Some(asked.window.to_string()),
+            reason: Some(reason(asked.reason)?),
+        };
+        let requested = request_replays(&*source.ledger, Some(after), asked.window, &audit).await?;
+        let windows = requested.iter().map(WindowRecord::window_end).collect();
+        let done = "Asked for: whoever leads begins with it within seconds.".to_owned();
+        Ok(ReplayDone { done, windows })
+    }))
+    .await
+}
+
+impl PauseDone {
+    fn new(done: &'static str, pause: &Pause) -> Self {
+        Self { done, pause: pause.into() }
+    }
+}
+
+/// Why something is not done: a status, and the reason for a person.
+struct Refused(StatusCode, String);
+
+impl From<PauseError> for Refused {
+    fn from(error: PauseError) -> Self {
+        match error {
+            PauseError::Refused(why) => Self(StatusCode::CONFLICT, why),
+            PauseError::Backend(error) => Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        }
+    }
+}
+
+impl From<RequestError> for Refused {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(why) => Self(StatusCode::CONFLICT, why),
+            RequestError::Backend(error) => {
+                Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+        }
+    }
+}
+
+async fn answer<T: Serialize>(acting: impl Future<Output = Result<T, Refused>>) -> Response {
+    match acting.await {
+        Ok(done) => json(StatusCode::OK, &done),
+        Err(Refused(status, why)) => {
+            let mut response = problem(status, &why);
+            if status == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
+            response
+        }
+    }
+}
+
+async fn act<A: DeserializeOwned, T>(
+    answers: &Answers,
+    request: Request,
+    what: &'static str,
+    deed: impl AsyncFnOnce(&PageSource, A) -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    let (head, body) = request.into_parts();
+    allow(answers, &head.headers).await?;
+    let asked = read(body).await?;
+    let asked = serde_json::from_slice(&asked).map_err(|error| {
+        Refused(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
+    })?;
+    let source = answers.source().ok_or_else(|| {
+        Refused(StatusCode::SERVICE_UNAVAILABLE, "this coordinator is starting".to_owned())
+    })?;
+    let done = deed(source, asked).await?;
+    info!(action = what, "done from the page");
+    Ok(done)
+}
+
+/// Lets whoever knows the token pass, from the page itself or from no page at all. What a browser
+/// would send for another site has neither the header nor this content type without having asked
+/// first, and that is never allowed.
+async fn allow(answers: &Answers, headers: &HeaderMap) -> Result<(), Refused> {
+    let Some(token) = &answers.admin_token else {
+        let why = "nothing can be done from here: http.admin_token is not configured";
+        return Err(Refused(StatusCode::FORBIDDEN, why.to_owned()));
+    };
+    if !is_own_origin(headers) {
+        let why = "this comes from the page of another origin";
+        return Err(Refused(StatusCode::FORBIDDEN, why.to_owned()));
+    }
+    let kind = text(headers, &CONTENT_TYPE).and_then(|kind| kind.split(';').next());
+    if !kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        let why = "the content type must be application/json".to_owned();
+        return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let given = text(headers, &AUTHORIZATION).and_then(|it| it.split_once(' '));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    match given {
+        Some((_, given)) if token.matches(given.trim()) => Ok(()),
+        Some(_) => {
+            warn!("something was to be done from the page with a wrong token");
+            tokio::time::sleep(WRONG_TOKEN).await;
+            Err(Refused(StatusCode::UNAUTHORIZED, "this is not the admin token".to_owned()))
+        }
+        None => {
+            let why = "the admin token is missing: Authorization: Bearer TOKEN".to_owned();
+            Err(Refused(StatusCode::UNAUTHORIZED, why))
+        }
+    }
+}
+
+/// Whether a browser says that the request is its own page's, or there is no browser.
+fn is_own_origin(headers: &HeaderMap) -> bool {
+    let same = |site: &str| matches!(site, "same-origin" | "none");
+    let fetched = headers.get("sec-fetch-site").map(|site| site.to_str().is_ok_and(same));
+    let own = headers.get(ORIGIN).map(|origin| {
+        let place = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        place.is_some_and(|(_scheme, place)| text(headers, &HOST) == Some(place))
+    });
+    fetched != Some(false) && own != Some(false)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &axum::http::HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+async fn read(body: Body) -> Result<bytes::Bytes, Refused> {
+    match tokio::time::timeout(BODY_LIMIT, to_bytes(body, BODY)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let why = format!("the body cannot be read, or is over {BODY} bytes: {error}");
+            Err(Refused(StatusCode::PAYLOAD_TOO_LARGE, why))
+        }
+        Err(_elapsed) => {
+            let why = format!("the body did not arrive within {BODY_LIMIT:?}");
+            Err(Refused(StatusCode::REQUEST_TIMEOUT, why))
+        }
+    }
+}
+
+fn reason(text: String) -> Result<String, Refused> {
+    let text = text.trim();
+    match text.chars().count() {
+        0 => Err(Refused(StatusCode::BAD_REQUEST, "the reason is empty: say why".to_owned())),
+        1..=REASON => Ok(text.to_owned()),
+        _ => {
+            Err(Refused(StatusCode::BAD_REQUEST, format!("the reason is over {REASON} characters")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_page_or_no_page_at_all() {
+        let from = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            is_own_origin(&headers)
+        };
+        let host = ("host", "127.0.0.1:8080");
+        assert!(from(&[host]), "curl");
+        assert!(from(&[
+            host,
+            ("origin", "http://127.0.0.1:8080"),
+            ("sec-fetch-site", "same-origin")
+        ]));
+        assert!(from(&[("host", "des.example"), ("origin", "https://des.example")]), "behind TLS");
+        assert!(!from(&[host, ("origin", "http://127.0.0.1:8081")]));
+        assert!(!from(&[host, ("origin", "null")]));
+        assert!(!from(&[("origin", "http://127.0.0.1:8080")]), "no host");
+        assert!(!from(&[host, ("sec-fetch-site", "cross-site")]));
+        assert!(!from(&[host, ("sec-fetch-site", "same-site")]));
+    }
+}

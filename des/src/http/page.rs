@@ -1,0 +1,84 @@
+//! The page: its three files, which are part of the binary, and the headers that keep it from loading
+//! or running anything else.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::response::{IntoResponse, Response};
+use backends::Ledger;
+use coordinator::status::StatusReader;
+
+const HTML: &str = include_str!("page/index.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+const ICON: &str = include_str!("page/icon.svg");
+
+/// Nothing from elsewhere, nothing inline, no frame around it, no form that is sent by the browser,
+/// and no markup made from text.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'; require-trusted-types-for 'script'";
+
+/// What the page shows and acts on.
+pub(crate) struct PageSource {
+    pub(crate) status: StatusReader,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Who acts from the page, for the audit log.
+    pub(crate) actor: String,
+}
+
+/// Where a [`PageSource`] is put once everything is connected; until then the page says that the
+/// process is starting.
+#[derive(Clone, Default)]
+pub(crate) struct PageSlot(Arc<OnceLock<PageSource>>);
+
+impl PageSlot {
+    /// Fills the slot, once.
+    pub(crate) fn fill(&self, source: PageSource) {
+        let _filled_before = self.0.set(source);
+    }
+
+    pub(super) fn source(&self) -> Option<&PageSource> {
+        self.0.get()
+    }
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    // Asked for anew with each visit: after an upgrade no old script meets a new status.
+    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text).into_response()
+}
+
+pub(super) async fn html() -> Response {
+    asset("text/html; charset=utf-8", HTML)
+}
+
+pub(super) async fn style() -> Response {
+    asset("text/css; charset=utf-8", STYLE)
+}
+
+pub(super) async fn script() -> Response {
+    asset("text/javascript; charset=utf-8", SCRIPT)
+}
+
+pub(super) async fn icon() -> Response {
+    asset("image/svg+xml", ICON)
+}
+
+/// Headers of every answer, also of those that are no page: a browser may be shown any of them.
+pub(super) async fn secure(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 6] = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

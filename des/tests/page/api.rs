@@ -1,0 +1,148 @@
+//! What may be asked over HTTP, by whom, and what every answer carries.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::setup::Fleet;
+use crate::{LIMIT, TOKEN, serve_on_an_address};
+
+/// Status, head and body of a request; it must be answered.
+#[track_caller]
+fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let headers: String = headers.iter().map(|it| format!("{it}\r\n")).collect();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|it| it.parse().ok()).expect("a status");
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+const JSON: &str = "Content-Type: application/json";
+const REASON: &str = "{\"reason\": \"drill\"}";
+
+#[test]
+fn nothing_is_done_without_the_token_or_for_another_site() {
+    let mut fleet = Fleet::new(60);
+    let address = serve_on_an_address(&mut fleet);
+    let coordinator = fleet.start("coordinator");
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let mut coordinator = coordinator;
+    coordinator.run_until(LIMIT, || {
+        TcpStream::connect(&address).is_ok()
+            && send(&address, "GET", "/api/status", &[], "").0 == 200
+    });
+    let wrong = bearer.replace("guesses", "guessed");
+    let foreign = "Origin: http://elsewhere.example";
+    let own = format!("Origin: http://{address}");
+    let long = json!({ "reason": "x".repeat(5_000) }).to_string();
+    let cases: [(&[&str], &str, u16); 9] = [
+        (&[JSON], REASON, 401),
+        (&[JSON, &wrong], REASON, 401),
+        (&[&bearer], REASON, 415),
+        (&["Content-Type: text/plain", &bearer], REASON, 415),
+        (&[JSON, &bearer, foreign], REASON, 403),
+        (&[JSON, &bearer, "Sec-Fetch-Site: cross-site"], REASON, 403),
+        (&[JSON, &bearer], &long, 413),
+        (&[JSON, &bearer], "{\"reason\": \" \"}", 400),
+        (&[JSON, &bearer], "{\"why\": \"drill\"}", 400),
+    ];
+    for (headers, body, expected) in cases {
+        let (status, _, told) = send(&address, "POST", "/api/pause", headers, body);
+        assert_eq!(status, expected, "{headers:?}: {told}");
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        assert!(told["error"].as_str().is_some_and(|it| !it.contains(TOKEN)), "{told}");
+    }
+    let (status, head, _) = send(&address, "GET", "/api/pause", &[JSON, &bearer], "");
+    assert_eq!(status, 405, "{head}");
+    assert_eq!(fleet.value("SELECT count(*) FROM des_pauses"), "0", "nothing was done");
+
+    let may = [JSON, bearer.as_str(), own.as_str(), "Sec-Fetch-Site: same-origin"];
+    let (status, _, told) = send(&address, "POST", "/api/pause", &may, REASON);
+    assert_eq!(status, 200, "{told}");
+    let (status, _, told) = send(&address, "POST", "/api/pause", &may, REASON);
+    assert!(status == 409 && told.contains("drill"), "it is paused already: {told}");
+    let (status, _, told) = send(&address, "POST", "/api/resume", &may, REASON);
+    assert_eq!(status, 200, "{told}");
+    let never = json!({"reason": "drill", "window": "1999-01-01T00:00:00Z"}).to_string();
+    let (status, _, told) = send(&address, "POST", "/api/replay", &may, &never);
+    assert!(status == 409 && told.contains("no committed window"), "{told}");
+}
+
+#[test]
+fn every_answer_forbids_what_no_page_of_ours_needs() {
+    let mut fleet = Fleet::new(60);
+    let address = serve_on_an_address(&mut fleet);
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || TcpStream::connect(&address).is_ok());
+    for path in ["/", "/page.css", "/page.js", "/icon.svg", "/api/status", "/metrics", "/nowhere"] {
+        let (_, head, body) = send(&address, "GET", path, &[], "");
+        for header in [
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+             connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'; require-trusted-types-for 'script'",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cross-origin-resource-policy: same-origin",
+        ] {
+            assert!(head.contains(header), "{path}: {header}\n{head}");
+        }
+        // The namespace of SVG is a name, and is not fetched.
+        let elsewhere = body.replace("http://www.w3.org/2000/svg", "");
+        assert!(!elsewhere.contains("://"), "{path} names something elsewhere");
+    }
+    // A worker has no page.
+    fleet.configure("http", "listen", json!("127.0.0.1:0"));
+    let mut worker = fleet.start("worker");
+    let worker = worker.told("serving HTTP address=", LIMIT);
+    for path in ["/", "/api/status", "/api/events"] {
+        assert_eq!(send(&worker, "GET", path, &[], "").0, 404, "{path}");
+    }
+}
+
+#[test]
+fn so_many_may_watch_and_no_more() {
+    let mut fleet = Fleet::new(60);
+    let address = serve_on_an_address(&mut fleet);
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || TcpStream::connect(&address).is_ok());
+    let watch = || {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let request = format!("GET /api/events HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).expect("an answer");
+        (String::from_utf8_lossy(&begin).into_owned(), stream)
+    };
+    let mut watching: Vec<_> = (0..16).map(|_| watch()).collect();
+    assert!(watching.iter().all(|(begin, _)| begin == "HTTP/1.1 200"), "{watching:?}");
+    assert_eq!(watch().0, "HTTP/1.1 503");
+    // Whoever goes makes room, as soon as that is noticed.
+    watching.pop();
+    coordinator.run_until(LIMIT, || watch().0 == "HTTP/1.1 200");
+    // The others are told, and are shown signs of life.
+    let (_, stream) = &mut watching[0];
+    let mut told = String::new();
+    let mut chunk = [0; 4_096];
+    while !(told.contains("event: status") && told.contains("event: alive")) {
+        let count = stream.read(&mut chunk).expect("more");
+        assert!(count > 0, "it ended: {told}");
+        told.push_str(&String::from_utf8_lossy(&chunk[..count]));
+    }
+}
