@@ -100,11 +100,22 @@ impl Browser {
         let mut stream = TcpStream::connect(&self.address).expect("chromedriver listens");
         stream.set_read_timeout(Some(LIMIT)).expect("a limit");
         stream.write_all(request.as_bytes()).expect("a request");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("an answer");
-        let answer = String::from_utf8(answer).expect("text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let value: Value = serde_json::from_str(body).unwrap_or_else(|why| panic!("{why}: {body}"));
+        // chromedriver keeps the connection open, whatever it is asked.
+        let mut reader = BufReader::new(stream);
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let from = head.len();
+            assert!(reader.read_line(&mut head).expect("a head") > 0, "{path}: {head}");
+            let line = head[from..].to_ascii_lowercase();
+            if let Some(given) = line.strip_prefix("content-length:") {
+                length = given.trim().parse().expect("a length");
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a body");
+        let body = String::from_utf8(body).expect("text");
+        let value: Value =
+            serde_json::from_str(&body).unwrap_or_else(|why| panic!("{why}: {body}"));
         assert!(head.contains(" 200 "), "{path} {body:.600}");
         value["value"].clone()
     }
@@ -221,7 +232,7 @@ impl Drop for Browser {
             );
             let _ended_already = stream.set_read_timeout(Some(Duration::from_secs(20)));
             let _ended_already = stream.write_all(end.as_bytes());
-            let _ended_already = stream.read_to_end(&mut Vec::new());
+            let _ended_already = stream.read(&mut [0; 512]);
         }
         let _ended_already = self.driver.kill();
         let _reaped_already = self.driver.wait();
