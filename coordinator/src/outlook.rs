@@ -148,7 +148,7 @@ async fn first_rows(
         // Dropping the receiver ends the scan.
         drop(batches);
         let step = batch.len().div_ceil(rows.max(1)).max(1);
-        batch.into_iter().step_by(step).take(rows).collect::<Vec<Row>>()
+        batch.iter().step_by(step).take(rows).map(|row| row.to_row()).collect::<Vec<Row>>()
     };
     let (scanned, rows) = futures::future::join(scan, take).await;
     scanned.map(|()| rows)

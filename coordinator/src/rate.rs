@@ -130,7 +130,7 @@ pub fn advise_bits(passes: &[ListedPass], now: NBits) -> Option<BitsAdvice> {
         files_per_window / shards >= ENOUGH_FILES || bytes_per_window / shards >= ENOUGH_BYTES
     };
     let mut fewer = (0..now.get()).rev().filter(|bits| NBits::new(*bits).is_ok());
-    let least = fewer.clone().last()?;
+    let least = fewer.clone().next_back()?;
     let n_bits = fewer.find(enough).unwrap_or(least);
     let then = expected_shards(n_bits, files_per_window);
     let (files_per_shard, bytes_per_shard) = (files / shards, bytes / shards);
@@ -183,6 +183,7 @@ mod tests {
                 state: WindowState::Committed,
                 rows: Tally { rows: files, digest: Digest(0) },
                 replaces: Vec::new(),
+                partition_rows: None,
                 totals: WindowTotals {
                     files_archived: files,
                     files_failed: 0,

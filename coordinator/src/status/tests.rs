@@ -29,6 +29,7 @@ fn record(state: WindowState) -> WindowRecord {
         findings: None,
         released: None,
         splits_before: 0,
+        partition_rows: None,
     }
 }
 
@@ -119,6 +120,8 @@ fn facts(windows: &[(WindowRecord, Vec<PartitionRecord>)]) -> Facts {
             epoch: 3,
             expires_at: at("2024-12-20T10:00:12"),
             expired: false,
+            since: None,
+            age_seconds: None,
         }),
         broker: Some(Broker { tasks: 1, workers: 2, dead_letters: 0 }),
         open_windows: windows.len() as u64,

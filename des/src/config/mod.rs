@@ -211,7 +211,7 @@ mod tests {
             token("0123456789abcdef").expect("sixteen are enough").expect("there is one");
         assert!(accepted.matches("0123456789abcdef") && !accepted.matches("0123456789abcdeF"));
         assert!(!format!("{accepted:?}").contains("0123"));
-        assert_eq!(token(""), Ok(None), "as `${VAR:}` leaves it");
+        assert_eq!(token(""), Ok(None), "as an empty default leaves it");
         for refused in ["0123456789abcde", "0123456789abcdef ", "zażółć gęślą jaźń"] {
             let error = token(refused).expect_err(refused);
             assert!(error.contains("`http.admin_token`") && !error.contains(refused), "{error}");
