@@ -8,7 +8,11 @@ use protocol::{FailureReason, WindowKey};
 
 use super::*;
 
-async fn page(ledger: &dyn backends::Ledger, before: Option<WindowKey>, limit: u32) -> Vec<ListedPass> {
+async fn page(
+    ledger: &dyn backends::Ledger,
+    before: Option<WindowKey>,
+    limit: u32,
+) -> Vec<ListedPass> {
     let query = PassQuery { before, limit, ..PassQuery::default() };
     ledger.list_passes(query).await.expect("a page")
 }
