@@ -18,7 +18,7 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     }
     for number in 0..12 {
         fleet.add_row(&format!("{markup}-{number}"), 6, 5);
-        fleet.add_row(&format!("gone-{number}"), 8, 5);
+        fleet.add_row(&format!("gone-{number}"), 7, 5);
     }
     fleet.configure("coordinator", "partition_rows", json!(13));
     let address = free_address();
