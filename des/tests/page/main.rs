@@ -1,7 +1,7 @@
 //! The page of a coordinator, end to end: a real fleet, and a real Chromium that looks at it.
 //!
 //! `./test` starts the servers and finds the browser. `DES_TEST_SCREENSHOTS=docs/images` takes the
-//! pictures.
+//! pictures of docs/page.md.
 
 mod api;
 mod browser;
