@@ -243,10 +243,7 @@ mod tests {
                 window,
                 revision: 0,
                 partition,
-                manifest_hash: protocol::names::content_hash(
-                    "_des/manifests/x/r0/00000-0123456789abcdef0123456789abcdef.man",
-                )
-                .unwrap_or_else(|| "0123456789abcdef0123456789abcdef".parse().expect("a hash")),
+                manifest_hash: protocol::ContentHash::of(b"a manifest"),
             },
             attempt: 1,
             worker: worker.parse().expect("a name"),

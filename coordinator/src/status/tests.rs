@@ -88,7 +88,7 @@ fn live(now: Timestamp) -> Live {
             window: window(),
             revision: 0,
             partition,
-            manifest_hash: "0123456789abcdef0123456789abcdef".parse().expect("a hash"),
+            manifest_hash: protocol::ContentHash::of(b"a manifest"),
         };
         let worker = "worker-a-1".parse().expect("a name");
         let (version, rows, bytes) = (Progress::VERSION, 40, 4_000);
