@@ -56,4 +56,6 @@ conformance!(
     a_receiver_that_goes_ends_the_scan,
     a_second_scan_sees_new_rows,
     the_clock_is_now,
+    a_load_query_answers_its_largest_number,
+    a_load_query_that_cannot_run_says_why,
 );

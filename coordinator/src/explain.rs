@@ -13,13 +13,14 @@ use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts, Trouble,
-    TroubledPartition, Watermark, WindowFacts,
+    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
+    ThrottledFacts, Trouble, TroubledPartition, Watermark, WindowFacts,
 };
 use crate::attempts::is_waited_for;
 use crate::cutting::cutoff;
 use crate::init::behind;
 use crate::pause::standing;
+use crate::throttle::waited_for;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
@@ -126,6 +127,7 @@ pub(crate) async fn ask_ledger(
         facts.keep("catalog", asked);
     }
     facts.watermark = Some(watermark);
+    facts.throttled = waited_for(ledger).await?;
     facts.paused = standing(ledger).await?.as_ref().map(PauseFacts::from);
     facts.errors = ledger
         .errors_by_reason()

@@ -18,6 +18,7 @@ use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::explain::{Partitions, count_partitions};
 use crate::pause::standing;
+use crate::throttle::{Reason, waited_for};
 
 /// How often the ledger is read, at most.
 const EVERY: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub struct Figures {
     pub backlog_seconds: Option<f64>,
     /// Whether an operator paused.
     pub paused: bool,
+    /// What is waited for because of limits: a [`Reason::kind`].
+    pub throttled: Option<String>,
     /// Windows that are not committed: requested, open, held.
     pub windows: [u64; 3],
     /// Partitions of open windows.
@@ -78,6 +81,10 @@ impl Figures {
             gauge!("des_backlog_seconds").set(seconds);
         }
         gauge!("des_paused").set(f64::from(u8::from(self.paused)));
+        for kind in Reason::KINDS {
+            let holds = self.throttled.as_deref() == Some(kind);
+            gauge!("des_throttled", "reason" => kind).set(f64::from(u8::from(holds)));
+        }
         for (state, count) in ["requested", "open", "held"].into_iter().zip(self.windows) {
             gauge!("des_windows", "state" => state).set(count as f64);
         }
@@ -106,6 +113,7 @@ fn describe() {
     describe_gauge!("des_migration_files_pending", Unit::Count, "Rows that are due");
     describe_gauge!("des_backlog_seconds", Unit::Seconds, "How long they take at this pace");
     describe_gauge!("des_paused", Unit::Count, "1 while an operator paused, else 0");
+    describe_gauge!("des_throttled", Unit::Count, "1 while limits make work wait for this reason");
     describe_gauge!("des_windows", Unit::Count, "Windows that are not committed");
     describe_gauge!("des_partitions", Unit::Count, "Partitions of open windows");
     describe_gauge!("des_errors", Unit::Count, "Unresolved rows of des_migration_errors");
@@ -191,6 +199,7 @@ impl Watch {
         let until = watermark.archived_until;
         let mut figures = Figures { archived_until: Some(until), ..Figures::default() };
         figures.paused = standing(&*ledger).await?.is_some();
+        figures.throttled = waited_for(&*ledger).await?.map(|waits| waits.kind);
         for (number, record) in ledger.open_windows().await?.iter().enumerate() {
             let state = match record.state {
                 WindowState::Requested => 0,
@@ -220,14 +229,15 @@ impl Watch {
         Ok(Some(figures))
     }
 
-    /// Counts what is due, unless that was done a moment ago; not while paused, when the catalog is
-    /// to be left alone.
+    /// Counts what is due, unless that was done a moment ago; not while paused, or while limits
+    /// let nothing be begun, when the catalog is to be left alone.
     async fn count(&mut self, figures: &mut Figures, stretch: (Timestamp, Timestamp)) {
         let due = self.counted.as_ref().is_none_or(|it| {
             let pause = if it.stretch == stretch { COUNT_EVERY } else { EVERY };
             it.at.elapsed() >= pause.max(it.took * SHARE)
         });
-        if due && !figures.paused {
+        let left_alone = figures.throttled.as_deref().is_some_and(|kind| !Reason::is_rate(kind));
+        if due && !figures.paused && !left_alone {
             let began = Instant::now();
             let files = match stretch.0 < stretch.1 {
                 true => self.catalog.count_files(Some(stretch.0), Some(stretch.1)).await,

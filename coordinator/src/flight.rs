@@ -16,6 +16,7 @@ use crate::attempts::{
 use crate::decide::FailureLimits;
 use crate::kept::Kept;
 use crate::sabotage;
+use crate::throttle::Charge;
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
@@ -50,6 +51,8 @@ pub(crate) struct OpenPartition {
     pub(crate) given_back: u32,
     /// Its accepted receipt as it was read, where there was room for it.
     pub(crate) kept: Option<Kept>,
+    /// What its task was taken to hold when it was published last.
+    pub(crate) charge: Option<Charge>,
 }
 
 impl OpenPartition {
@@ -64,6 +67,7 @@ impl OpenPartition {
             hangs_in: None,
             given_back: 0,
             kept: None,
+            charge: None,
         }
     }
 
@@ -288,6 +292,12 @@ impl Flight {
     pub(crate) fn is_under_way(&self, within: Duration) -> bool {
         self.unfinished()
             .any(|(_, partition)| partition.last_sign.is_some_and(|sign| sign.elapsed() <= within))
+    }
+
+    /// Whether a partition was published and not answered of whose size nothing was known.
+    pub(crate) fn is_unmeasured(&self) -> bool {
+        let unknown = |open: &OpenPartition| open.charge.is_some_and(|it| it.bytes.is_none());
+        self.unfinished().any(|(_, open)| open.last_sign.is_some() && unknown(open))
     }
 
     /// Forgets when tasks were published, so that they are again, unless signs of life come.

@@ -14,6 +14,7 @@ mod pause;
 mod plan;
 mod recheck;
 mod size;
+mod throttle;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub(crate) use self::dispatch::publish_task;
 use self::pause::Paused;
 use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
+use self::throttle::Throttling;
 use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
@@ -92,6 +94,8 @@ pub(crate) struct Leader<'a> {
     unpublished: Option<String>,
     /// The pause that stands, as of the last look.
     paused: Option<Paused>,
+    /// The limits in force, and what the source database says.
+    throttling: Throttling,
     /// The window that the watermark cannot pass again.
     stuck: Option<StuckAt>,
 }
@@ -136,6 +140,7 @@ impl<'a> Leader<'a> {
             unplannable: Vec::new(),
             unpublished: None,
             paused: None,
+            throttling: Throttling::new(&it.settings.throttle.source, &it.catalog),
             stuck: None,
         }
     }
@@ -185,10 +190,11 @@ impl<'a> Leader<'a> {
         if Instant::now() >= self.next_look {
             self.look(goal).await?;
         }
+        self.feel_reason().await?;
         if self.paused.is_none() {
             self.settle_used_up().await?;
-            self.publish_due().await?;
         }
+        self.publish_due().await?;
         // Also while paused: what is complete is safe only when it is certified.
         self.commit_complete().await?;
         let mut more = false;
@@ -214,7 +220,9 @@ impl<'a> Leader<'a> {
         if self.paused.is_some() {
             return Ok(self.leaves(goal).then_some(Ended::GoalReached));
         }
-        self.begin_round(goal);
+        if self.may_begin() {
+            self.begin_round(goal);
+        }
         let idle =
             self.planning.is_none()
                 && self.certifying.is_none()
@@ -261,6 +269,7 @@ impl<'a> Leader<'a> {
         }
         self.watermark = watermark.archived_until;
         self.look_for_pause().await?;
+        self.look_for_throttles().await?;
         let records = self.it.ledger.open_windows().await?;
         self.flight.windows.retain(|key, _| records.iter().any(|record| record.key() == *key));
         let (requested, open): (Vec<_>, Vec<_>) =

@@ -23,6 +23,7 @@ use crate::partitions::PartitionLimits;
 use crate::pause::standing;
 use crate::sabotage;
 use crate::split::Splitter;
+use crate::throttle::ThrottleSettings;
 
 /// How a coordinator works. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub struct CoordinatorSettings {
     /// Whether a run with a goal ends when an operator pauses, once nobody is at work any more,
     /// rather than wait until somebody resumes.
     pub leave_when_paused: bool,
+    /// How much may be begun, and when.
+    pub throttle: ThrottleSettings,
 }
 
 /// What a run is for.

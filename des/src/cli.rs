@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backends::ledger::Override;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Packs everything older than N days into few large immutable shards, and proves that nothing
@@ -114,6 +115,12 @@ des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T
     /// End a pause.
     #[command(after_help = "Example: des resume --config des.yaml --reason 'it has moved'")]
     Resume(ResumeArgs),
+    /// Limit how much is begun, and when, while the fleet runs; without a limit, say which are in force.
+    #[command(after_help = "Examples: des throttle --config des.yaml --max-files-per-second 200 \
+--reason 'month end'\n          \
+des throttle --config des.yaml --not-between 'Mon-Fri 08:00-18:00 +01:00' --reason 'office hours'\n          \
+des throttle --config des.yaml --off")]
+    Throttle(ThrottleArgs),
     /// Record again what the store proves, when the ledger was lost or restored to an older point.
     #[command(after_help = "Example: des rebuild-ledger --config des.yaml --dry-run\n\
 Stop every coordinator first. docs/restore-drill.md goes through it.")]
@@ -513,12 +520,69 @@ pub(crate) struct PauseArgs {
     /// Resume by itself at this time: a date, or a date and time; UTC without offset.
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<protocol::Timestamp>,
+    /// Every job whose ledger is in the same database.
+    #[arg(long)]
+    pub(crate) all_jobs: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThrottleArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Files of which the work is begun in a second, on average; none: no limit, whatever is
+    /// configured.
+    #[arg(long, value_name = "N|none", value_parser = number_or_none)]
+    pub(crate) max_files_per_second: Option<Override<u64>>,
+    /// Bytes of files, such as 20MiB; none: no limit.
+    #[arg(long, value_name = "SIZE|none", value_parser = size_or_none)]
+    pub(crate) max_bytes_per_second: Option<Override<u64>>,
+    /// Hours in which nothing is begun, such as 'Mon-Fri 08:00-18:00 +01:00'; none: at any hour.
+    #[arg(long, value_name = "HOURS|none", value_parser = text_or_none)]
+    pub(crate) not_between: Option<Override<String>>,
+    /// Take back what was said, so that the configuration counts again.
+    #[arg(long, conflicts_with_all = ["max_files_per_second", "max_bytes_per_second", "not_between"])]
+    pub(crate) off: bool,
+    /// Every job whose ledger is in the same database, each by itself; it only tightens their limits.
+    #[arg(long)]
+    pub(crate) all_jobs: bool,
+    /// Why, for everybody who asks, and for the audit log. Needed to set a limit.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+fn number_or_none(text: &str) -> Result<Override<u64>, String> {
+    or_none(text, |text| text.parse().map_err(|_| "use a number, or none".to_owned()))
+}
+
+/// A size in bytes, or with a unit; or `none`.
+pub(crate) fn size_or_none(text: &str) -> Result<Override<u64>, String> {
+    or_none(text, |text| {
+        let size = text.parse::<bytesize::ByteSize>();
+        size.map(|size| size.as_u64()).map_err(|_| "use bytes, such as 20MiB, or none".to_owned())
+    })
+}
+
+fn text_or_none(text: &str) -> Result<Override<String>, String> {
+    or_none(text, |text| Ok(text.to_owned()))
+}
+
+fn or_none<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Override<T>, String> {
+    match text.trim() {
+        none if none.eq_ignore_ascii_case("none") => Ok(Override::Off),
+        other => parse(other).map(Override::To),
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ResumeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// End the pause of all jobs.
+    #[arg(long)]
+    pub(crate) all_jobs: bool,
     /// Why, for the audit log.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,

@@ -6,6 +6,7 @@
 
 mod copy_format;
 mod inspect;
+mod load;
 mod scan;
 mod server;
 mod table;
@@ -17,7 +18,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 
-use super::{Catalog, CatalogReport, CatalogTable, RangeCount, RowBatch, Unplaceable};
+use super::{Catalog, CatalogReport, CatalogTable, LoadCheck, RangeCount, RowBatch, Unplaceable};
 use crate::error::{BackendError, Result};
 
 use server::Server;
@@ -128,6 +129,10 @@ impl Catalog for PostgresCatalog {
 
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>> {
         inspect::oldest_transaction(&self.server, &self.told_of_hidden_transactions).await
+    }
+
+    async fn measure(&self, check: LoadCheck<'_>) -> Result<f64> {
+        load::measure(&self.server, check).await
     }
 
     async fn inspect(&self) -> Result<CatalogReport> {

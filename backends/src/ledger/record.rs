@@ -11,8 +11,8 @@ use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
-    Look, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount, WatermarkRow,
-    WindowRecord, WindowState, WindowTotals,
+    LiveLimits, Look, Override, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount,
+    Scope, Throttle, Wait, WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -266,10 +266,45 @@ impl Record {
     /// A row of `des_pauses`.
     pub(super) fn pause(&self) -> Result<Pause> {
         Ok(Pause {
+            scope: Scope::of(&self.text("job")?),
             since: self.time("paused_at")?,
             actor: self.text("actor")?,
             reason: self.text("reason")?,
             until: self.opt_time("until_time")?,
+        })
+    }
+
+    /// A row of `des_throttles`.
+    pub(super) fn throttle(&self) -> Result<Throttle> {
+        let number = |column| match self.opt_number(column) {
+            Ok(None) => Ok(Override::Unsaid),
+            Ok(Some(0_u64)) => Ok(Override::Off),
+            Ok(Some(limit)) => Ok(Override::To(limit)),
+            Err(error) => Err(error),
+        };
+        Ok(Throttle {
+            scope: Scope::of(&self.text("job")?),
+            since: self.time("set_at")?,
+            actor: self.text("actor")?,
+            reason: self.text("reason")?,
+            limits: LiveLimits {
+                files_per_second: number("files_per_second")?,
+                bytes_per_second: number("bytes_per_second")?,
+                not_between: match self.opt_text("not_between")? {
+                    None => Override::Unsaid,
+                    Some(text) if text.is_empty() => Override::Off,
+                    Some(text) => Override::To(text),
+                },
+            },
+        })
+    }
+
+    /// What the leader waits for: columns of `des_archives`.
+    pub(super) fn wait(&self) -> Result<Wait> {
+        Ok(Wait {
+            kind: self.text("wait_kind")?,
+            reason: self.text("wait_reason")?,
+            since: self.time("wait_since")?,
         })
     }
 

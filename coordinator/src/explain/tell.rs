@@ -1,7 +1,8 @@
 //! What the facts come to, in words. Pure.
 
-use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
+use super::facts::{Facts, Lease, PauseFacts, ThrottledFacts, Watermark, WindowFacts};
 use crate::attempts::{UNPUBLISHED, is_waited_for};
+use crate::throttle::Reason;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -18,7 +19,8 @@ impl Facts {
             .or_else(|| self.stuck(&watermark))
             .or_else(|| self.unreachable(&watermark))
             .or_else(|| self.idle(&watermark))
-            .unwrap_or_else(|| self.under_way(&watermark))
+            .or_else(|| self.throttled(&watermark))
+            .unwrap_or_else(|| self.under_way(&watermark) + &self.spaced_out())
     }
 
     fn without_watermark(&self) -> String {
@@ -49,12 +51,16 @@ impl Facts {
     /// An operator paused.
     fn paused(&self, watermark: &Watermark) -> Option<String> {
         let pause = self.paused.as_ref()?;
+        let (what, resume) = match pause.all_jobs {
+            false => ("the archive", "des resume"),
+            true => ("all jobs", "des resume --all-jobs"),
+        };
         let ends = match pause.until {
-            Some(until) => format!("It ends at {until}, or with `des resume`"),
-            None => "It ends with `des resume`".to_owned(),
+            Some(until) => format!("It ends at {until}, or with `{resume}`"),
+            None => format!("It ends with `{resume}`"),
         };
         Some(format!(
-            "The watermark stands at {} because {} paused the archive at {}: {}. {ends}",
+            "The watermark stands at {} because {} paused {what} at {}: {}. {ends}",
             watermark.archived_until,
             pause.by,
             pause.since,
@@ -123,6 +129,21 @@ impl Facts {
             "The watermark stands at {until} because {nobody}{due}. Start `des coordinator`, or \
              run `des migrate`"
         ))
+    }
+
+    /// Nothing is begun, at an operator's wish.
+    fn throttled(&self, watermark: &Watermark) -> Option<String> {
+        let it = self.throttled.as_ref().filter(|it| it.stops())?;
+        Some(format!(
+            "The watermark stands at {} and nothing new has been begun since {}: {}",
+            watermark.archived_until, it.since, it.reason
+        ))
+    }
+
+    /// Work is spaced out, at an operator's wish.
+    fn spaced_out(&self) -> String {
+        let it = self.throttled.as_ref().filter(|it| !it.stops());
+        it.map_or_else(String::new, |it| format!("; {}", it.reason))
     }
 
     /// Somebody leads and something is to be done.
@@ -206,7 +227,11 @@ impl Facts {
             let until =
                 it.until.map_or_else(|| "until resumed".to_owned(), |it| format!("until {it}"));
             let (since, by, reason) = (it.since, &it.by, it.one_line());
-            lines.push(format!("paused     since {since}, {until}, by {by}: {reason}"));
+            let whose = if it.all_jobs { ", of all jobs" } else { "" };
+            lines.push(format!("paused     since {since}, {until}, by {by}{whose}: {reason}"));
+        }
+        if let Some(it) = &self.throttled {
+            lines.push(format!("throttled  since {}: {}", it.since, it.reason));
         }
         for window in self.windows.iter().take(WINDOWS_NAMED) {
             lines.extend(window.lines());
@@ -242,6 +267,13 @@ impl PauseFacts {
     /// The reason, into which whoever gave it may have put lines or worse.
     fn one_line(&self) -> String {
         self.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+impl ThrottledFacts {
+    /// Whether nothing at all is begun; else work is only spaced out.
+    pub(crate) fn stops(&self) -> bool {
+        !Reason::is_rate(&self.kind)
     }
 }
 
@@ -396,6 +428,11 @@ mod tests {
         }
     }
 
+    fn throttled(kind: &str, reason: &str) -> Option<ThrottledFacts> {
+        let (kind, reason) = (kind.to_owned(), reason.to_owned());
+        Some(ThrottledFacts { since: at("2024-12-20T09:00"), kind, reason })
+    }
+
     macro_rules! snapshot {
         ($name:ident, $facts:expr) => {
             #[test]
@@ -480,8 +517,27 @@ mod tests {
             by: "ada@console".to_owned(),
             reason: "backup of\nthe source".to_owned(),
             until: Some(at("2024-12-20T18:00")),
+            all_jobs: false,
         };
         Facts { paused: Some(paused), ..with_window(held) }
+    });
+    snapshot!(all_jobs_are_paused, {
+        let (since, by) = (at("2024-12-20T08:00"), "ada@console".to_owned());
+        let reason = "the file server moves".to_owned();
+        let paused = PauseFacts { since, by, reason, until: None, all_jobs: true };
+        Facts { paused: Some(paused), ..facts() }
+    });
+    snapshot!(limits_say_wait, {
+        let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
+        Facts {
+            throttled: throttled("query", "the query answers 3"),
+            ..with_window(window(partitions))
+        }
+    });
+    snapshot!(work_is_spaced_out, {
+        let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
+        let throttled = throttled("files_per_second", "at most 5 files per second may begin");
+        Facts { throttled, ..with_window(window(partitions)) }
     });
     snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
     snapshot!(a_certified_window_cannot_be_passed, {

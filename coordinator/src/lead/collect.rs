@@ -175,6 +175,10 @@ impl Leader<'_> {
             let rows = open.record.rows.rows.saturating_sub(open.reported.0);
             self.it.board.accepted(open.record.rows.rows);
             metrics::accepted();
+            if let Some(read) = &read {
+                let files = read.packed.rows;
+                self.throttling.rates.measured(open.charge.take(), files, read.bytes_raw);
+            }
             open.kept = read.and_then(|read| self.room.keep(read, receipt.receipt_size));
             open.record.accepted = Some(receipt);
             self.tell(Event::Read { rows, bytes: 0 });

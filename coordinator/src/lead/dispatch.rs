@@ -34,7 +34,7 @@ pub(crate) async fn publish_task(queue: &dyn TaskQueue, task: &Task) -> Result<(
 
 impl Leader<'_> {
     pub(super) async fn publish_due(&mut self) -> Result<(), BackendError> {
-        if Instant::now() < self.publish_from {
+        if !self.may_begin() || Instant::now() < self.publish_from {
             return Ok(());
         }
         if self.flight.due(Timestamp::MAX).is_empty() {
@@ -42,7 +42,9 @@ impl Leader<'_> {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.within_this_process(self.flight.due(now)).await?;
+        let due = self.within_this_process(self.flight.due(now));
+        let due = self.within_rates(due);
+        self.note_under_way(&due).await?;
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
@@ -66,6 +68,7 @@ impl Leader<'_> {
             self.note_published((window, partition), None).await?;
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.note_published();
+                open.charge = Some(self.throttling.rates.charge(open.record.rows.rows));
             }
         }
         crash::point("after_publish");
@@ -94,22 +97,26 @@ impl Leader<'_> {
 
     /// Where workers are threads of this very process, nobody is left to tell what it died over: so
     /// only as much is published as they take at a time, and that is written down before.
-    async fn within_this_process(
+    fn within_this_process(
         &self,
         due: Vec<(WindowKey, PartitionId)>,
-    ) -> Result<Vec<(WindowKey, PartitionId)>, BackendError> {
-        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return Ok(due) };
+    ) -> Vec<(WindowKey, PartitionId)> {
+        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return due };
         let interruptions = |(window, partition): &(WindowKey, PartitionId)| {
             let window = self.flight.windows.get(window)?;
             let mut records = window.partitions.iter().map(|open| &open.record);
             records.find(|it| it.partition == *partition).map(|it| it.interruptions)
         };
         let due = due.into_iter().map(|at| (at, interruptions(&at).unwrap_or_default())).collect();
-        let next = next_alone(due, &self.flight.under_way(), at_a_time);
-        if !next.is_empty() {
-            self.it.ledger.note_under_way(&self.lease, &next).await?;
+        next_alone(due, &self.flight.under_way(), at_a_time)
+    }
+
+    /// Writes down what this very process is about to work on.
+    async fn note_under_way(&self, next: &[(WindowKey, PartitionId)]) -> Result<(), BackendError> {
+        if self.it.queue.tasks_at_a_time().is_some() && !next.is_empty() {
+            self.it.ledger.note_under_way(&self.lease, next).await?;
         }
-        Ok(next)
+        Ok(())
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
@@ -143,7 +150,7 @@ impl Leader<'_> {
     pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
         self.it.board.publishes(self.flight.published());
         let silent = self.flight.silent(self.it.settings.silence);
-        if silent.is_empty() || self.paused.is_some() {
+        if silent.is_empty() || !self.may_begin() {
             return Ok(());
         }
         match self.it.queue.depth(Lane::Tasks).await {

@@ -61,7 +61,11 @@ impl Leader<'_> {
         if self.planning.is_some() {
             return Ok(true);
         }
+        let may_begin = self.may_begin();
         if let Some(lost) = self.flight.to_be_planned_anew() {
+            if !may_begin {
+                return Ok(true);
+            }
             self.begin_plan(lost.window, lost.revision, lost.purpose);
             return Ok(true);
         }
@@ -75,6 +79,9 @@ impl Leader<'_> {
                 }
         };
         if let Some(at) = self.requested.iter().position(|record| wanted(record.key())) {
+            if !may_begin {
+                return Ok(true);
+            }
             let requested = self.requested.swap_remove(at);
             self.begin_plan(requested.window, requested.revision, requested.purpose);
             return Ok(true);
@@ -95,6 +102,8 @@ impl Leader<'_> {
         let frontier = self.flight.frontier(self.watermark);
         let cutoff = match self.until {
             Some(until) => until,
+            // Not even its clock is asked.
+            None if !may_begin => return Ok(true),
             None => self.it.cutoff().await?,
         };
         if frontier >= cutoff {
@@ -102,6 +111,9 @@ impl Leader<'_> {
                 self.plan_not_before = Instant::now() + PLAN_AGAIN_AFTER;
             }
             return Ok(false);
+        }
+        if !may_begin {
+            return Ok(true);
         }
         let ledger = &self.it.ledger;
         let certified = ledger.committed_windows(Some(frontier), None, 1).await?;

@@ -22,6 +22,7 @@ mod retry_failed;
 mod services;
 mod shell;
 mod stats;
+mod throttle;
 mod windows;
 
 use crate::cli::{Cli, Command};
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Retry(args) => held::retry(args, *output).await,
         Command::Pause(args) => pause::pause(args, *output).await,
         Command::Resume(args) => pause::resume(args, *output).await,
+        Command::Throttle(args) => throttle::run(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,
         Command::Audit(args) => audit::run(args, *output).await,
         Command::Gc(args) => gc::run(args, *output).await,

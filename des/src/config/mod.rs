@@ -4,6 +4,7 @@
 mod admin_token;
 mod load;
 mod raw;
+mod throttle;
 mod urls;
 mod validate;
 
@@ -15,6 +16,7 @@ use backends::catalog::CatalogTable;
 use backends::store::S3Settings;
 use coordinator::attempts::AttemptLimits;
 use coordinator::decide::FailureLimits;
+use coordinator::throttle::ThrottleSettings;
 use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
@@ -39,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) roots: Vec<PathBuf>,
     pub(crate) worker: WorkerConfig,
     pub(crate) coordinator: CoordinatorConfig,
+    pub(crate) throttle: ThrottleSettings,
     pub(crate) http: HttpConfig,
 }
 
@@ -159,6 +162,7 @@ mod tests {
         assert_eq!(format!("{:?}", reference.pack), format!("{:?}", least.pack));
         let (stated, default) = (&reference.coordinator, &least.coordinator);
         assert_eq!(format!("{stated:?}"), format!("{default:?}"));
+        assert_eq!(reference.throttle, least.throttle);
         let worker = WorkerConfig { slots: None, ..reference.worker };
         assert_eq!(format!("{worker:?}"), format!("{:?}", least.worker));
         assert_eq!(reference.http.listen, least.http.listen);

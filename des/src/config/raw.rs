@@ -23,6 +23,7 @@ pub(crate) struct RawConfig {
     pub(crate) source: RawSource,
     pub(crate) worker: RawWorker,
     pub(crate) coordinator: RawCoordinator,
+    pub(crate) throttle: RawThrottle,
     pub(crate) http: RawHttp,
 }
 
@@ -122,6 +123,18 @@ pub(crate) struct RawCoordinator {
     pub(crate) max_attempts: Option<Lenient<u32>>,
     pub(crate) recheck_after: Option<Span>,
     pub(crate) gc_grace: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawThrottle {
+    pub(crate) max_files_per_second: Option<Lenient<u64>>,
+    pub(crate) max_bytes_per_second: Option<Size>,
+    pub(crate) not_between: Option<String>,
+    pub(crate) query: Option<String>,
+    pub(crate) max_replication_lag: Option<Span>,
+    pub(crate) max_active_connections: Option<Lenient<u64>>,
+    pub(crate) check_every: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

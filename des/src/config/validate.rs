@@ -15,6 +15,7 @@ use super::load::ConfigError;
 use super::raw::{
     Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, Secret, Size, Span,
 };
+use super::throttle::throttle_settings;
 use super::urls::bucket_and_prefix;
 use super::{
     AdminToken, BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig,
@@ -34,16 +35,16 @@ const LONGEST_RECHECK: Duration = Duration::from_secs(366 * 86_400);
 const MOST_LAG_DAYS: i64 = 36_500;
 
 /// Names the key of a complaint.
-struct Complaints<'a> {
+pub(super) struct Complaints<'a> {
     path: &'a Path,
 }
 
 impl Complaints<'_> {
-    fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
+    pub(super) fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
         ConfigError::Value { path: self.path.to_owned(), key: key.to_owned(), why: why.into() }
     }
 
-    fn positive<T: PartialOrd + Default + std::fmt::Display>(
+    pub(super) fn positive<T: PartialOrd + Default + std::fmt::Display>(
         &self,
         key: &str,
         value: T,
@@ -81,6 +82,7 @@ pub(super) fn validate(
         source,
         worker,
         coordinator,
+        throttle,
         http,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
@@ -121,6 +123,7 @@ pub(super) fn validate(
             }
         })
         .transpose()?;
+    let throttle = throttle_settings(&complain, throttle, catalog.as_ref())?;
     Ok(Config {
         path: path.to_owned(),
         job,
@@ -136,6 +139,7 @@ pub(super) fn validate(
         roots: source.roots.iter().map(PathBuf::from).collect(),
         worker: worker_config(&complain, &worker)?,
         coordinator: coordinator_config(&complain, &coordinator)?,
+        throttle,
         http: http_config(&complain, &http, &metrics)?,
     })
 }

@@ -184,6 +184,7 @@ fn router(answers: Arc<Answers>) -> Router {
             .route("/api/events", get(status::events))
             .route("/api/pause", post(actions::pause))
             .route("/api/resume", post(actions::resume))
+            .route("/api/throttle", post(actions::throttle))
             .route("/api/replay", post(actions::replay));
     }
     router.layer(map_response(page::secure)).with_state(answers)

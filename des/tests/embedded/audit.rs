@@ -82,6 +82,7 @@ fn every_command_that_changes_something_leaves_a_row() {
     row(&place, "init", (0, false, true));
     row(&place, "pause", (0, false, true));
     row(&place, "resume", (0, true, false));
+    row(&place, "throttle --max-files-per-second 9999999", (0, false, true));
     place.des("migrate").expect(1);
     row(&place, &format!("retry --window {first}"), (0, true, true));
     place.des("migrate").expect(1);
@@ -100,6 +101,7 @@ fn every_command_that_changes_something_leaves_a_row() {
     let tables = "DROP TABLE des_archive_config; DROP TABLE des_archives; DROP TABLE des_windows; \
                   DROP TABLE des_partitions; DROP TABLE des_lease; DROP TABLE des_audit_log; \
                   DROP TABLE des_looks; DROP TABLE des_passes; DROP TABLE des_pauses; \
+                  DROP TABLE des_throttles; \
                   DROP TABLE des_migration_errors; DROP TABLE _des_migrations";
     place.sql().execute(tables);
     row(&place, "rebuild-ledger", (0, false, true));

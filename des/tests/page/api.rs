@@ -79,6 +79,21 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
     assert!(status == 409 && told.contains("drill"), "it is paused already: {told}");
     let (status, _, told) = send(&address, "POST", "/api/resume", &may, REASON);
     assert_eq!(status, 200, "{told}");
+    let throttle = |body: Value| send(&address, "POST", "/api/throttle", &may, &body.to_string());
+    for (body, expected, told) in [
+        (json!({"reason": "drill"}), 409, "is not throttled"),
+        (json!({"reason": "drill", "max_files_per_second": "many"}), 400, "many"),
+        (json!({"reason": "drill", "max_files_per_second": 0}), 409, "pause"),
+        (json!({"reason": "drill", "not_between": "lunch"}), 409, "lunch"),
+        (json!({"reason": " ", "max_files_per_second": 5}), 400, "say why"),
+        (json!({"reason": "drill", "max_files_per_second": 5000}), 200, "at most 5000 files"),
+        (json!({"reason": "drill", "max_bytes_per_second": "20MiB"}), 200, "20971520 bytes"),
+        (json!({"reason": "drill"}), 200, "Taken back"),
+    ] {
+        let (status, _, answer) = throttle(body.clone());
+        assert!(status == expected && answer.contains(told), "{body}: {status} {answer}");
+    }
+    assert_eq!(fleet.value("SELECT count(*) FROM des_throttles"), "0");
     let never = json!({"reason": "drill", "window": "1999-01-01T00:00:00Z"}).to_string();
     let (status, _, told) = send(&address, "POST", "/api/replay", &may, &never);
     assert!(status == 409 && told.contains("no committed window"), "{told}");

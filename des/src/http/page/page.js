@@ -9,7 +9,7 @@ const AGAIN_AFTER = 3_000;
 
 const TONES = {
   moving: 'Moving', idle: 'Nothing is due', paused: 'Paused', held: 'Waits for an operator',
-  trouble: 'Not moving', unknown: 'Unknown',
+  throttled: 'Waiting', trouble: 'Not moving', unknown: 'Unknown',
 };
 const ROLES = {
   starting: 'Starting', standing_by: 'Standing by', leading: 'Leading', resting: 'Between two cycles',
@@ -127,8 +127,8 @@ function show(told) {
   say($('role'), roleOf(told));
   showVerdict(told);
   showActions(told);
-  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused } = told;
-  draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused }, (known) => figuresOf(known).map(figure));
+  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused, throttled } = told;
+  draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused, throttled }, (known) => figuresOf(known).map(figure));
   $('troubles').hidden = told.troubles.length === 0;
   draw('troubles-list', told.troubles, (troubles) =>
     troubles.flatMap(({ what, text }) => [el('dt', {}, what), el('dd', {}, text)]));
@@ -160,7 +160,7 @@ function showVerdict({ explanation, tone, process }) {
   document.title = `${TONES[tone]} · DES Fleet`;
 }
 
-function figuresOf({ watermark, lag, left, failed, lease, paused }) {
+function figuresOf({ watermark, lag, left, failed, lease, paused, throttled }) {
   const files = failed.reduce((sum, { files }) => sum + files, 0);
   const lagText = lag === 0 ? 'none' : duration(lag);
   return [
@@ -170,6 +170,7 @@ function figuresOf({ watermark, lag, left, failed, lease, paused }) {
     left.seconds !== null && left.pending_files > 0 && ['Time left', duration(left.seconds), 'at the pace of 10 minutes'],
     ['Failed files', number(files), files ? 'not archived, with a reason' : 'none'],
     paused && ['Paused for', age(paused.since, ''), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
+    throttled && !paused && ['Throttled for', age(throttled.since, ''), throttled.kind.replaceAll('_', ' ')],
     !lease && ['Lease', 'nobody leads', ''],
   ].filter(Boolean);
 }
@@ -426,6 +427,7 @@ function audit(list) {
 const ASKED = {
   pause: ['Pause', 'Nothing new is begun until somebody resumes. What workers hold is finished.'],
   resume: ['Resume', 'Work goes on within seconds.'],
+  throttle: ['Throttle', 'In the place of what was said before. What is left empty is as configured; none: no limit. All empty: the throttle is taken back.'],
   replay: ['Replay a window', 'A committed window is verified; what is damaged is restored, what is late is archived.'],
 };
 let asked;
@@ -456,6 +458,9 @@ async function act() {
   const body = { reason: reason.value };
   if (asked === 'pause' && until.value) body.until = `${until.value}Z`;
   if (asked === 'replay') body.window = end.value.trim();
+  for (const limit of document.querySelectorAll('[data-for=throttle] input')) {
+    if (asked === 'throttle' && limit.value.trim()) body[limit.name] = limit.value.trim();
+  }
   const answer = await fetch(`/api/${asked}`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${given.value}` },
