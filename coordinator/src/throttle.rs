@@ -1,5 +1,5 @@
 //! Throttling: which limits are in force, and the first reason why nothing new is begun. Pure, but for
-//! the operator's words in [`operate`].
+//! an operator's words, and what the source database is asked.
 //!
 //! Two kinds of reasons: in some hours, or while the source database is busy, nothing at all is begun,
 //! neither a scan of the catalog nor a task. A rate only spaces tasks out. Whatever is under way goes
@@ -8,6 +8,7 @@
 mod hours;
 mod operate;
 mod rates;
+mod source;
 
 use std::fmt;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use protocol::Timestamp;
 pub use self::hours::Hours;
 pub use self::operate::{ThrottleError, end, set, waited_for};
 pub(crate) use self::rates::{Charge, Rates};
+pub use self::source::ask_source;
 
 /// The limits of the configuration. The live ones of an operator may say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -258,22 +260,6 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What an answer of the source database means, if it means wait.
-pub(crate) fn query_says(value: f64) -> Option<Reason> {
-    (value > 0.0).then_some(Reason::Query { value })
-}
-
-/// See [`query_says`].
-pub(crate) fn lag_says(seconds: f64, most: Duration) -> Option<Reason> {
-    (seconds > most.as_secs_f64()).then_some(Reason::ReplicationLag { seconds, most })
-}
-
-/// See [`query_says`].
-#[expect(clippy::cast_precision_loss, reason = "connections are far fewer")]
-pub(crate) fn connections_say(active: f64, most: u64) -> Option<Reason> {
-    (active > most as f64).then_some(Reason::Connections { active, most })
-}
-
 #[cfg(test)]
 mod tests {
     use backends::ledger::LiveLimits;
@@ -354,24 +340,6 @@ mod tests {
         let reason = limits.closed_at(at("2024-12-01")).expect("it waits");
         assert_eq!(reason.kind(), "check_failed");
         assert!(reason.to_string().contains("some time"), "{reason}");
-    }
-
-    #[test]
-    fn an_answer_means_wait_beyond_its_limit() {
-        assert_eq!((query_says(0.0), query_says(-1.0)), (None, None));
-        assert_eq!(query_says(0.5), Some(Reason::Query { value: 0.5 }));
-        let most = Duration::from_secs(30);
-        assert_eq!(lag_says(30.0, most), None);
-        let told = lag_says(30.25, most).map(|reason| reason.to_string());
-        assert_eq!(
-            told.as_deref(),
-            Some(
-                "replication from the source database is 30.2 s behind, more than \
-                 max_replication_lag allows (30 s)"
-            )
-        );
-        assert_eq!(connections_say(80.0, 80), None);
-        assert_eq!(connections_say(81.0, 80).map(|it| it.kind()), Some("active_connections"));
     }
 
     #[test]

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backends::catalog::LoadCheck;
 use backends::queue::Lane;
 use backends::{BackendError, Catalog};
 use protocol::{PartitionId, WindowKey};
@@ -18,14 +17,10 @@ use tracing::{info, warn};
 
 use super::Leader;
 use crate::service::Event;
-use crate::throttle::{
-    Limits, Rates, Reason, SourceProtection, connections_say, lag_says, query_says,
-};
+use crate::throttle::{Limits, Rates, Reason, SourceProtection, ask_source};
 
 /// How often the log says that a reason still holds.
 const REMIND_EVERY: Duration = Duration::from_secs(3_600);
-/// How long the source database may take to answer one question.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the leader knows of it.
 pub(super) struct Throttling {
@@ -172,7 +167,7 @@ impl SourceWatch {
         let (tell, told) = watch::channel(None);
         let asking = tokio::spawn(async move {
             loop {
-                let reason = ask(&source, &*catalog).await;
+                let reason = ask_source(&source, &*catalog).await;
                 let _nobody_listens = tell.send(Some(reason.map_or(Ok(()), Err)));
                 tokio::time::sleep(source.check_every).await;
             }
@@ -199,40 +194,4 @@ impl Drop for SourceWatch {
     fn drop(&mut self) {
         self.asking.abort();
     }
-}
-
-/// The first reason of the source database to wait. One that cannot be asked for is a reason.
-async fn ask(source: &SourceProtection, catalog: &dyn Catalog) -> Option<Reason> {
-    let measure =
-        async |check| match tokio::time::timeout(ANSWER_LIMIT, catalog.measure(check)).await {
-            Ok(answer) => {
-                answer.map_err(|error| Reason::CannotTell { why: one_line(&error.to_string()) })
-            }
-            Err(_elapsed) => {
-                let why = format!("the source database does not answer within {ANSWER_LIMIT:?}");
-                Err(Reason::CannotTell { why })
-            }
-        };
-    if let Some(query) = &source.query {
-        match measure(LoadCheck::Query(query)).await.map(query_says) {
-            Ok(None) => {}
-            Ok(Some(reason)) | Err(reason) => return Some(reason),
-        }
-    }
-    if let Some(most) = source.max_replication_lag {
-        match measure(LoadCheck::ReplicationLag).await.map(|lag| lag_says(lag, most)) {
-            Ok(None) => {}
-            Ok(Some(reason)) | Err(reason) => return Some(reason),
-        }
-    }
-    let most = source.max_active_connections?;
-    match measure(LoadCheck::ActiveConnections).await.map(|it| connections_say(it, most)) {
-        Ok(reason) => reason,
-        Err(reason) => Some(reason),
-    }
-}
-
-/// What a database says, whose messages may have several lines.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
-use coordinator::init;
+use coordinator::{init, throttle};
 use protocol::ArchiveIdentity;
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -82,6 +82,7 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
     if let Some(catalog) = &catalog {
         let looked = look_at_catalog(&**catalog, &mut findings).await;
         findings.keep("catalog", looked);
+        look_at_throttle(&**catalog, config, &mut findings).await;
     }
     let stored = match will_be_made(config) {
         Some(path) => {
@@ -147,6 +148,18 @@ pub(super) async fn worker(config: &Config, output: Output) -> Result<Exit, Fail
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
     findings.print(output)
+}
+
+/// Whether the source database can be asked what it is to be asked, and what it says.
+async fn look_at_throttle(catalog: &dyn Catalog, config: &Config, findings: &mut Findings) {
+    let source = &config.throttle.source;
+    if !source.asks() {
+        return;
+    }
+    match throttle::ask_source(source, catalog).await {
+        None => findings.ok("throttle", "the source database can be asked, and says go on"),
+        Some(reason) => findings.warn("throttle", format!("nothing would be begun now: {reason}")),
+    }
 }
 
 async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {

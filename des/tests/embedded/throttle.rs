@@ -78,6 +78,11 @@ fn a_run_waits_for_what_the_source_database_says() {
     let mut place = place();
     place.set("throttle.query", "SELECT active FROM maintenance").set("throttle.check_every", "1s");
     let (before, watermark) = (place.objects(), place.watermark());
+    let check = place.des("migrate --check").expect(0).text();
+    assert!(
+        check.contains("nothing would be begun now") && check.contains("maintenance"),
+        "{check}"
+    );
     let mut running = place.start("migrate --output json");
 
     // What cannot be asked counts as wait, and is told.
