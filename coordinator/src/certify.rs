@@ -190,7 +190,9 @@ impl Certifier {
         Err(Doubt::NotSo(partition, why))
     }
 
-    /// Writes the certificate, durably; what is then to be committed.
+    /// Writes the certificate, durably; what is then to be committed. A name carries the epoch, so
+    /// that one is there already only if this epoch was somebody else's too: of a ledger that was
+    /// restored to an older point.
     pub(crate) async fn write(
         &self,
         certificate: Certificate,
@@ -198,7 +200,7 @@ impl Certifier {
     ) -> Result<WindowCommit, BackendError> {
         crash::point("before_certificate");
         let key = names::certificate(certificate.key(), certificate.epoch);
-        self.store.put(&key, certificate.encode().into()).await?;
+        self.store.put_once(&key, certificate.encode().into()).await?;
         self.store.flush().await?;
         let findings = findings_of(&certificate, record);
         Ok(commit_of(certificate, key, findings))

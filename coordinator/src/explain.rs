@@ -17,8 +17,8 @@ pub use self::facts::{
     TroubledPartition, Watermark, WindowFacts,
 };
 use crate::attempts::is_waited_for;
+use crate::behind::behind;
 use crate::cutting::cutoff;
-use crate::init::behind;
 use crate::pause::standing;
 
 /// Open windows whose partitions are looked at; the others are counted.

@@ -22,7 +22,8 @@ use serde::Serialize;
 use tracing::debug;
 
 use self::named::{Cut, Names, Stretch, for_each_name};
-use self::settled::{Settled, Standing, Verdict, judge};
+pub(crate) use self::settled::{Settled, Standing};
+use self::settled::{Verdict, judge};
 use crate::init::{InitError, read_identity};
 use crate::passes::{
     CERTIFICATES_IN_FLIGHT, Pass, committed_passes, listed_certificates, read_pass, shortened,

@@ -259,6 +259,15 @@ impl<'a> Leader<'a> {
             }
             return Err(BackendError::Invalid { what });
         }
+        if watermark.archived_until < self.watermark {
+            return Err(BackendError::Conflict {
+                what: format!(
+                    "the watermark went back from {} to {} under this leader: somebody adjusted it, \
+                     or the ledger was restored to an older point",
+                    self.watermark, watermark.archived_until
+                ),
+            });
+        }
         self.watermark = watermark.archived_until;
         self.look_for_pause().await?;
         let records = self.it.ledger.open_windows().await?;

@@ -7,6 +7,7 @@
 
 pub mod adjust;
 pub mod attempts;
+pub mod behind;
 pub mod board;
 pub mod cutting;
 pub mod decide;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attempts::AttemptLimits;
+use crate::behind::is_behind;
 use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::decide::FailureLimits;
@@ -213,8 +214,13 @@ impl Coordinator {
                 self.settings.lease_ttl,
                 (self.board.clone(), lost.clone()),
             ));
-            let ended =
-                Leader::new(self, lease.clone(), until, &mut report).lead(&goal, &lost).await;
+            let ended = match self.require_current_ledger().await {
+                Ok(()) => {
+                    let leader = Leader::new(self, lease.clone(), until, &mut report);
+                    leader.lead(&goal, &lost).await
+                }
+                Err(error) => Err(error),
+            };
             renewing.abort();
             let reached = match ended {
                 Ok(Ended::GoalReached) => true,
@@ -239,6 +245,15 @@ impl Coordinator {
             if reached {
                 return Ok(report);
             }
+        }
+    }
+
+    /// Refuses a ledger that is older than the archive. It may have been restored at any moment, so
+    /// that every leader looks.
+    async fn require_current_ledger(&self) -> Result<(), BackendError> {
+        match is_behind(&self.store, &*self.ledger, &self.identity).await? {
+            Some(what) => Err(BackendError::Invalid { what }),
+            None => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
-use coordinator::init;
+use coordinator::behind::behind;
 use protocol::ArchiveIdentity;
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -290,7 +290,7 @@ async fn look_at_ledger(
             findings.error("ledger", &Failure::usage(why));
         }
         (_, Some((store, _))) => {
-            if let Some(why) = init::behind(store, ledger).await? {
+            if let Some(why) = behind(store, ledger).await? {
                 findings.error("ledger", &Failure::usage(why));
             }
         }

@@ -10,6 +10,7 @@ mod faults;
 mod observe;
 mod operators;
 mod pause;
+mod restored;
 mod setup;
 mod stalls;
 
