@@ -166,7 +166,17 @@ impl Facts {
                 partition.class,
                 partition.detail
             ),
-            _ => format!("The watermark is moving from {until}: {progress}"),
+            _ => {
+                let dead = self.broker.map_or(0, |broker| broker.dead_letters);
+                let unread = (dead > 0 && done < all).then(|| {
+                    format!(
+                        "; {dead} messages that nobody could read are dead letters, and may be what \
+                         is missing: is a process of another release at work?"
+                    )
+                });
+                let unread = unread.unwrap_or_default();
+                format!("The watermark is moving from {until}: {progress}{unread}")
+            }
         }
     }
 
