@@ -472,8 +472,7 @@ mod tests {
     fn what_is_under_way_stays_so_when_the_ledger_is_read_again() {
         let split = PartitionRecord { partition: 18, ..partition() };
         let record = record(WindowState::Open);
-        let mut window =
-            OpenWindow::new(record, PackSettings::default(), vec![partition(), split]);
+        let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition(), split]);
         window.partitions.iter_mut().for_each(OpenPartition::note_published);
         // As the ledger has them after the second was split: who works on the first is written
         // down there, and when it was to be published before is not.

@@ -290,8 +290,10 @@ impl<'a> Leader<'a> {
             if let Some(first) = partitions.first() {
                 match settings_of(&it.store, &first.manifest).await {
                     Ok(of_manifest) => settings = of_manifest,
-                    Err(error) if error.is_retryable() => return Err(error),
-                    Err(error) => lost = Some((first.partition, error.to_string())),
+                    Err(error) if error.is_lost_or_damaged() => {
+                        lost = Some((first.partition, error.to_string()));
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             self.flight.windows.insert(key, OpenWindow::new(record, settings, partitions));

@@ -114,7 +114,7 @@ impl Restorer {
         Ok(tasks)
     }
 
-    /// `None` where the manifest cannot be read.
+    /// `None` where the manifest is gone or damaged.
     async fn task(
         &self,
         certificate: &Certificate,
@@ -123,11 +123,11 @@ impl Restorer {
     ) -> Result<Option<Task>, BackendError> {
         let settings = match settings_of(&self.store, &partition.manifest).await {
             Ok(settings) => settings,
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => {
+            Err(error) if error.is_lost_or_damaged() => {
                 warn!("its shards cannot be made again: {error}");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let Some(manifest_hash) = names::content_hash(&partition.manifest) else { return Ok(None) };
         Ok(Some(Task {

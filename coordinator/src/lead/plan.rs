@@ -196,7 +196,8 @@ impl Leader<'_> {
         })?;
         let plan = match plan {
             Ok(plan) => plan,
-            Err(error) if error.is_retryable() || revision == 0 => {
+            // Only what is gone or damaged will not be otherwise.
+            Err(error) if revision == 0 || !error.is_lost_or_damaged() => {
                 if revision == 0 && window.end() > self.watermark {
                     self.note_unplanned(window, &error).await;
                 }
