@@ -184,6 +184,19 @@ impl OpenWindow {
         may_split(splits, self.record.rows.rows, failures)
     }
 
+    /// Whether the partition is not to be tried again as it is.
+    pub(crate) fn is_used_up(
+        &self,
+        partition: PartitionId,
+        limits: AttemptLimits,
+        failures: FailureLimits,
+    ) -> bool {
+        let may_split = self.may_split(failures);
+        let mut records = self.partitions.iter().map(|open| &open.record);
+        let record = records.find(|record| record.partition == partition);
+        record.is_some_and(|it| verdict(it, limits, may_split) != Verdict::TryAgain)
+    }
+
     /// The first of its partitions that is not to be tried again as it is.
     fn used_up(
         &self,
@@ -239,9 +252,13 @@ impl Flight {
         (partition.accepted.is_none() && same_manifest).then_some(partition)
     }
 
-    /// The first window that may commit now.
-    pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
-        self.complete(watermark).next()
+    /// The first window that may commit now, of those that are not to `wait`.
+    pub(crate) fn next_complete(
+        &self,
+        watermark: Timestamp,
+        wait: impl Fn(WindowKey) -> bool,
+    ) -> Option<WindowKey> {
+        self.complete(watermark).find(|key| !wait(*key))
     }
 
     /// Whether this window may commit now.
@@ -306,21 +323,24 @@ impl Flight {
         }
     }
 
-    /// A partition that used up its attempts, and what is to become of it.
+    /// A partition that used up its attempts, and what is to become of it, in a window that is not
+    /// to `wait`.
     pub(crate) fn used_up(
         &self,
         limits: AttemptLimits,
         failures: FailureLimits,
+        wait: impl Fn(WindowKey) -> bool,
     ) -> Option<(WindowKey, PartitionRecord, Verdict)> {
-        self.windows.iter().find_map(|(key, window)| {
+        self.windows.iter().filter(|(key, _)| !wait(**key)).find_map(|(key, window)| {
             let (record, verdict) = window.used_up(limits, failures)?;
             Some((*key, record.clone(), verdict))
         })
     }
 
-    /// A window that waits for another plan.
-    pub(crate) fn to_be_planned_anew(&self) -> Option<&WindowRecord> {
-        self.windows.values().find(|window| window.to_be_planned_anew).map(|window| &window.record)
+    /// Windows that wait for another plan.
+    pub(crate) fn to_be_planned_anew(&self) -> impl Iterator<Item = &WindowRecord> {
+        let lost = self.windows.values().filter(|window| window.to_be_planned_anew);
+        lost.map(|window| &window.record)
     }
 
     fn unfinished(&self) -> impl Iterator<Item = (WindowKey, &OpenPartition)> {
