@@ -7,7 +7,7 @@
 mod facts;
 mod tell;
 
-use backends::ledger::{PartitionRecord, PassQuery, WindowRecord, WindowState};
+use backends::ledger::{PartitionRecord, PassQuery, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
@@ -134,14 +134,21 @@ pub(crate) async fn ask_ledger(
         .map(|(reason, files)| Reason { reason, files })
         .collect();
     let stuck = ledger.stuck().await?;
-    facts.stuck = stuck.map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason });
+    let is_ahead = |stuck: &&Stuck| stuck.end > archive.settled_until;
+    facts.stuck = stuck
+        .as_ref()
+        .filter(is_ahead)
+        .map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason.clone() });
+    let unplanned = stuck.filter(|stuck| !is_ahead(&stuck));
     let open = ledger.open_windows().await?;
     facts.open_windows = open.len() as u64;
     let mut windows = Vec::new();
     for record in open.into_iter().take(WINDOWS_LOOKED_AT) {
         let partitions = ledger.partitions(record.key()).await?;
         let since = since_when(ledger, &record).await?;
-        facts.windows.push(WindowFacts { since, ..window_facts(&record, &partitions, now) });
+        let waits = unplanned.as_ref().filter(|it| it.end == record.window_end());
+        let waits = waits.map(|it| it.reason.clone());
+        facts.windows.push(WindowFacts { since, waits, ..window_facts(&record, &partitions, now) });
         windows.push((record, partitions));
     }
     Ok(windows)
@@ -231,6 +238,7 @@ pub(crate) fn window_facts(
         partitions: counts,
         troubled: troubled.map(|partition| troubled_facts(partition, now)),
         since: None,
+        waits: None,
         slowest: slowest(record, partitions),
     }
 }

@@ -180,11 +180,11 @@ pub(crate) async fn read_receipt(
 ) -> Result<Option<Receipt>, BackendError> {
     let bytes = match store.get(key, MAX_RECEIPT_BYTES).await {
         Ok(bytes) => bytes,
-        Err(error) if error.is_retryable() => return Err(error),
-        Err(error) => {
+        Err(error) if error.is_lost_or_damaged() => {
             warn!("{error}");
             return Ok(None);
         }
+        Err(error) => return Err(error),
     };
     let sound = names::content_hash(key) == Some(ContentHash::of(&bytes));
     let receipt = sound.then(|| Receipt::decode(&bytes).ok()).flatten();

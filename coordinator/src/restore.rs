@@ -71,7 +71,7 @@ impl Restorer {
                 break;
             }
             info!(tasks = tasks.len(), "objects are being made again under their own names");
-            self.carry_out(tasks).await?;
+            self.carry_out(tasks).await;
         }
         if before > 0 {
             survey.look_again(&self.store).await?;
@@ -114,7 +114,7 @@ impl Restorer {
         Ok(tasks)
     }
 
-    /// `None` where the manifest cannot be read.
+    /// `None` where the manifest is gone or damaged.
     async fn task(
         &self,
         certificate: &Certificate,
@@ -123,11 +123,11 @@ impl Restorer {
     ) -> Result<Option<Task>, BackendError> {
         let settings = match settings_of(&self.store, &partition.manifest).await {
             Ok(settings) => settings,
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => {
+            Err(error) if error.is_lost_or_damaged() => {
                 warn!("its shards cannot be made again: {error}");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let Some(manifest_hash) = names::content_hash(&partition.manifest) else { return Ok(None) };
         Ok(Some(Task {
@@ -152,25 +152,30 @@ impl Restorer {
     }
 
     /// Publishes the tasks until each is answered, or used up its attempts.
-    async fn carry_out(&mut self, tasks: Vec<Task>) -> Result<(), BackendError> {
+    async fn carry_out(&mut self, tasks: Vec<Task>) {
         let now = Instant::now();
         let wait = |task| Waiting { task, last_sign: None, not_before: now };
         let mut waiting: Vec<Waiting> = tasks.into_iter().map(wait).collect();
         while !waiting.is_empty() {
             for it in &mut waiting {
                 if it.last_sign.is_none() && it.not_before <= Instant::now() {
-                    publish_task(&*self.queue, &it.task).await?;
+                    if let Err(error) = publish_task(&*self.queue, &it.task).await {
+                        // What was verified so far is not to be verified again for that.
+                        warn!("a task to restore was not published, and will be again: {error}");
+                        it.not_before = Instant::now() + FIRST_WAIT;
+                        // The others would wait for the same broker as long.
+                        break;
+                    }
                     it.last_sign = Some(Instant::now());
                 }
             }
             match tokio::time::timeout(TICK, self.answers.recv()).await {
                 Ok(Some(answer)) => self.take(answer, &mut waiting),
                 // Nobody leads any more, so that nobody is to be waited for.
-                Ok(None) => return Ok(()),
+                Ok(None) => return,
                 Err(_elapsed) => self.find_silent(&mut waiting).await,
             }
         }
-        Ok(())
     }
 
     fn take(&self, answer: Answer, waiting: &mut Vec<Waiting>) {

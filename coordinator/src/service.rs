@@ -335,11 +335,8 @@ impl Coordinator {
     }
 
     /// How far windows may reach now.
-    pub(crate) async fn cutoff(&self) -> Result<Timestamp, BackendError> {
-        let lag_days = self.ledger.watermark().await?.map_or(0, |row| row.lag_days);
-        let clocks = (self.catalog.now().await?, self.ledger.now().await?);
-        let oldest = if lag_days < 1 { self.catalog.oldest_transaction().await? } else { None };
-        Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, self.settings.window_span_micros))
+    async fn cutoff(&self) -> Result<Timestamp, BackendError> {
+        reach(&*self.ledger, &*self.catalog, self.settings.window_span_micros).await
     }
 
     async fn wait_out(&self, error: &BackendError, shutdown: &CancellationToken) {
@@ -383,6 +380,18 @@ impl Coordinator {
     ) -> Result<Box<dyn Consumer>, BackendError> {
         self.queue.consume(lane, CONSUMER_PREFETCH).await
     }
+}
+
+/// How far windows may reach now; they end on multiples of `span` microseconds.
+pub(crate) async fn reach(
+    ledger: &dyn Ledger,
+    catalog: &dyn Catalog,
+    span: i64,
+) -> Result<Timestamp, BackendError> {
+    let lag_days = ledger.watermark().await?.map_or(0, |row| row.lag_days);
+    let clocks = (catalog.now().await?, ledger.now().await?);
+    let oldest = if lag_days < 1 { catalog.oldest_transaction().await? } else { None };
+    Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, span))
 }
 
 /// The longest pause between two tries to take the lease: a fraction of the second that a takeover

@@ -20,7 +20,7 @@ use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
 use crate::remaining::{Difference, Remaining};
 use crate::sabotage;
-use crate::sort::{Sorted, Sorter};
+use crate::sort::{Sorted, Sorter, other_rows};
 use crate::survey::Survey;
 
 use write::write_all;
@@ -126,7 +126,14 @@ impl Splitter {
         })?;
         // A sorter that failed made the scan end early, without an error of its own.
         let sorted = sorted.map_err(|error| self.spool_error(error))?;
-        scanned?;
+        // A table that is not there, as while it is renamed, is no object of the archive that is lost.
+        scanned.map_err(|error| match error {
+            BackendError::NotFound { what } => {
+                let cause = "no window can be read until it is there again".into();
+                BackendError::Failed { what, cause }
+            }
+            other => other,
+        })?;
         Ok(sorted)
     }
 
@@ -154,19 +161,26 @@ impl Splitter {
         let (loads, difference) = self.compare(sorted, survey, &spool_error)?;
         let known = survey.rows(&self.store, self.settings.n_bits);
         let mut rows = Remaining::new(sorted.iter(1), known, &spool_error)?;
-        for (number, row_count) in cut(&loads, self.limits).into_iter().enumerate() {
+        let cuts = cut(&loads, self.limits);
+        for (number, row_count) in cuts.iter().enumerate() {
             let header = header(number);
             let mut manifest = ManifestWriter::new(&header).map_err(spool_error)?;
-            for _ in 0..row_count {
-                let Some((row, _)) = rows.next_row()? else { break };
+            for _ in 0..*row_count {
+                let Some((row, _)) = rows.next_row()? else {
+                    return Err(spool_error(other_rows()));
+                };
                 manifest.push(&row.row).map_err(spool_error)?;
             }
             let (bytes, totals) = manifest.finish().map_err(spool_error)?;
             let manifest = FinishedManifest { partition: header.partition, bytes, totals };
             if finished.blocking_send(manifest).is_err() {
                 // The upload failed, and says why itself.
-                break;
+                return Ok(difference);
             }
+        }
+        // Whether what was written are the rows that were scanned shows at their end.
+        if !cuts.is_empty() && rows.next_row()?.is_some() {
+            return Err(spool_error(other_rows()));
         }
         Ok(difference)
     }

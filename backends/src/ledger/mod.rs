@@ -313,11 +313,12 @@ pub trait Ledger: Send + Sync {
     /// Ends a pause whose time is over and returns it; `None` when there is none such. The audit
     /// row names `actor`.
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
-    /// Records over which window the watermark cannot move for now, and why, or that it can.
+    /// Records over which window the watermark cannot move for now, or a pass over which window below
+    /// it cannot be planned, and why; or that there is none.
     async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;
 
-    /// What was recorded last of a window over which the watermark cannot move, while the watermark
-    /// has not passed it.
+    /// What was recorded last by [`note_stuck`](Self::note_stuck), while the watermark has not passed
+    /// the window, or a pass over it is not committed.
     async fn stuck(&self) -> Result<Option<Stuck>>;
 
     /// The newest entries of the audit log, newest first, at most `limit`.

@@ -129,10 +129,14 @@ impl Facts {
     fn under_way(&self, watermark: &Watermark) -> String {
         let until = watermark.archived_until;
         let Some(window) = self.windows.iter().find(|window| !window.requested) else {
-            return match self.windows.first() {
-                Some(requested) => {
-                    format!("A replay of {} was asked for and begins", requested.name())
-                }
+            let waits = self.windows.iter().find(|window| window.waits.is_some());
+            return match waits.or(self.windows.first()) {
+                Some(requested) => match &requested.waits {
+                    Some(why) => {
+                        format!("A replay of {} was asked for and waits: {why}", requested.name())
+                    }
+                    None => format!("A replay of {} was asked for and begins", requested.name()),
+                },
                 None => format!(
                     "The watermark stands at {until}, and the next window is being read from the catalog"
                 ),
@@ -292,6 +296,11 @@ impl WindowFacts {
             vec![format!("{:<11}{}", state.split(' ').next().unwrap_or(state), self.name())];
         if self.requested {
             lines[0].push_str(", asked for and not begun");
+        }
+        if let Some(why) = &self.waits {
+            lines.push(format!("           it cannot be planned and is tried again: {why}"));
+        }
+        if self.requested {
             return lines;
         }
         let Self { partitions: it, files, files_failed, .. } = self;
@@ -378,6 +387,7 @@ mod tests {
             partitions,
             troubled: None,
             since: Some(at("2024-12-20T09:58")),
+            waits: None,
             slowest: None,
         }
     }
@@ -501,6 +511,15 @@ mod tests {
     snapshot!(a_replay_was_asked_for, {
         let requested =
             WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };
+        with_window(requested)
+    });
+    snapshot!(a_replay_cannot_be_planned, {
+        let requested = WindowFacts {
+            revision: 1,
+            requested: true,
+            waits: Some("reading its certificate: 403 AccessDenied".to_owned()),
+            ..window(Partitions::default())
+        };
         with_window(requested)
     });
     snapshot!(the_ledger_is_older_than_the_store, {

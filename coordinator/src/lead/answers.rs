@@ -128,7 +128,7 @@ async fn read_receipt(
             let checked = check_receipt(name, &bytes, expected);
             Ok(checked.map(|receipt| (receipt, bytes.len() as u64)))
         }
-        Err(error) if error.is_retryable() => Err(error),
-        Err(error) => Ok(Err(error.to_string())),
+        Err(error) if error.is_lost_or_damaged() => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
     }
 }

@@ -1,6 +1,7 @@
 //! Committing: certificates and the watermark, in order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use backends::ledger::{WindowCommit, WindowState};
 use backends::{BackendError, crash};
@@ -10,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::Leader;
+use super::waits::{Waits, What};
 use crate::attempts::setback_of_lost_object;
 use crate::certify::{Basis, Certifier, Compared};
 use crate::metrics;
@@ -37,8 +39,11 @@ pub(super) async fn compared(
 impl Leader<'_> {
     /// Begins to certify the first window that may commit, unless one is being certified.
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
+        let now = Instant::now();
+        let waits = |waits: &Waits, key| waits.is_waiting(What::Compare(key), now);
         while self.certifying.is_none()
-            && let Some(key) = self.flight.next_complete(self.watermark)
+            && let Some(key) =
+                self.flight.next_complete(self.watermark, |key| waits(&self.waits, key))
         {
             let Some(window) = self.flight.windows.get(&key) else { break };
             let ledger = &self.it.ledger;
@@ -89,17 +94,26 @@ impl Leader<'_> {
         let Some(Certifying { key, basis, certifier, .. }) = self.certifying.take() else {
             return Ok(());
         };
-        let compared = compared.map_err(|panicked| BackendError::Failed {
-            what: format!("comparing the receipts of the window {key}"),
-            cause: panicked.into(),
-        })?;
+        let compared = compared.unwrap_or_else(|panicked| {
+            let what = format!("comparing the receipts of the window {key}");
+            Err(BackendError::Failed { what, cause: panicked.into() })
+        });
         let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
         if !self.flight.may_commit(key, self.watermark) || !basis.is_of(window) {
             // What was found out is about what it was before. If it may commit, that begins anew.
             return Ok(());
         }
-        match compared? {
+        let compared = match compared {
+            Ok(compared) => compared,
+            // Nothing is written yet.
+            Err(error) => return self.wait_out(What::Compare(key), key.end, error).await,
+        };
+        self.done(What::Compare(key), key.end).await?;
+        let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
+        match compared {
             Compared::Sound(certificate) => {
+                // A write that failed may still happen, at any time: nothing else may be written
+                // under its name, and only another epoch gives another.
                 let commit = certifier.write(*certificate, &window.record).await?;
                 self.commit(key, commit).await
             }

@@ -9,8 +9,10 @@ use protocol::message::{Progress, Task};
 use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
+use super::waits::What;
 use super::{Leader, TICK};
 use crate::attempts::{READING, UNPUBLISHED, next_alone, worker_to_avoid};
+use crate::flight::OpenWindow;
 use crate::metrics;
 use crate::service::Event;
 
@@ -42,7 +44,10 @@ impl Leader<'_> {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.within_this_process(self.flight.due(now)).await?;
+        let mut due = self.flight.due(now);
+        // What is to be isolated, and cannot be yet, is tried no more meanwhile.
+        due.retain(|at| !self.is_to_be_isolated(*at));
+        let due = self.within_this_process(due).await?;
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
         let queue = &self.it.queue;
@@ -70,6 +75,15 @@ impl Leader<'_> {
         }
         crash::point("after_publish");
         Ok(())
+    }
+
+    fn is_to_be_isolated(&self, (key, partition): (WindowKey, PartitionId)) -> bool {
+        let settings = &self.it.settings;
+        let is_used_up = |window: &OpenWindow| {
+            window.is_used_up(partition, settings.attempts, settings.failures)
+        };
+        self.waits.has(|what| what == What::Isolate(key))
+            && self.flight.windows.get(&key).is_some_and(is_used_up)
     }
 
     /// Records that the broker does not take a task, or took it after all, for whoever asks why

@@ -56,14 +56,16 @@ impl Leader<'_> {
 }
 
 /// Why this manifest cannot be used; `None` for one that is as its name says, and where the store
-/// does not answer, which says nothing about the manifest.
+/// does not answer or refuses, which says nothing about the manifest.
 async fn what_is_wrong(store: &Store, manifest: &str) -> Result<Option<String>, BackendError> {
     let got = tokio::time::timeout(CHECK_LIMIT, store.get(manifest, MAX_MANIFEST_BYTES)).await;
     let Ok(got) = got else { return Ok(None) };
     let bytes = match got {
         Ok(bytes) => bytes,
-        Err(error) if error.is_retryable() => return Ok(None),
-        Err(error) => return Ok(Some(format!("its manifest cannot be read: {error}"))),
+        Err(error) if error.is_lost_or_damaged() => {
+            return Ok(Some(format!("its manifest cannot be read: {error}")));
+        }
+        Err(_says_nothing_about_it) => return Ok(None),
     };
     let expected = names::content_hash(manifest);
     let checking = tokio::task::spawn_blocking(move || {

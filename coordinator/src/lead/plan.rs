@@ -14,7 +14,9 @@ use tracing::{debug, info, warn};
 
 use super::Leader;
 use super::again::plan_again;
-use crate::cutting::{Ahead, Next, next_window};
+use super::ahead::Seen;
+use super::waits::What;
+use crate::cutting::{Next, next_window};
 use crate::findings::Findings;
 use crate::flight::OpenWindow;
 use crate::held::HeldWindow;
@@ -58,17 +60,24 @@ impl Leader<'_> {
     /// Begins to plan the next window, where there is room and one is due. True while windows
     /// remain to be planned.
     pub(super) async fn plan_next(&mut self, goal: &Goal) -> Result<bool, BackendError> {
-        if self.planning.is_some() {
+        if self.planning.is_some() || self.looking_ahead.is_some() {
             return Ok(true);
         }
-        if let Some(lost) = self.flight.to_be_planned_anew() {
-            self.begin_plan(lost.window, lost.revision, lost.purpose);
+        let now = Instant::now();
+        let may_begin = |key| !self.waits.is_waiting(What::Pass(key), now);
+        let lost = self.flight.to_be_planned_anew().find(|it| may_begin(it.key()));
+        if let Some((window, revision, purpose)) =
+            lost.map(|it| (it.window, it.revision, it.purpose))
+        {
+            self.begin_plan(window, revision, purpose);
             return Ok(true);
         }
         // A window above the watermark, which was moved back over it, is met when it is its turn.
         let watermark = self.watermark;
         let wanted = |key: WindowKey| {
             key.end <= watermark
+                && may_begin(key)
+                && !self.left.contains(&key)
                 && match goal {
                     Goal::Replays(keys) => keys.contains(&key),
                     Goal::Forever | Goal::UpToCutoff => true,
@@ -79,9 +88,15 @@ impl Leader<'_> {
             self.begin_plan(requested.window, requested.revision, requested.purpose);
             return Ok(true);
         }
+        let some_wait = self.waits.has(|it| matches!(it, What::Pass(_)));
         if matches!(goal, Goal::Replays(_)) {
-            return Ok(false);
+            return Ok(some_wait);
         }
+        Ok(self.plan_ahead(goal, now).await? || some_wait)
+    }
+
+    /// Begins to plan the next window, or to look where it lies. True while windows remain.
+    async fn plan_ahead(&mut self, goal: &Goal, now: Instant) -> Result<bool, BackendError> {
         // Replays below the watermark neither take room nor stand in the way.
         let ahead = |end: Timestamp| end > self.watermark;
         let in_flight = self.flight.windows.keys().filter(|key| ahead(key.end)).count();
@@ -89,28 +104,25 @@ impl Leader<'_> {
         if self.blocked().iter().any(|(window, _)| ahead(window.end())) {
             return Ok(false);
         }
-        if !room || Instant::now() < self.plan_not_before {
+        let waits = [What::Ahead, What::Next].iter().any(|it| self.waits.is_waiting(*it, now));
+        if !room || now < self.plan_not_before || waits {
             return Ok(true);
         }
         let frontier = self.flight.frontier(self.watermark);
-        let cutoff = match self.until {
-            Some(until) => until,
-            None => self.it.cutoff().await?,
+        if self.until.is_some_and(|until| frontier >= until) {
+            return Ok(false);
+        }
+        let Some(seen) = self.seen.take().filter(|seen| seen.frontier == frontier) else {
+            self.look_ahead(frontier);
+            return Ok(true);
         };
+        let Seen { cutoff, ahead, .. } = seen;
         if frontier >= cutoff {
             if *goal == Goal::Forever {
-                self.plan_not_before = Instant::now() + PLAN_AGAIN_AFTER;
+                self.plan_not_before = now + PLAN_AGAIN_AFTER;
             }
             return Ok(false);
         }
-        let ledger = &self.it.ledger;
-        let certified = ledger.committed_windows(Some(frontier), None, 1).await?;
-        let oldest_row = if self.last_was_empty {
-            Some(self.it.catalog.oldest_after(Some(frontier)).await?)
-        } else {
-            None
-        };
-        let ahead = Ahead { certified: certified.first().map(|record| record.window), oldest_row };
         match next_window(frontier, cutoff, self.it.settings.window_span_micros, ahead) {
             Next::Nothing => Ok(false),
             Next::Fresh(window) => {
@@ -190,26 +202,40 @@ impl Leader<'_> {
         let Some(((window, revision), planned)) = planned else { return Ok(()) };
         let key = WindowKey::new(window, revision);
         self.restoring = None;
-        let plan = planned.map_err(|panicked| BackendError::Failed {
-            what: "planning a window".to_owned(),
-            cause: panicked.into(),
-        })?;
-        let plan = match plan {
+        let planned = planned.unwrap_or_else(|panicked| {
+            let what = "planning a window".to_owned();
+            Err(BackendError::Failed { what, cause: panicked.into() })
+        });
+        let is_next = key.end > self.watermark && !self.flight.windows.contains_key(&key);
+        let what = if is_next { What::Next } else { What::Pass(key) };
+        let plan = match planned {
             Ok(plan) => plan,
-            Err(error) if error.is_retryable() || revision == 0 => {
-                if revision == 0 && window.end() > self.watermark {
-                    self.note_unplanned(window, &error).await;
-                }
-                return Err(error);
-            }
-            Err(error) => {
+            // Only what is gone or damaged will not be otherwise.
+            Err(error) if revision > 0 && error.is_lost_or_damaged() => {
+                self.waits.over(what);
                 self.drop_request(key, error.to_string()).await?;
                 if key.end > self.watermark {
                     self.stick(window, &error).await?;
                 }
                 return Ok(());
             }
+            // The pass stays asked for; this run has other things to do than to wait for it.
+            Err(error)
+                if !(self.may_pass(&error)
+                    || is_next
+                    || self.flight.windows.contains_key(&key)) =>
+            {
+                self.note_waiting(window.end(), &error).await;
+                let reason = format!("its pass waits for another run: {error}");
+                warn!(window = %key.end, "{reason}");
+                self.tell(Event::Held { window, reason: reason.clone() });
+                self.left.insert(key);
+                self.unplannable.push((window, reason));
+                return Ok(());
+            }
+            Err(error) => return self.wait_out(what, window.end(), error).await,
         };
+        self.waits.over(what);
         self.pull_free(window).await?;
         let rows: Tally = plan.partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
@@ -279,32 +305,16 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// Writes down that a new window cannot be planned for now, as when there is no space for its
-    /// manifests: it has no partitions yet of which whoever asks could learn it.
-    async fn note_unplanned(&self, window: Window, error: &BackendError) {
-        let stuck = Stuck { end: window.end(), reason: error.to_string() };
-        let ledger = &self.it.ledger;
-        let noted = match ledger.stuck().await {
-            Ok(known) if known.as_ref() == Some(&stuck) => Ok(()),
-            Ok(_) => ledger.note_stuck(&self.lease, Some(&stuck)).await,
-            Err(unknown) => Err(unknown),
-        };
-        if let Err(unnoted) = noted {
-            debug!("`des explain` does not know of it: {unnoted}");
-        }
-    }
-
     /// Forgets that a window could not be planned, now that it could.
     async fn pull_free(&mut self, window: Window) -> Result<(), BackendError> {
-        if window.end() <= self.watermark {
-            return Ok(());
-        }
         let known = self.it.ledger.stuck().await?;
         if known.is_some_and(|stuck| stuck.end == window.end()) {
             info!(window = %window, "it can be planned again");
             self.it.ledger.note_stuck(&self.lease, None).await?;
         }
-        self.stuck = None;
+        if window.end() > self.watermark {
+            self.stuck = None;
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod pause;
 mod restored;
 mod setup;
 mod stalls;
+mod waits;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
