@@ -39,6 +39,7 @@ mod lead;
 mod pace;
 mod passes;
 mod places;
+mod receipts;
 mod remaining;
 mod restore;
 mod sabotage;
@@ -47,6 +48,8 @@ mod sort;
 mod split;
 mod survey;
 
+#[cfg(test)]
+mod gated;
 #[cfg(test)]
 mod model;
 
