@@ -459,6 +459,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         };
         let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition]);
