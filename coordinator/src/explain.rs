@@ -7,7 +7,7 @@
 mod facts;
 mod tell;
 
-use backends::ledger::{PartitionRecord, PassQuery, Stuck, WindowRecord, WindowState};
+use backends::ledger::{PartitionRecord, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
@@ -23,9 +23,6 @@ use crate::pause::standing;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
-
-/// Later passes over a window, and windows over it, that are looked at for the one that is open.
-const PASSES_OF_A_WINDOW: u32 = 20;
 
 /// What can be asked, or why it cannot.
 pub struct Sources<'a> {
@@ -145,25 +142,12 @@ pub(crate) async fn ask_ledger(
     let mut windows = Vec::new();
     for record in open.into_iter().take(WINDOWS_LOOKED_AT) {
         let partitions = ledger.partitions(record.key()).await?;
-        let since = since_when(ledger, &record).await?;
         let waits = unplanned.as_ref().filter(|it| it.end == record.window_end());
         let waits = waits.map(|it| it.reason.clone());
-        facts.windows.push(WindowFacts { since, waits, ..window_facts(&record, &partitions, now) });
+        facts.windows.push(WindowFacts { waits, ..window_facts(&record, &partitions, now) });
         windows.push((record, partitions));
     }
     Ok(windows)
-}
-
-/// Since when a pass has been in its state.
-async fn since_when(
-    ledger: &dyn Ledger,
-    record: &WindowRecord,
-) -> Result<Option<Timestamp>, BackendError> {
-    let end = record.window_end();
-    let query = PassQuery { from: Some(end), until: Some(end), ..PassQuery::default() };
-    let passes = ledger.list_passes(PassQuery { limit: PASSES_OF_A_WINDOW, ..query }).await?;
-    let pass = passes.into_iter().find(|pass| pass.record.key() == record.key());
-    Ok(pass.and_then(|pass| pass.since))
 }
 
 async fn ask_catalog(
@@ -237,7 +221,7 @@ pub(crate) fn window_facts(
         files_failed: accepted.map(|accepted| accepted.files_failed).sum(),
         partitions: counts,
         troubled: troubled.map(|partition| troubled_facts(partition, now)),
-        since: None,
+        since: record.state_since,
         waits: None,
         slowest: slowest(record, partitions),
     }
@@ -311,6 +295,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         };
         let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]

@@ -465,6 +465,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         }
     }

@@ -188,6 +188,7 @@ mod tests {
             findings: None,
             released,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         };
         HeldWindow::new(&record, 11)

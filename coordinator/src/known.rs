@@ -9,9 +9,9 @@ use protocol::receipt::ShardRef;
 use protocol::{ContentHash, FailedRow, NBits, Receipt, Row, RowRef, Timestamp, names};
 use tracing::warn;
 
-use crate::certify::MAX_RECEIPT_BYTES;
 use crate::judge::Standing;
 use crate::places::{may_hold, place};
+use crate::receipts::MAX_RECEIPT_BYTES;
 use crate::sort::SortedRow;
 use crate::survey::MAX_MANIFEST_BYTES;
 

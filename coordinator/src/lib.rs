@@ -40,6 +40,7 @@ mod lead;
 mod pace;
 mod passes;
 mod places;
+mod receipts;
 mod remaining;
 mod restore;
 mod sabotage;
@@ -48,6 +49,8 @@ mod sort;
 mod split;
 mod survey;
 
+#[cfg(test)]
+mod gated;
 #[cfg(test)]
 mod model;
 

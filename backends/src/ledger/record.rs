@@ -175,6 +175,7 @@ impl Record {
             findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
             splits_before: self.number("splits_before")?,
+            state_since: self.opt_time("state_since")?,
             partition_rows: self.opt_number("partition_rows")?,
         })
     }
@@ -182,7 +183,7 @@ impl Record {
     /// A row of `des_windows` with its times, without its partitions.
     pub(super) fn listed_pass(&self) -> Result<ListedPass> {
         let record = self.window()?;
-        let (planned_at, in_state) = (self.opt_time("planned_at")?, self.opt_time("state_since")?);
+        let (planned_at, in_state) = (self.opt_time("planned_at")?, record.state_since);
         let since = match record.state {
             WindowState::Committed => self.opt_time("committed_at")?,
             _ => in_state,

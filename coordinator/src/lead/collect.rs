@@ -50,14 +50,15 @@ impl Leader<'_> {
         let receipt = match (&awaited, &outcome.result, read) {
             // Meanwhile its window may have been planned anew, or its partition split.
             (Some(now), TaskResult::Done { .. }, read) => match read {
-                Some(Read { partition, checked }) if is_same_work(&partition, now) => match checked
-                {
-                    Ok(checked) => Some(checked),
-                    Err(error) => {
-                        let (answer, partition) = (answer, now.clone());
-                        return self.wait_for_receipt(answer, &partition, &error).await;
+                Some(Read { partition, checked, .. }) if is_same_work(&partition, now) => {
+                    match checked {
+                        Ok(checked) => Some(checked),
+                        Err(error) => {
+                            let (answer, partition) = (answer, now.clone());
+                            return self.wait_for_receipt(answer, &partition, &error).await;
+                        }
                     }
-                },
+                }
                 _ => {
                     let from = (&self.it.store, &self.it.identity);
                     self.answers.take_up_again(answer, now.clone(), from);

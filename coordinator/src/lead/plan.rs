@@ -255,6 +255,7 @@ impl Leader<'_> {
             replaces,
             partitions,
             partition_rows,
+            planned_in: self.planning_began.elapsed(),
         };
         crash::point("after_manifest");
         match self.flight.windows.contains_key(&key) {
@@ -278,6 +279,7 @@ impl Leader<'_> {
             findings: new.findings,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows,
         };
         let settings = self.it.settings.pack;

@@ -53,6 +53,8 @@ pub(crate) struct HttpConfig {
     pub(crate) metrics: bool,
     /// What whoever acts from the page has to know; `None`: nobody may.
     pub(crate) admin_token: Option<AdminToken>,
+    /// Names, in lower case, besides addresses and localhost, under which the page is asked for.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -168,11 +170,31 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_page_are_names() {
+        let hosts = |hosts: &str| {
+            let text = format!("{{packer: {{output_dir: /a}}, http: {{allowed_hosts: {hosts}}}}}");
+            let raw = load::parse(Path::new("des.yaml"), &text, &|_| None).expect("it parses");
+            let config = validate::validate(Path::new("des.yaml"), raw, &|_| None);
+            config.map(|it| it.http.allowed_hosts).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            hosts("[Des.example.org, des]"),
+            Ok(vec!["des.example.org".into(), "des".into()])
+        );
+        for refused in ["['des:8080']", "['https://des']", "['']", "['*']"] {
+            let error = hosts(refused).expect_err(refused);
+            assert!(error.contains("`http.allowed_hosts`"), "{error}");
+        }
+    }
+
+    #[test]
     fn http_is_served_where_the_keys_say() {
         let http = |keys: &str| {
             let text = format!("{{packer: {{output_dir: /archive}}, {keys}}}");
-            let HttpConfig { listen, chosen, metrics, admin_token } = config(&text).http;
+            let HttpConfig { listen, chosen, metrics, admin_token, allowed_hosts } =
+                config(&text).http;
             assert_eq!(admin_token, None, "nobody acts without one");
+            assert!(allowed_hosts.is_empty());
             let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
             (listen, chosen, metrics)
         };

@@ -129,6 +129,7 @@ pub(crate) struct RawCoordinator {
 pub(crate) struct RawHttp {
     pub(crate) listen: Option<Lenient<String>>,
     pub(crate) admin_token: Option<Secret>,
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 /// A text that may hold a password, and does not print it.

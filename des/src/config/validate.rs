@@ -293,7 +293,15 @@ fn http_config(
         .map(|Secret(token)| AdminToken::new(token))
         .transpose()
         .map_err(|why| complain.at("http.admin_token", why))?;
-    let at = |listen, chosen| HttpConfig { listen, chosen, metrics: enabled, admin_token };
+    let allowed_hosts = http.allowed_hosts.iter().map(|host| host_name(complain, host));
+    let allowed_hosts = allowed_hosts.collect::<Result<_, _>>()?;
+    let at = |listen, chosen| HttpConfig {
+        listen,
+        chosen,
+        metrics: enabled,
+        admin_token,
+        allowed_hosts,
+    };
     let port = metrics.port.filter(|_| enabled).map(|Lenient(port)| port);
     match (&http.listen, port) {
         (Some(Lenient(text)), _) if matches!(text.as_str(), "off" | "false" | "no" | "none") => {
@@ -309,6 +317,18 @@ fn http_config(
         }
         (None, Some(port)) => Ok(at(Some((Ipv4Addr::LOCALHOST, port).into()), true)),
         (None, None) => Ok(at(Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()), false)),
+    }
+}
+
+/// A name as a browser sends it, without its port.
+fn host_name(complain: &Complaints<'_>, host: &str) -> Result<String, ConfigError> {
+    let plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '-' | '_');
+    match !host.is_empty() && host.chars().all(plain) {
+        true => Ok(host.to_ascii_lowercase()),
+        false => Err(complain.at(
+            "http.allowed_hosts",
+            format!("`{host}` is no name: give it alone, such as des.example.org, without a port"),
+        )),
     }
 }
 

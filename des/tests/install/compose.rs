@@ -121,6 +121,26 @@ fn workers_reach_no_database_and_know_no_password_of_one() {
 }
 
 #[test]
+fn each_coordinator_has_a_port_for_its_page_and_reaches_outside_by_nothing_else() {
+    let (whole, services) = (yaml(COMPOSE), services());
+    let coordinator = &services["coordinator"];
+    let replicas = coordinator["deploy"]["replicas"].as_u64().expect("a number");
+    let port = words(&coordinator["ports"]).remove(0);
+    let ports = port.strip_prefix("127.0.0.1:").and_then(|it| it.strip_suffix(":8080"));
+    let (first, last) = ports.and_then(|it| it.split_once('-')).expect("a range");
+    let number = |text: &str| text.parse::<u64>().expect("a port");
+    assert_eq!(number(last) - number(first) + 1, replicas, "{port}");
+    // Ports of a container on internal networks alone are not published.
+    let is_open = |name: &String| whole["networks"][name].get("internal").is_none();
+    for (name, service) in &services {
+        let open: Vec<_> = networks(service).into_iter().filter(is_open).collect();
+        assert_eq!(service["ports"].is_array(), !open.is_empty(), "{name}: {open:?}");
+    }
+    let beside = services.iter().filter(|(_, service)| networks(service).contains("page"));
+    assert_eq!(beside.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["coordinator"]);
+}
+
+#[test]
 fn roles_are_started_with_what_des_knows_and_stopped_with_time_to_drain() {
     let services = services();
     for role in ["coordinator", "worker"] {

@@ -21,6 +21,8 @@ use crate::error::{BackendError, Result};
 pub(super) const APPLICATION_NAME: &str = "des";
 /// For opening a connection, and for getting one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// For finding out why the pool had none.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
 /// For an answer that needs no table to be read.
 const QUICK_LIMIT: Duration = Duration::from_secs(30);
 /// After which a statement's server is asked whether it still works on it.
@@ -87,6 +89,14 @@ impl Server {
         question: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T> {
         match timeout(QUICK_LIMIT, question).await {
+            // The pool says only that time ran out; a connection of our own says why.
+            Ok(Err(sqlx::Error::PoolTimedOut)) => {
+                let connecting = PgConnection::connect_with(&self.options);
+                match timeout(REASON_LIMIT, connecting).await {
+                    Ok(Err(reason)) => Err(self.failed(action, reason)),
+                    Ok(Ok(_)) | Err(_) => Err(self.failed(action, sqlx::Error::PoolTimedOut)),
+                }
+            }
             Ok(answer) => answer.map_err(|error| self.failed(action, error)),
             Err(_) => Err(no_answer(&self.doing(action), QUICK_LIMIT)),
         }
