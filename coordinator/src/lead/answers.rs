@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use backends::ledger::PartitionRecord;
 use backends::queue::Delivery;
+use backends::trace::Span;
 use backends::{BackendError, Store};
 use protocol::message::{Outcome, TaskResult};
 use protocol::{ArchiveIdentity, Receipt, Window};
@@ -37,6 +38,8 @@ pub(super) struct Read {
 pub(super) struct Answer {
     pub(super) delivery: Delivery,
     pub(super) outcome: Outcome,
+    /// Of taking it up and carrying it out.
+    pub(super) span: Span,
 }
 
 /// All of them, in the order in which they came. Dropping it gives them back to the broker.
@@ -61,7 +64,7 @@ impl Answers {
         about: Option<PartitionRecord>,
         from: (&Store, &ArchiveIdentity),
     ) {
-        let reading = begin(&answer.outcome, about, from);
+        let reading = begin(&answer, about, from);
         self.waiting.push_back((answer, reading));
     }
 
@@ -73,7 +76,7 @@ impl Answers {
         about: PartitionRecord,
         from: (&Store, &ArchiveIdentity),
     ) {
-        let reading = begin(&answer.outcome, Some(about), from);
+        let reading = begin(&answer, Some(about), from);
         self.waiting.push_front((answer, reading));
     }
 
@@ -99,7 +102,7 @@ impl Answers {
 }
 
 fn begin(
-    outcome: &Outcome,
+    Answer { outcome, span, .. }: &Answer,
     about: Option<PartitionRecord>,
     (store, identity): (&Store, &ArchiveIdentity),
 ) -> Option<Reading> {
@@ -108,7 +111,9 @@ fn begin(
     let (store, identity, name) = (store.clone(), identity.clone(), name.clone());
     let (window, revision) = (outcome.address.window, outcome.address.revision);
     let of_partition = partition.clone();
+    let reading_receipt = span.child("read receipt");
     let reading = tokio::spawn(async move {
+        let _ends_with_the_reading = reading_receipt;
         let of = (&identity, window, revision, &of_partition);
         read_receipt(&store, &name, of).await
     });

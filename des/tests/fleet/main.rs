@@ -12,6 +12,7 @@ mod operators;
 mod pause;
 mod setup;
 mod stalls;
+mod traces;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
@@ -24,6 +25,9 @@ mod process;
 
 #[path = "../support/scrape.rs"]
 mod scrape;
+
+#[path = "../support/otlp.rs"]
+mod otlp;
 
 #[path = "../support/drill.rs"]
 mod drill;
