@@ -156,17 +156,16 @@ impl Leader<'_> {
     /// when this process met the window.
     pub(super) fn end_trace(&self, key: WindowKey, commit: &WindowCommit, met: Instant) {
         let span = self.it.trace(key).child_since(trace::WINDOW, met);
-        drop(
-            span.with("job", &self.it.identity.job)
-                .with("window", key.end)
-                .with("from", commit.window.start())
-                .with_count("revision", key.revision.into())
-                .with_count("rows", commit.totals.files_archived + commit.totals.files_failed)
-                .with_count("files_failed", commit.totals.files_failed)
-                .with_count("shards", commit.totals.shards)
-                .with_count("bytes", commit.totals.bytes_stored)
-                .with_count("epoch", self.lease.epoch),
-        );
+        let totals = commit.totals;
+        span.note("job", &self.it.identity.job);
+        span.note("window", key.end);
+        span.note("from", commit.window.start());
+        span.note_count("revision", key.revision.into());
+        span.note_count("rows", totals.files_archived + totals.files_failed);
+        span.note_count("files_failed", totals.files_failed);
+        span.note_count("shards", totals.shards);
+        span.note_count("bytes", totals.bytes_stored);
+        span.note_count("epoch", self.lease.epoch);
     }
 
     async fn reopen(

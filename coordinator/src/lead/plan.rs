@@ -343,6 +343,7 @@ impl Leader<'_> {
                 advance_from: None,
             };
             self.it.ledger.commit_window(&self.lease, &commit).await?;
+            self.end_trace(key, &commit, self.planning_began);
             self.flight.windows.remove(&key);
             if key.end <= self.watermark {
                 self.tell(Event::Held { window: record.window, reason: reason.clone() });

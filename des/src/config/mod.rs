@@ -4,6 +4,7 @@
 mod admin_token;
 mod load;
 mod raw;
+mod traces;
 mod urls;
 mod validate;
 
@@ -19,6 +20,7 @@ use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use traces::TracingConfig;
 pub(crate) use urls::DatabaseUrl;
 
 /// A configuration that can be used.
@@ -42,15 +44,6 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     /// `None`: nothing is traced.
     pub(crate) tracing: Option<TracingConfig>,
-}
-
-/// Where traces go.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TracingConfig {
-    /// Scheme, host and port, and a path if there is one, without a slash at its end.
-    pub(crate) endpoint: String,
-    /// The part of windows that a coordinator traces, 0 to 1.
-    pub(crate) sample_ratio: f64,
 }
 
 /// Where a service answers over HTTP.

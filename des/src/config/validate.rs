@@ -139,7 +139,7 @@ pub(super) fn validate(
         worker: worker_config(&complain, &worker)?,
         coordinator: coordinator_config(&complain, &coordinator)?,
         http: http_config(&complain, &http, &metrics)?,
-        tracing: tracing_config(&complain, &tracing, variable)?,
+        tracing: tracing_config(&complain, tracing, variable)?,
     })
 }
 
@@ -315,38 +315,15 @@ fn http_config(
     }
 }
 
-/// The key, or the environment variable that OpenTelemetry has for it; without either nothing is
-/// traced.
 fn tracing_config(
     complain: &Complaints<'_>,
-    tracing: &RawTracing,
+    tracing: RawTracing,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<TracingConfig>, ConfigError> {
-    const VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let configured = tracing.otlp_endpoint.map(|Secret(url)| url);
     let sample_ratio = tracing.sample_ratio.map_or(1.0, |Lenient(ratio)| ratio);
-    if !(0.0..=1.0).contains(&sample_ratio) {
-        return Err(complain.at("tracing.sample_ratio", "it must lie in 0..1"));
-    }
-    let configured = tracing.otlp_endpoint.as_ref().map(|Secret(url)| url.clone());
-    let configured = configured.map(|url| ("tracing.otlp_endpoint", url));
-    let (key, url) = match configured.filter(|(_, url)| !url.is_empty()) {
-        Some(configured) => configured,
-        None => match variable(VARIABLE).filter(|url| !url.is_empty()) {
-            Some(url) => (VARIABLE, url),
-            None => return Ok(None),
-        },
-    };
-    let place = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let Some(place) = place.filter(|place| !place.trim_matches('/').is_empty()) else {
-        let why = "use http://host:4318 or https://host:4318, where an OTLP receiver takes HTTP";
-        return Err(complain.at(key, why));
-    };
-    if place.contains('@') {
-        let why = "no password in it: what the receiver wants to know goes into the environment \
-                   variable OTEL_EXPORTER_OTLP_HEADERS";
-        return Err(complain.at(key, why));
-    }
-    Ok(Some(TracingConfig { endpoint: url.trim_end_matches('/').to_owned(), sample_ratio }))
+    TracingConfig::new(configured, sample_ratio, variable)
+        .map_err(|(key, why)| complain.at(key, why))
 }
 
 fn worker_config(
