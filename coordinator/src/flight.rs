@@ -27,6 +27,8 @@ pub(crate) struct OpenWindow {
     pub(crate) to_be_planned_anew: bool,
     /// When its plan was begun, where that was here.
     pub(crate) began: Option<Instant>,
+    /// When this process met it.
+    pub(crate) met: Instant,
 }
 
 /// One of its partitions.
@@ -109,7 +111,14 @@ impl OpenWindow {
         partitions: Vec<PartitionRecord>,
     ) -> Self {
         let partitions = partitions.into_iter().map(OpenPartition::new).collect();
-        Self { record, settings, partitions, to_be_planned_anew: false, began: None }
+        Self {
+            record,
+            settings,
+            partitions,
+            to_be_planned_anew: false,
+            began: None,
+            met: Instant::now(),
+        }
     }
 
     /// Takes over what the ledger says. Of partitions that are the same work and were not answered

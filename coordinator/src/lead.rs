@@ -232,7 +232,7 @@ impl<'a> Leader<'a> {
         for (window, reason) in &blocked {
             let key = WindowKey::new(*window, 0);
             if self.held_told.insert(key, reason.clone()).as_ref() != Some(reason) {
-                warn!(window = %window.end(), "held: {reason}");
+                warn!(window = %window.end(), trace_id = self.trace_id(key), "held: {reason}");
                 self.tell(Event::Held { window: *window, reason: reason.clone() });
             }
         }
@@ -346,7 +346,8 @@ impl<'a> Leader<'a> {
         };
         match (known.record.state, record.state) {
             (WindowState::Held, WindowState::Open) => {
-                info!(window = %key.end, revision = key.revision, "let go by an operator");
+                info!(window = %key.end, revision = key.revision, trace_id = it.trace(key).trace_id(),
+                    "let go by an operator");
                 known.refresh(it.ledger.partitions(key).await?);
                 self.held_told.remove(&WindowKey { revision: 0, ..key });
             }
@@ -368,7 +369,7 @@ impl<'a> Leader<'a> {
             let Some(process) = &partition.under_way_by else { continue };
             if *process != self.lease.holder {
                 warn!(window = %window.end, partition = partition.partition, %process,
-                    "its process ended over it");
+                    trace_id = self.trace_id(window), "its process ended over it");
                 let setback = setback_of_lost_process(partition, process, ledger.now().await?);
                 ledger.set_back(&self.lease, window, partition.partition, &setback).await?;
                 metrics::setback(&setback);
@@ -390,6 +391,11 @@ impl<'a> Leader<'a> {
 
     fn is_ours(&self, address: &PartitionAddress) -> bool {
         address.archive == self.it.identity.archive && address.job == self.it.identity.job
+    }
+
+    /// For log lines about a window; `None` where it is not traced.
+    fn trace_id(&self, window: WindowKey) -> Option<String> {
+        self.it.trace(window).trace_id()
     }
 
     fn tell(&self, event: Event) {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backends::queue::Lane;
+use backends::trace::Span;
 use backends::{BackendError, Store, TaskQueue};
 use protocol::certificate::PartitionRef;
 use protocol::message::{PartitionAddress, Restore, Task, TaskResult};
-use protocol::{ArchiveIdentity, Certificate, names};
+use protocol::{ArchiveIdentity, Certificate, Timestamp, names};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -47,6 +48,10 @@ pub(crate) struct Restorer {
     pub(crate) silence: Duration,
     /// How often a task is tried.
     pub(crate) attempts: u32,
+    /// The end of the window whose objects they are.
+    pub(crate) window: Timestamp,
+    /// The span of the plan that it is for.
+    pub(crate) trace: Span,
     pub(crate) answers: mpsc::Receiver<Answer>,
 }
 
@@ -70,7 +75,8 @@ impl Restorer {
             if tasks.is_empty() {
                 break;
             }
-            info!(tasks = tasks.len(), "objects are being made again under their own names");
+            info!(window = %self.window, trace_id = self.trace.trace_id(),
+                tasks = tasks.len(), "objects are being made again under their own names");
             self.carry_out(tasks).await;
         }
         if before > 0 {
@@ -124,7 +130,8 @@ impl Restorer {
         let settings = match settings_of(&self.store, &partition.manifest).await {
             Ok(settings) => settings,
             Err(error) if error.is_lost_or_damaged() => {
-                warn!("its shards cannot be made again: {error}");
+                warn!(window = %self.window, partition = partition.partition,
+                    trace_id = self.trace.trace_id(), "its shards cannot be made again: {error}");
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -159,7 +166,7 @@ impl Restorer {
         while !waiting.is_empty() {
             for it in &mut waiting {
                 if it.last_sign.is_none() && it.not_before <= Instant::now() {
-                    if let Err(error) = publish_task(&*self.queue, &it.task).await {
+                    if let Err(error) = publish_task(&*self.queue, &it.task, &self.trace).await {
                         // What was verified so far is not to be verified again for that.
                         warn!("a task to restore was not published, and will be again: {error}");
                         it.not_before = Instant::now() + FIRST_WAIT;
@@ -183,13 +190,15 @@ impl Restorer {
             return;
         };
         let it = &mut waiting[at];
+        let (window, partition) = (self.window, it.task.address.partition);
         let why = match answer.result {
             None => {
                 it.last_sign = Some(Instant::now());
                 return;
             }
             Some(TaskResult::Restored { objects }) => {
-                info!(partition = it.task.address.partition, objects = objects.len(), "restored");
+                info!(window = %window, partition, trace_id = self.trace.trace_id(),
+                    objects = objects.len(), "restored");
                 waiting.swap_remove(at);
                 return;
             }
@@ -203,7 +212,8 @@ impl Restorer {
                 "a worker of an older release, which cannot restore".to_owned()
             }
         };
-        info!(partition = it.task.address.partition, attempt = it.task.attempt, "{why}");
+        info!(window = %window, partition, trace_id = self.trace.trace_id(),
+            attempt = it.task.attempt, "{why}");
         if it.task.attempt >= self.attempts {
             waiting.swap_remove(at);
             return;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use backends::ledger::{Lease, Pause, WindowTotals};
 use backends::queue::Consumer;
+use backends::trace::Span;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
 use tokio::sync::mpsc;
@@ -60,6 +61,8 @@ pub struct CoordinatorSettings {
     /// Whether a run with a goal ends when an operator pauses, once nobody is at work any more,
     /// rather than wait until somebody resumes.
     pub leave_when_paused: bool,
+    /// The part of windows that is traced, 0 to 1.
+    pub trace_ratio: f64,
 }
 
 /// What a run is for.
@@ -371,7 +374,13 @@ impl Coordinator {
             limits: self.settings.partition,
             sort_memory: self.settings.sort_memory,
             spool_dir: self.settings.spool_dir.clone(),
+            trace: Span::none(),
         }
+    }
+
+    /// A window's own span, to be the parent of whatever is done for it.
+    pub(crate) fn trace(&self, window: WindowKey) -> Span {
+        Span::of_window(&self.identity, window, self.settings.trace_ratio)
     }
 
     pub(crate) async fn consume(

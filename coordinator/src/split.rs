@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use backends::catalog::RowBatch;
 use backends::ledger::NewPartition;
+use backends::trace::Span;
 use backends::{BackendError, Catalog, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::{ManifestHeader, ManifestTotals, ManifestWriter};
@@ -40,6 +41,8 @@ pub(crate) struct Splitter {
     pub(crate) limits: PartitionLimits,
     pub(crate) sort_memory: usize,
     pub(crate) spool_dir: PathBuf,
+    /// The span that it works under.
+    pub(crate) trace: Span,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +69,10 @@ impl Splitter {
         revision: Revision,
         survey: Option<Survey>,
     ) -> Result<Split, BackendError> {
+        let scan = self.trace.child("scan");
         let sorted = self.scan_and_sort(window).await?;
+        drop(scan);
+        let writing_manifests = self.trace.child("manifests");
         let key = WindowKey::new(window, revision);
         let (finished, to_upload) = mpsc::channel(1);
         let writer = self.clone();
@@ -91,6 +97,9 @@ impl Splitter {
         if !partitions.is_empty() {
             self.store.flush().await?;
         }
+        let rows = partitions.iter().map(|partition| partition.rows.rows).sum();
+        writing_manifests.note_count("partitions", partitions.len() as u64);
+        writing_manifests.note_count("rows", rows);
         Ok(Split { partitions, difference })
     }
 

@@ -317,6 +317,7 @@ fn coordinator_settings(config: &Config, continuous: bool) -> CoordinatorSetting
         silence: SILENCE,
         takeover_wait: TAKEOVER_WAIT,
         leave_when_paused: !continuous,
+        trace_ratio: config.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_ratio),
     }
 }
 

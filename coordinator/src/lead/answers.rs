@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use backends::ledger::PartitionRecord;
 use backends::queue::Delivery;
+use backends::trace::Span;
 use backends::{BackendError, Store};
 use protocol::message::{Outcome, TaskResult};
 use protocol::{ArchiveIdentity, Receipt};
@@ -43,6 +44,8 @@ pub(super) struct Read {
 pub(super) struct Answer {
     pub(super) delivery: Delivery,
     pub(super) outcome: Outcome,
+    /// Of taking it up and carrying it out.
+    pub(super) span: Span,
 }
 
 /// All of them, in the order in which they came. Dropping it gives them back to the broker.
@@ -68,7 +71,7 @@ impl Answers {
         about: Option<PartitionRecord>,
         from: (&Store, &ArchiveIdentity),
     ) {
-        let reading = begin(&answer.outcome, about, from, &self.room);
+        let reading = begin(&answer, about, from, &self.room);
         self.waiting.push_back((answer, reading));
     }
 
@@ -80,7 +83,7 @@ impl Answers {
         about: PartitionRecord,
         from: (&Store, &ArchiveIdentity),
     ) {
-        let reading = begin(&answer.outcome, Some(about), from, &self.room);
+        let reading = begin(&answer, Some(about), from, &self.room);
         self.waiting.push_front((answer, reading));
     }
 
@@ -111,7 +114,7 @@ impl Answers {
 }
 
 fn begin(
-    outcome: &Outcome,
+    Answer { outcome, span, .. }: &Answer,
     about: Option<PartitionRecord>,
     (store, identity): (&Store, &ArchiveIdentity),
     room: &ReadingRoom,
@@ -126,7 +129,9 @@ fn begin(
     let of_partition = partition.clone();
     let entry = Entry { room: room.clone(), is_next: is_next.clone() };
     let stated = *stated;
+    let reading_receipt = span.child("read receipt");
     let reading = tokio::spawn(async move {
+        let _ends_with_the_reading = reading_receipt;
         let of = Of { identity: &identity, window, revision, partition: &of_partition };
         read_receipt(&store, (&name, stated), of, &entry).await
     });
@@ -247,9 +252,14 @@ mod tests {
                 result: TaskResult::Done { receipt: "r".to_owned(), receipt_size: stated },
             };
             let settle = Box::new(Nobody);
-            let delivery =
-                Delivery { kind: String::new(), body: Vec::new(), redelivered: false, settle };
-            let answer = Answer { delivery, outcome };
+            let delivery = Delivery {
+                kind: String::new(),
+                body: Vec::new(),
+                redelivered: false,
+                headers: Vec::new(),
+                settle,
+            };
+            let answer = Answer { delivery, outcome, span: Span::none() };
             answers.take_up(answer, Some(partition()), (&store, &identity));
         }
         let (_, read) = answers.next().await;

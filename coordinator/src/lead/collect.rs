@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::trace::{Span, SpanKind};
 use backends::{BackendError, crash};
 use protocol::message::{Outcome, RetryClass, TaskResult};
 use protocol::{PartitionId, Receipt, Timestamp, WindowKey};
@@ -29,7 +30,11 @@ impl Leader<'_> {
             Ok(outcome) if self.is_ours(&outcome.address) => {
                 let about = self.flight.awaited(&outcome).cloned();
                 let from = (&self.it.store, &self.it.identity);
-                self.answers.take_up(Answer { delivery, outcome }, about, from);
+                let span = match &about {
+                    Some(_) => self.begin_accept(&delivery, &outcome),
+                    None => Span::none(),
+                };
+                self.answers.take_up(Answer { delivery, outcome, span }, about, from);
                 return Ok(());
             }
             Ok(outcome) => self.bury(&delivery, &stranger(&outcome, self.it)).await?,
@@ -37,6 +42,21 @@ impl Leader<'_> {
         }
         delivery.settle.ack().await;
         Ok(())
+    }
+
+    /// The span of what an answer means, below that of the worker who gave it.
+    fn begin_accept(&self, delivery: &Delivery, outcome: &Outcome) -> Span {
+        let address = &outcome.address;
+        self.it
+            .trace(WindowKey::new(address.window, address.revision))
+            .continued_by(&delivery.headers)
+            .child_of_kind("accept", SpanKind::Consumer)
+            .with("job", &address.job)
+            .with("window", address.window.end())
+            .with_count("partition", address.partition.into())
+            .with_count("attempt", outcome.attempt.into())
+            .with("worker", &outcome.worker)
+            .with("result", outcome.result.as_str())
     }
 
     /// Carries out what an answer means, then acks it. On an error the answer stays with the
@@ -152,8 +172,8 @@ impl Leader<'_> {
         setback: Setback,
     ) -> Result<(), BackendError> {
         let partition = outcome.address.partition;
-        info!(window = %key.end, partition, worker = %outcome.worker, class = setback.class,
-            "to be tried again: {}", setback.detail);
+        info!(window = %key.end, partition, worker = %outcome.worker, trace_id = self.trace_id(key),
+            class = setback.class, "to be tried again: {}", setback.detail);
         let reason = format!("{}: {}", setback.class, setback.detail);
         self.tell(Event::Waiting { reason });
         self.it.ledger.set_back(&self.lease, key, partition, &setback).await?;

@@ -62,7 +62,7 @@ impl Leader<'_> {
         let Some(halves) = whole(partition).halves() else { return Ok(Ok(())) };
         let history = history(partition);
         warn!(window = %key.end, partition = number, rows = partition.rows.rows,
-            "split into two, since it {history}");
+            trace_id = self.trace_id(key), "split into two, since it {history}");
         let count = move |tallies: &mut [Tally; 2], position, row: RowRef<'_>| {
             for (half, tally) in halves.iter().zip(tallies) {
                 if half.contains(position) {
@@ -114,7 +114,7 @@ impl Leader<'_> {
         let range = whole(partition);
         let history = history(partition);
         warn!(window = %key.end, partition = partition.partition, rows = range.rows,
-            "given up, since it {history}");
+            trace_id = self.trace_id(key), "given up, since it {history}");
         let why = format!("its partition {history}");
         let list = move |failures: &mut Vec<FailedRow>, position, row: RowRef<'_>| {
             if range.contains(position) {

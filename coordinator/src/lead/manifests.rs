@@ -47,7 +47,7 @@ impl Leader<'_> {
         let Some(open) = self.flight.windows.get_mut(&window) else { return Ok(()) };
         open.to_be_planned_anew = true;
         warn!(window = %window.end, revision = window.revision, partition,
-            "the window is planned anew: {why}");
+            trace_id = self.trace_id(window), "the window is planned anew: {why}");
         let told = format!("{why}; the window is planned anew from the catalog");
         self.it.ledger.note_trouble(&self.lease, window, partition, (MANIFEST, &told)).await?;
         self.tell(Event::Waiting { reason: told });

@@ -154,8 +154,13 @@ impl Leader<'_> {
 
     fn begin_plan(&mut self, window: Window, revision: Revision, purpose: Purpose) {
         self.planning_began = Instant::now();
+        let key = WindowKey::new(window, revision);
+        let plan = self.it.trace(key).child("plan").with("job", &self.it.identity.job);
+        plan.note("window", window.end());
+        plan.note_count("revision", revision.into());
         let mut splitter = self.it.splitter();
-        let partition_rows = self.size_for(WindowKey::new(window, revision));
+        splitter.trace = plan.clone();
+        let partition_rows = self.size_for(key);
         splitter.limits.rows = partition_rows;
         let (answer, answers) = mpsc::channel(ANSWERS_IN_FLIGHT);
         let restorer = Restorer {
@@ -164,10 +169,13 @@ impl Leader<'_> {
             identity: self.it.identity.clone(),
             silence: self.it.settings.silence,
             attempts: self.it.settings.attempts.attempts,
+            window: window.end(),
+            trace: plan.clone(),
             answers,
         };
         let ledger = Arc::clone(&self.it.ledger);
         let planning = tokio::spawn(async move {
+            let _ends_with_the_plan = plan;
             if purpose == Purpose::Scan {
                 let Split { partitions, .. } = splitter.split(window, revision, None).await?;
                 let scanned = partitions.iter().map(|partition| partition.rows).sum();
@@ -188,7 +196,7 @@ impl Leader<'_> {
                 ledger.committed_windows(Some(just_before), Some(window.end()), u32::MAX).await?;
             plan_again(restorer, splitter, &revisions, (window, revision, purpose)).await
         });
-        debug!(window = %window, revision, purpose = purpose.as_str(), partition_rows, "planning");
+        debug!(window = %window.end(), revision, purpose = purpose.as_str(), partition_rows, "planning");
         self.restoring = Some(answer);
         self.planning = Some((window, revision, planning));
     }
@@ -215,7 +223,7 @@ impl Leader<'_> {
                 self.waits.over(what);
                 self.drop_request(key, error.to_string()).await?;
                 if key.end > self.watermark {
-                    self.stick(window, &error).await?;
+                    self.stick(key, window, &error).await?;
                 }
                 return Ok(());
             }
@@ -236,7 +244,7 @@ impl Leader<'_> {
             Err(error) => return self.wait_out(what, window.end(), error).await,
         };
         self.waits.over(what);
-        self.pull_free(window).await?;
+        self.pull_free(key, window).await?;
         let rows: Tally = plan.partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
         if plan.revision > 0 && rows.rows == 0 && plan.replaces.is_empty() {
@@ -258,12 +266,16 @@ impl Leader<'_> {
             planned_in: self.planning_began.elapsed(),
         };
         crash::point("after_manifest");
+        let record = self.it.trace(key).child("ledger");
+        record.note_count("partitions", new.partitions.len() as u64);
         match self.flight.windows.contains_key(&key) {
             true => self.it.ledger.plan_again(&self.lease, &new).await?,
             false => self.it.ledger.add_window(&self.lease, &new).await?,
         }
+        drop(record);
         crash::point("after_ledger");
-        info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
+        info!(window = %window.end(), revision, trace_id = self.trace_id(key), from = %window.start(),
+            rows = rows.rows, partitions = new.partitions.len(), "planned");
         metrics::planned(rows.rows);
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
         let records = self.it.ledger.partitions(key).await?;
@@ -295,12 +307,17 @@ impl Leader<'_> {
     }
 
     /// Notes that the watermark cannot pass a certified window again. Everything else goes on.
-    async fn stick(&mut self, window: Window, error: &BackendError) -> Result<(), BackendError> {
+    async fn stick(
+        &mut self,
+        key: WindowKey,
+        window: Window,
+        error: &BackendError,
+    ) -> Result<(), BackendError> {
         let (end, reason) = (window.end(), HeldWindow::why_stuck(window, error));
         let stuck = Stuck { end, reason: reason.clone() };
         self.it.ledger.note_stuck(&self.lease, Some(&stuck)).await?;
         if self.stuck.as_ref().is_none_or(|known| known.reason != reason) {
-            warn!(window = %end, "stuck: {reason}");
+            warn!(window = %end, trace_id = self.trace_id(key), "stuck: {reason}");
             self.tell(Event::Held { window, reason: reason.clone() });
         }
         self.stuck = Some(StuckAt { window, reason, again: Instant::now() + STUCK_AGAIN_AFTER });
@@ -308,10 +325,10 @@ impl Leader<'_> {
     }
 
     /// Forgets that a window could not be planned, now that it could.
-    async fn pull_free(&mut self, window: Window) -> Result<(), BackendError> {
+    async fn pull_free(&mut self, key: WindowKey, window: Window) -> Result<(), BackendError> {
         let known = self.it.ledger.stuck().await?;
         if known.is_some_and(|stuck| stuck.end == window.end()) {
-            info!(window = %window, "it can be planned again");
+            info!(window = %window.end(), trace_id = self.trace_id(key), "it can be planned again");
             self.it.ledger.note_stuck(&self.lease, None).await?;
         }
         if window.end() > self.watermark {
@@ -324,7 +341,7 @@ impl Leader<'_> {
     async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
         let open = self.it.ledger.open_windows().await?;
         if let Some(record) = open.iter().find(|record| record.key() == key) {
-            warn!(window = %key.end, "the pass is dropped: {reason}");
+            warn!(window = %key.end, trace_id = self.trace_id(key), "the pass is dropped: {reason}");
             self.rechecking.give_up(key.end);
             let commit = WindowCommit {
                 window: record.window,
@@ -338,6 +355,7 @@ impl Leader<'_> {
                 advance_from: None,
             };
             self.it.ledger.commit_window(&self.lease, &commit).await?;
+            self.end_trace(key, &commit, self.planning_began);
             self.flight.windows.remove(&key);
             if key.end <= self.watermark {
                 self.tell(Event::Held { window: record.window, reason: reason.clone() });
@@ -360,16 +378,22 @@ impl Leader<'_> {
             failures: Vec::new(),
             advance_from: self.advance_from(window)?,
         };
+        let key = WindowKey::new(window, revision);
+        let trace = self.it.trace(key);
+        let committing = trace.child("commit");
         self.it.ledger.commit_window(&self.lease, &commit).await?;
-        self.flight.windows.remove(&WindowKey::new(window, revision));
+        drop(committing);
+        self.flight.windows.remove(&key);
+        self.end_trace(key, &commit, self.planning_began);
         self.watermark = self.watermark.max(window.end());
+        let trace_id = trace.trace_id();
         match (purpose, findings.files_beyond_help) {
             (Purpose::Replay, 0) => {
-                info!(window = %window, restored = findings.objects_restored,
+                info!(window = %window.end(), trace_id, restored = findings.objects_restored,
                     "verified: every row is settled, every shard is sound");
             }
-            (_, 0) => info!(window = %window, "nothing remains to be packed"),
-            (_, files) => warn!(window = %window, files, "files are beyond help"),
+            (_, 0) => info!(window = %window.end(), trace_id, "nothing remains to be packed"),
+            (_, files) => warn!(window = %window.end(), trace_id, files, "files are beyond help"),
         }
         self.tell(Event::Verified { window });
         Ok(())

@@ -18,6 +18,7 @@ use crate::http::{self, PageSlot, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure, Output, bytes, grouped, table};
 use crate::progress::FileBar;
+use crate::telemetry::Traces;
 use crate::wiring::{self, Fleet, Permissions};
 
 /// Failed files that a run names.
@@ -113,6 +114,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     let workers = workers(&config, args.workers)?;
     let permissions =
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
+    let _traces = Traces::start(&config, "migrate")?;
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     let continuous = args.mode == Mode::Continuous;

@@ -4,6 +4,7 @@
 mod admin_token;
 mod load;
 mod raw;
+mod traces;
 mod urls;
 mod validate;
 
@@ -19,6 +20,7 @@ use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use traces::TracingConfig;
 pub(crate) use urls::DatabaseUrl;
 
 /// A configuration that can be used.
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) worker: WorkerConfig,
     pub(crate) coordinator: CoordinatorConfig,
     pub(crate) http: HttpConfig,
+    /// `None`: nothing is traced.
+    pub(crate) tracing: Option<TracingConfig>,
 }
 
 /// Where a service answers over HTTP.
@@ -165,6 +169,7 @@ mod tests {
         assert_eq!(format!("{worker:?}"), format!("{:?}", least.worker));
         assert_eq!(reference.http.listen, least.http.listen);
         assert_eq!(reference.http.metrics, least.http.metrics);
+        assert_eq!((reference.tracing, least.tracing), (None, None));
         let columns = CatalogTable { size: None, ..reference.table };
         assert_eq!(format!("{columns:?}"), format!("{:?}", least.table));
     }
@@ -237,6 +242,43 @@ mod tests {
         for refused in ["0123456789abcde", "0123456789abcdef ", "zażółć gęślą jaźń"] {
             let error = token(refused).expect_err(refused);
             assert!(error.contains("`http.admin_token`") && !error.contains(refused), "{error}");
+        }
+    }
+
+    #[test]
+    fn traces_go_where_the_key_or_the_environment_says() {
+        let tracing = |section: &str, variable: Option<&str>| {
+            let text = format!("{{packer: {{output_dir: /a}}, tracing: {{{section}}}}}");
+            let path = Path::new("des.yaml");
+            let raw = load::parse(path, &text, &|_: &str| None).expect("it parses");
+            assert!(!format!("{raw:?}").contains("//"), "the endpoint is printed");
+            let set = |name: &str| {
+                variable.filter(|_| name == "OTEL_EXPORTER_OTLP_ENDPOINT").map(str::to_owned)
+            };
+            let config = validate::validate(path, raw, &set).map_err(|error| error.to_string())?;
+            Ok::<_, String>(config.tracing.map(|it| (it.endpoint, it.sample_ratio)))
+        };
+        let to = |endpoint: &str, ratio| Ok(Some((endpoint.to_owned(), ratio)));
+        assert_eq!(tracing("", None), Ok(None));
+        assert_eq!(tracing("otlp_endpoint: ''", Some("")), Ok(None));
+        assert_eq!(tracing("otlp_endpoint: 'http://a:4318/'", None), to("http://a:4318", 1.0));
+        assert_eq!(tracing("sample_ratio: 0.5", Some("https://b/x")), to("https://b/x", 0.5));
+        let both = tracing("otlp_endpoint: 'http://a'", Some("http://b"));
+        assert_eq!(both, to("http://a", 1.0));
+        let paper = include_str!("../../../docs/tracing.md");
+        let block = paper.split("```yaml\n").nth(1).and_then(|it| it.split("```").next());
+        let paper = format!("packer: {{output_dir: /a}}\n{}", block.expect("a block"));
+        assert_eq!(config(&paper).tracing.expect("it traces").sample_ratio, 1.0);
+        for (section, variable, told) in [
+            ("otlp_endpoint: 'collector:4318'", None, "http://host:4318"),
+            ("", Some("collector:4318"), "`OTEL_EXPORTER_OTLP_ENDPOINT`"),
+            ("otlp_endpoint: 'http://'", None, "http://host:4318"),
+            ("otlp_endpoint: 'http://u:secret@a'", None, "OTEL_EXPORTER_OTLP_HEADERS"),
+            ("otlp_endpoint: 'http://a', sample_ratio: 1.5", None, "`tracing.sample_ratio`"),
+            ("sample_ratio: -0.1", None, "0..1"),
+        ] {
+            let error = tracing(section, variable).expect_err(section);
+            assert!(error.contains(told) && !error.contains("secret"), "{error}");
         }
     }
 

@@ -24,6 +24,7 @@ pub(crate) struct RawConfig {
     pub(crate) worker: RawWorker,
     pub(crate) coordinator: RawCoordinator,
     pub(crate) http: RawHttp,
+    pub(crate) tracing: RawTracing,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -130,6 +131,13 @@ pub(crate) struct RawHttp {
     pub(crate) listen: Option<Lenient<String>>,
     pub(crate) admin_token: Option<Secret>,
     pub(crate) allowed_hosts: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawTracing {
+    pub(crate) otlp_endpoint: Option<Secret>,
+    pub(crate) sample_ratio: Option<Lenient<f64>>,
 }
 
 /// A text that may hold a password, and does not print it.

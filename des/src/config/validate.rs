@@ -13,12 +13,13 @@ use protocol::{NBits, PackSettings};
 
 use super::load::ConfigError;
 use super::raw::{
-    Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, Secret, Size, Span,
+    Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, RawTracing, Secret,
+    Size, Span,
 };
 use super::urls::bucket_and_prefix;
 use super::{
     AdminToken, BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig,
-    WorkerConfig,
+    TracingConfig, WorkerConfig,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -82,6 +83,7 @@ pub(super) fn validate(
         worker,
         coordinator,
         http,
+        tracing,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
@@ -137,6 +139,7 @@ pub(super) fn validate(
         worker: worker_config(&complain, &worker)?,
         coordinator: coordinator_config(&complain, &coordinator)?,
         http: http_config(&complain, &http, &metrics)?,
+        tracing: tracing_config(&complain, tracing, variable)?,
     })
 }
 
@@ -330,6 +333,17 @@ fn host_name(complain: &Complaints<'_>, host: &str) -> Result<String, ConfigErro
             format!("`{host}` is no name: give it alone, such as des.example.org, without a port"),
         )),
     }
+}
+
+fn tracing_config(
+    complain: &Complaints<'_>,
+    tracing: RawTracing,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<TracingConfig>, ConfigError> {
+    let configured = tracing.otlp_endpoint.map(|Secret(url)| url);
+    let sample_ratio = tracing.sample_ratio.map_or(1.0, |Lenient(ratio)| ratio);
+    TracingConfig::new(configured, sample_ratio, variable)
+        .map_err(|(key, why)| complain.at(key, why))
 }
 
 fn worker_config(

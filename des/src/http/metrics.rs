@@ -28,6 +28,7 @@ pub(super) fn install(
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics are counted already")?;
     backends::metrics::describe();
+    crate::telemetry::describe();
     if coordinates {
         coordinator::metrics::describe();
     }

@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/otlp.rs"]
+mod otlp;
+
 mod adjust;
 mod audit;
 mod crash;
@@ -24,3 +27,4 @@ mod repair;
 mod results;
 mod revisions;
 mod seed;
+mod traces;

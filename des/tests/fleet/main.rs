@@ -13,6 +13,7 @@ mod pause;
 mod restored;
 mod setup;
 mod stalls;
+mod traces;
 mod waits;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
@@ -26,6 +27,9 @@ mod process;
 
 #[path = "../support/scrape.rs"]
 mod scrape;
+
+#[path = "../support/otlp.rs"]
+mod otlp;
 
 #[path = "../support/drill.rs"]
 mod drill;

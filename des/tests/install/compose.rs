@@ -190,3 +190,36 @@ fn prometheus_and_grafana_find_each_other() {
     let home = home.as_str().and_then(|it| it.strip_prefix(directory)).expect("a dashboard");
     assert!(path(&format!("compose/grafana/dashboards{home}")).exists(), "{home}");
 }
+
+#[test]
+fn traces_find_their_way_from_des_over_the_collector_to_jaeger() {
+    let services = services();
+    let reaches = |from: &str, url: &Value, port: &str| {
+        let place = url.as_str().and_then(|url| url.strip_prefix("http://")).expect("a URL");
+        let (to, of_url) = place.split_once(':').expect("a port");
+        assert_eq!(of_url, port, "{from}: {url}");
+        assert!(!networks(&services[from]).is_disjoint(&networks(&services[to])), "{from}: {to}");
+        to.to_owned()
+    };
+    let collector = yaml("compose/otel/collector.yaml");
+    let listens = collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].as_str();
+    let (_, port) = listens.and_then(|it| it.rsplit_once(':')).expect("a port");
+    for role in ["coordinator", "worker"] {
+        let url = &services[role]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"];
+        assert_eq!(reaches(role, url, port), "otel-collector");
+    }
+    let traces = &collector["service"]["pipelines"]["traces"];
+    for part in ["receivers", "processors", "exporters"] {
+        for name in words(&traces[part]) {
+            assert!(collector[part].get(&name).is_some(), "{part}: {name}");
+        }
+    }
+    let exporter = words(&traces["exporters"]).remove(0);
+    let url = &collector["exporters"][exporter]["endpoint"];
+    assert_eq!(reaches("otel-collector", url, "4318"), "jaeger");
+    let command = words(&services["otel-collector"]["command"]);
+    let file = command[0].strip_prefix("--config=").expect("its configuration");
+    let volume = &services["otel-collector"]["volumes"][0];
+    let inside = file.strip_prefix(volume["target"].as_str().expect("a target"));
+    assert_eq!(inside, Some("/collector.yaml"));
+}
