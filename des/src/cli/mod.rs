@@ -135,6 +135,11 @@ Stop every coordinator first. docs/restore-drill.md goes through it.")]
     #[command(after_help = "Examples: des audit --config des.yaml --limit 20\n          \
 des audit export --config des.yaml --from 2024-12-01 --to 2025-01-01 --to-file december.csv")]
     Audit(AuditArgs),
+    /// Mark in the table itself, in a column of it, which files are archived up to the watermark.
+    #[command(after_help = "Examples: des sync-archived --config des.yaml --dry-run\n          \
+des sync-archived --config des.yaml --reason 'the old reports still ask for it'\n\
+The configuration names the column, and who may write it: sync_archived.")]
+    SyncArchived(SyncArchivedArgs),
     /// Remove objects that nothing will ever name: leftovers of settled windows.
     #[command(after_help = "Example: des gc --config des.yaml --dry-run")]
     Gc(GcArgs),

@@ -142,6 +142,21 @@ pub(crate) struct ResumeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SyncArchivedArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Count the rows that would be set, set none.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Go through everything again, also what was brought up before.
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Why, for the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,

@@ -22,6 +22,7 @@ mod retry_failed;
 mod services;
 mod shell;
 mod stats;
+mod sync_archived;
 mod windows;
 
 use crate::cli::{Cli, Command};
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Resume(args) => pause::resume(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,
         Command::Audit(args) => audit::run(args, *output).await,
+        Command::SyncArchived(args) => sync_archived::run(args, *output).await,
         Command::Gc(args) => gc::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,

@@ -4,6 +4,7 @@
 mod admin_token;
 mod load;
 mod raw;
+mod sync;
 mod urls;
 mod validate;
 
@@ -19,6 +20,7 @@ use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use sync::SyncArchivedConfig;
 pub(crate) use urls::DatabaseUrl;
 
 /// A configuration that can be used.
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) worker: WorkerConfig,
     pub(crate) coordinator: CoordinatorConfig,
     pub(crate) http: HttpConfig,
+    /// `None`: nothing of the catalog is ever written.
+    pub(crate) sync_archived: Option<SyncArchivedConfig>,
 }
 
 /// Where a service answers over HTTP.

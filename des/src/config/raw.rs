@@ -24,6 +24,7 @@ pub(crate) struct RawConfig {
     pub(crate) worker: RawWorker,
     pub(crate) coordinator: RawCoordinator,
     pub(crate) http: RawHttp,
+    pub(crate) sync_archived: Option<RawSyncArchived>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,6 +130,17 @@ pub(crate) struct RawCoordinator {
 pub(crate) struct RawHttp {
     pub(crate) listen: Option<Lenient<String>>,
     pub(crate) admin_token: Option<Secret>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawSyncArchived {
+    pub(crate) url: Option<Secret>,
+    pub(crate) column: Option<String>,
+    pub(crate) value: Option<Lenient<String>>,
+    pub(crate) batch_rows: Option<Lenient<u64>>,
+    pub(crate) max_rows_per_second: Option<Lenient<u64>>,
+    pub(crate) every: Option<Span>,
 }
 
 /// A text that may hold a password, and does not print it.

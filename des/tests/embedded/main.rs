@@ -24,3 +24,4 @@ mod repair;
 mod results;
 mod revisions;
 mod seed;
+mod sync;

@@ -12,6 +12,7 @@ mod operators;
 mod pause;
 mod setup;
 mod stalls;
+mod sync;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
