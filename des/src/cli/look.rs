@@ -97,20 +97,25 @@ pub(crate) struct AuditArgs {
 pub(crate) enum AuditCommand {
     /// What became of every row, from certificates and shards alone: uid, created_at, archived_at,
     /// shard, offset, size, crc32c, status.
-    #[command(after_help = "Example: des audit export --config des.yaml --from 2024-12-01 \
---to 2025-01-01 --to-file december.csv")]
+    #[command(after_help = "Examples: des audit export --config des.yaml --from 2024-12-01 \
+--to 2025-01-01 --to-file december.csv\n          \
+des audit export --config des.yaml --format parquet --to-file all.parquet")]
     Export(ExportArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
+    /// Text, with a header.
     Csv,
+    /// Apache Parquet, compressed with Zstandard.
+    Parquet,
 }
 
 impl ExportFormat {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -131,4 +136,23 @@ pub(crate) struct ExportArgs {
     /// Write them here rather than to stdout, and print what they add up to.
     #[arg(long, value_name = "FILE")]
     pub(crate) to_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetArgs {
+    /// The configuration file: the coordinator is asked on its http.listen, on this machine.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE", required_unless_present = "url")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the coordinator serves its page, when it is elsewhere: http://host:8080
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    /// Print one view and end; also where there is no terminal.
+    #[arg(long)]
+    pub(crate) once: bool,
 }

@@ -91,6 +91,14 @@ des windows --config des.yaml --from 2024-12-01 --to 2024-12-09 --output json")]
 des errors --config des.yaml --summary"
     )]
     Errors(ErrorsArgs),
+    /// Who works, on what and how fast: as the coordinator that leads hears it.
+    #[command(after_help = "Examples: des workers --config des.yaml\n          \
+des workers --url http://coordinator-1:8080 --output json")]
+    Workers(FleetArgs),
+    /// The archive and its fleet, live in a terminal; q ends it.
+    #[command(after_help = "Examples: des top --config des.yaml\n          \
+des top --url http://coordinator-1:8080 --once")]
+    Top(TopArgs),
     /// Move the watermark.
     #[command(after_help = "Examples: des adjust --config des.yaml --days-offset -1\n          \
 des adjust --config des.yaml --set-date 2024-12-01 --dry-run")]

@@ -6,6 +6,7 @@ mod check;
 mod errors;
 mod explain;
 mod export;
+mod fleet;
 mod gc;
 mod held;
 mod init;
@@ -52,6 +53,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Windows(args) => windows::run(args, *output).await,
         Command::Errors(args) => errors::run(args, *output).await,
+        Command::Workers(args) => fleet::workers(args, *output).await,
+        Command::Top(args) => fleet::top(args, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Reconcile(args) => reconcile::run(args, *output).await,

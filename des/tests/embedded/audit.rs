@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Made, Place};
 
 /// Commands that only look, or archive what is due, which is what the ledger itself records.
-const LEAVE_NO_ROW: [&str; 18] = [
+const LEAVE_NO_ROW: [&str; 20] = [
     "demo",
     "migrate",
     "coordinator",
@@ -23,6 +23,8 @@ const LEAVE_NO_ROW: [&str; 18] = [
     "verify",
     "config",
     "ready",
+    "workers",
+    "top",
     "completions",
     "man",
     "help",

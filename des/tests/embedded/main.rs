@@ -25,3 +25,4 @@ mod results;
 mod revisions;
 mod seed;
 mod sync;
+mod top;

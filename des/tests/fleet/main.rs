@@ -13,6 +13,7 @@ mod pause;
 mod setup;
 mod stalls;
 mod sync;
+mod top;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
