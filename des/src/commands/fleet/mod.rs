@@ -77,6 +77,8 @@ impl Coordinator {
         }
         let client = reqwest::Client::builder()
             .timeout(LIMIT)
+            // A coordinator is near; what the environment has for the world outside is not for it.
+            .no_proxy()
             .user_agent(concat!("des/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("no HTTP here")?;
