@@ -105,6 +105,8 @@ conformance! {
         a_pause_stands_until_it_is_ended,
         a_pause_ends_with_its_time,
         a_ledger_without_the_table_is_not_paused;
+    synced_suite:
+        passes_are_marked_once_and_from_where_they_were_left;
     adopt_suite:
         an_empty_ledger_takes_up_what_is_certified,
         an_older_ledger_is_completed,

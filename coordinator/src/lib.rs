@@ -27,6 +27,7 @@ pub mod rate;
 pub mod rebuild;
 pub mod recheck;
 pub mod status;
+pub mod sync;
 
 mod answer;
 mod beside;

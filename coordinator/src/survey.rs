@@ -89,7 +89,7 @@ pub(crate) async fn survey(
     Ok(survey)
 }
 
-async fn read_certificates(
+pub(crate) async fn read_certificates(
     store: &Store,
     committed: &[WindowRecord],
 ) -> Result<Vec<Certificate>, BackendError> {

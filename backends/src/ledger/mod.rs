@@ -27,6 +27,7 @@ mod record;
 mod session;
 mod sql_ledger;
 pub mod sqlite;
+mod synced;
 mod values;
 mod watermark;
 mod windows;
@@ -38,6 +39,7 @@ pub use pause::Pause;
 pub use postgres::PostgresLedger;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
+pub use synced::SyncPosition;
 pub use values::{
     AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, HeldPass, Lease,
     LeaseStatus, NewPart, NewPartition, NewWindow, PartitionRecord, Setback, Stuck, WatermarkRow,
@@ -313,6 +315,31 @@ pub trait Ledger: Send + Sync {
     /// Ends a pause whose time is over and returns it; `None` when there is none such. The audit
     /// row names `actor`.
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
+    /// Committed passes with a certificate over windows that end at or before `until`, whose files
+    /// are not all marked for `target` yet; those after `after`, by end and revision, at most
+    /// `limit`.
+    async fn passes_to_sync(
+        &self,
+        target: &str,
+        after: Option<WindowKey>,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>>;
+
+    /// How far the files of one pass are marked for `target`.
+    async fn sync_position(&self, target: &str, window: WindowKey) -> Result<SyncPosition>;
+
+    /// Notes how far the files of one pass are marked for `target`.
+    async fn note_synced(
+        &self,
+        target: &str,
+        window: WindowKey,
+        position: SyncPosition,
+    ) -> Result<()>;
+
+    /// Forgets how far all passes are marked for `target`.
+    async fn forget_synced(&self, target: &str) -> Result<()>;
+
     /// Records over which window the watermark cannot move for now, or a pass over which window below
     /// it cannot be planned, and why; or that there is none.
     async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;

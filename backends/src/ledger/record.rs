@@ -11,8 +11,8 @@ use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
-    Look, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount, WatermarkRow,
-    WindowRecord, WindowState, WindowTotals,
+    Look, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount, SyncPosition,
+    WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -271,6 +271,15 @@ impl Record {
             actor: self.text("actor")?,
             reason: self.text("reason")?,
             until: self.opt_time("until_time")?,
+        })
+    }
+
+    /// A row of `des_synced`.
+    pub(super) fn sync_position(&self) -> Result<SyncPosition> {
+        Ok(SyncPosition {
+            partitions: self.number("partitions")?,
+            marked: self.number("marked")?,
+            finished: self.opt_time("finished_at")?.is_some(),
         })
     }
 

@@ -122,6 +122,13 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
         let looked = looked.await;
         findings.keep("ledger", looked);
     }
+    if let Some(wanted) = &config.sync_archived {
+        let column = wiring::archived_column(config, wanted).await;
+        if let Some(column) = findings.keep("column", column) {
+            findings
+                .ok("column", format!("{} may be set where a file is archived", column.target()));
+        }
+    }
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
     findings.print(output)

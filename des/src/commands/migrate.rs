@@ -132,6 +132,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     page.fill(fleet.page_source(&config, &board));
     let _http = http::serve(&config.http, Served::of_both(&board, &page)).await?;
     fleet.watch(&config, &board, &shutdown);
+    fleet.sync_archived(&config, &board, &shutdown).await?;
     let pause = args.interval;
     while !shutdown.is_cancelled() {
         match run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await {

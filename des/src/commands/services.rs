@@ -51,6 +51,7 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     fleet.watch(&config, &board, &shutdown);
+    fleet.sync_archived(&config, &board, &shutdown).await?;
     page.fill(fleet.page_source(&config, &board));
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();

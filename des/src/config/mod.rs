@@ -4,6 +4,7 @@
 mod admin_token;
 mod load;
 mod raw;
+mod sync;
 mod traces;
 mod urls;
 mod validate;
@@ -20,6 +21,7 @@ use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use sync::SyncArchivedConfig;
 pub(crate) use traces::TracingConfig;
 pub(crate) use urls::DatabaseUrl;
 
@@ -44,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     /// `None`: nothing is traced.
     pub(crate) tracing: Option<TracingConfig>,
+    /// `None`: nothing of the catalog is ever written.
+    pub(crate) sync_archived: Option<SyncArchivedConfig>,
 }
 
 /// Where a service answers over HTTP.

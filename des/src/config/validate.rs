@@ -16,6 +16,7 @@ use super::raw::{
     Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, RawTracing, Secret,
     Size, Span,
 };
+use super::sync;
 use super::urls::bucket_and_prefix;
 use super::{
     AdminToken, BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig,
@@ -35,16 +36,16 @@ const LONGEST_RECHECK: Duration = Duration::from_secs(366 * 86_400);
 const MOST_LAG_DAYS: i64 = 36_500;
 
 /// Names the key of a complaint.
-struct Complaints<'a> {
+pub(super) struct Complaints<'a> {
     path: &'a Path,
 }
 
 impl Complaints<'_> {
-    fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
+    pub(super) fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
         ConfigError::Value { path: self.path.to_owned(), key: key.to_owned(), why: why.into() }
     }
 
-    fn positive<T: PartialOrd + Default + std::fmt::Display>(
+    pub(super) fn positive<T: PartialOrd + Default + std::fmt::Display>(
         &self,
         key: &str,
         value: T,
@@ -84,6 +85,7 @@ pub(super) fn validate(
         coordinator,
         http,
         tracing,
+        sync_archived,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
@@ -140,10 +142,11 @@ pub(super) fn validate(
         coordinator: coordinator_config(&complain, &coordinator)?,
         http: http_config(&complain, &http, &metrics)?,
         tracing: tracing_config(&complain, tracing, variable)?,
+        sync_archived: sync_archived.map(|raw| sync::sync_archived(&complain, raw)).transpose()?,
     })
 }
 
-fn database_url(
+pub(super) fn database_url(
     complain: &Complaints<'_>,
     key: &str,
     url: Option<&Secret>,

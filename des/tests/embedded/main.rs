@@ -27,4 +27,6 @@ mod repair;
 mod results;
 mod revisions;
 mod seed;
+mod sync;
+mod top;
 mod traces;

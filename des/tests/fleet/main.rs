@@ -13,6 +13,8 @@ mod pause;
 mod restored;
 mod setup;
 mod stalls;
+mod sync;
+mod top;
 mod traces;
 mod waits;
 

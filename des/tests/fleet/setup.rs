@@ -288,6 +288,13 @@ impl Fleet {
         Running::start(self.command(), words.into_iter().chain(options))
     }
 
+    /// `des WORDS`, under way.
+    pub(crate) fn begin(&self, words: &str) -> Running {
+        let config = self.path("coordinator.yaml").display().to_string();
+        let words = words.split_whitespace().map(str::to_owned);
+        Running::start(self.command(), words.chain(["--config".to_owned(), config]))
+    }
+
     fn run(&self, words: &str, config: &Path) -> Run {
         let words = words.split_whitespace().map(str::to_owned);
         let config = config.display().to_string();
