@@ -106,6 +106,8 @@ conformance! {
         a_pause_ends_with_its_time,
         a_pause_of_all_jobs_holds_for_each,
         a_ledger_without_the_table_is_not_paused;
+    synced_suite:
+        passes_are_marked_once_and_from_where_they_were_left;
     throttle_suite:
         a_throttle_stands_until_it_is_taken_back,
         a_throttle_of_all_jobs_is_every_jobs,

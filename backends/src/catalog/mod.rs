@@ -1,4 +1,5 @@
-//! The customer's table of files: read, never written.
+//! The customer's table of files: read, never written, but for [`ArchivedColumn`] where an operator
+//! asks for it.
 
 use async_trait::async_trait;
 use protocol::{Timestamp, Window};
@@ -6,15 +7,17 @@ use tokio::sync::mpsc;
 
 use crate::error::{BackendError, Result};
 
+mod archived;
 mod batch;
 mod names;
 pub mod postgres;
 mod sql_error;
 pub mod sqlite;
 
+pub use archived::{ArchivedColumn, MAX_MARKED_AT_ONCE, Mark};
 pub use batch::RowBatch;
-pub use postgres::PostgresCatalog;
-pub use sqlite::SqliteCatalog;
+pub use postgres::{PostgresArchivedColumn, PostgresCatalog};
+pub use sqlite::{SqliteArchivedColumn, SqliteCatalog};
 
 /// Rows handed over at once by [`Catalog::scan`]: enough to make the channel cheap, few enough
 /// to keep memory flat.

@@ -4,6 +4,7 @@
 //! a stream: the driver, the decoder and the channel hold a batch, the rest waits in the server.
 //! Sessions are read-only and in UTC, and no statement depends on either.
 
+mod archived;
 mod copy_format;
 mod inspect;
 mod load;
@@ -21,8 +22,10 @@ use tokio::sync::mpsc;
 use super::{Catalog, CatalogReport, CatalogTable, LoadCheck, RangeCount, RowBatch, Unplaceable};
 use crate::error::{BackendError, Result};
 
-use server::Server;
+use server::{Access, Server};
 use table::Table;
+
+pub use archived::PostgresArchivedColumn;
 
 /// A catalog in a PostgreSQL database.
 ///
@@ -44,7 +47,7 @@ impl PostgresCatalog {
     /// `NotFound` when the table or a column is missing, with those that exist; `Invalid` for
     /// another kind of URL; otherwise what connecting answers.
     pub async fn connect(url: &str, table: CatalogTable) -> Result<Self> {
-        let server = Server::connect(url).await?;
+        let server = Server::connect(url, Access::Read).await?;
         let found = Table::find(&server, &table).await?;
         Ok(Self {
             server,

@@ -4,6 +4,7 @@
 //! (the form), and bounds are written in the same form, so that comparing is comparing times and an
 //! index is of use. The file is opened read-only, anew for every operation.
 
+mod archived;
 mod detect;
 mod failure;
 mod form;
@@ -39,6 +40,8 @@ use rows::{shown, value};
 use session::{File, Session, within};
 use stamp::Stamp;
 use table::Table;
+
+pub use archived::SqliteArchivedColumn;
 
 /// The largest size that is summed (8 PiB): what is larger is no file's, and SQLite refuses to sum
 /// beyond 64 bits.

@@ -28,6 +28,7 @@ mod scope;
 mod session;
 mod sql_ledger;
 pub mod sqlite;
+mod synced;
 mod throttle;
 mod values;
 mod watermark;
@@ -41,6 +42,7 @@ pub use postgres::PostgresLedger;
 pub use scope::Scope;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
+pub use synced::SyncPosition;
 pub use throttle::{LiveLimits, Override, Throttle, Wait};
 pub use values::{
     AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, HeldPass, Lease,
@@ -323,7 +325,6 @@ pub trait Ledger: Send + Sync {
     /// Ends pauses whose time is over, the job's and that of all jobs, and returns the one that
     /// lasted longest; `None` when there is none such. The audit rows name `actor`.
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
-
     /// The throttles that operators set: the job's own, then that of all jobs. Empty when there is
     /// none (also when the table is missing).
     async fn throttles(&self) -> Result<Vec<Throttle>>;
@@ -350,11 +351,37 @@ pub trait Ledger: Send + Sync {
     /// What was recorded last of what a leader waits for. Nothing is known of it when nobody leads.
     async fn wait(&self) -> Result<Option<Wait>>;
 
-    /// Records over which window the watermark cannot move for now, and why, or that it can.
+    /// Committed passes with a certificate over windows that end at or before `until`, whose files
+    /// are not all marked for `target` yet; those after `after`, by end and revision, at most
+    /// `limit`.
+    async fn passes_to_sync(
+        &self,
+        target: &str,
+        after: Option<WindowKey>,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>>;
+
+    /// How far the files of one pass are marked for `target`.
+    async fn sync_position(&self, target: &str, window: WindowKey) -> Result<SyncPosition>;
+
+    /// Notes how far the files of one pass are marked for `target`.
+    async fn note_synced(
+        &self,
+        target: &str,
+        window: WindowKey,
+        position: SyncPosition,
+    ) -> Result<()>;
+
+    /// Forgets how far all passes are marked for `target`.
+    async fn forget_synced(&self, target: &str) -> Result<()>;
+
+    /// Records over which window the watermark cannot move for now, or a pass over which window below
+    /// it cannot be planned, and why; or that there is none.
     async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;
 
-    /// What was recorded last of a window over which the watermark cannot move, while the watermark
-    /// has not passed it.
+    /// What was recorded last by [`note_stuck`](Self::note_stuck), while the watermark has not passed
+    /// the window, or a pass over it is not committed.
     async fn stuck(&self) -> Result<Option<Stuck>>;
 
     /// The newest entries of the audit log, newest first, at most `limit`.

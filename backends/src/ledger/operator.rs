@@ -14,7 +14,7 @@ use super::{
 use crate::error::{BackendError, Result};
 
 /// Records the next revision of the window that ends at `end` as requested, unless one is
-/// already under way.
+/// already under way; who asked is written down either way.
 pub(super) async fn request_pass<S: Session>(
     session: &mut S,
     job: &Job,
@@ -30,6 +30,7 @@ pub(super) async fn request_pass<S: Session>(
         });
     };
     if let Some(under_way) = passes.iter().find(|pass| pass.revision > last.revision) {
+        append_audit(session, job, audit).await?;
         return Ok(under_way.clone());
     }
     if last.revision >= MAX_REVISION {

@@ -13,9 +13,9 @@ use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
     AuditRecord, ErrorQuery, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, ListedError,
     ListedPass, LiveLimits, Look, NewPart, NewWindow, PartitionRecord, PassQuery, Pause, Purpose,
-    ReasonCount, Scope, Setback, Stuck, Throttle, Wait, WatermarkRow, WindowCommit, WindowRecord,
-    WindowState, adopt, commit, held, lease, listing, looks, operator, parts, pause, throttle,
-    watermark, windows,
+    ReasonCount, Scope, Setback, Stuck, SyncPosition, Throttle, Wait, WatermarkRow, WindowCommit,
+    WindowRecord, WindowState, adopt, commit, held, lease, listing, looks, operator, parts, pause,
+    synced, throttle, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -386,6 +386,41 @@ where
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>> {
         transaction!(self, "end a pause that is over", |session| {
             pause::end_if_over(session, &self.job, actor)
+        })
+    }
+
+    async fn passes_to_sync(
+        &self,
+        target: &str,
+        after: Option<WindowKey>,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>> {
+        query!(self, "list passes whose files are not marked", |session| {
+            synced::passes_to_sync(session, &self.job, target, (after, until), limit)
+        })
+    }
+
+    async fn sync_position(&self, target: &str, window: WindowKey) -> Result<SyncPosition> {
+        query!(self, "ask how far a pass is marked", |session| {
+            synced::position(session, &self.job, target, window)
+        })
+    }
+
+    async fn note_synced(
+        &self,
+        target: &str,
+        window: WindowKey,
+        position: SyncPosition,
+    ) -> Result<()> {
+        transaction!(self, "note how far a pass is marked", |session| {
+            synced::note(session, &self.job, target, (window, position))
+        })
+    }
+
+    async fn forget_synced(&self, target: &str) -> Result<()> {
+        transaction!(self, "forget how far passes are marked", |session| {
+            synced::forget(session, &self.job, target)
         })
     }
 

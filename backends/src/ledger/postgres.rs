@@ -75,6 +75,7 @@ const MIGRATIONS: &[Step] = &[
     (6, "partition rows", include_str!("../../../migrations/postgres/0006_partition_rows.sql")),
     (7, "since", include_str!("../../../migrations/postgres/0007_since.sql")),
     (8, "throttle", include_str!("../../../migrations/postgres/0008_throttle.sql")),
+    (9, "synced", include_str!("../../../migrations/postgres/0009_synced.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -172,6 +173,7 @@ const LACKS: &str = "\
         ('des_looks', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_pauses', '{SELECT,INSERT,DELETE}'), \
         ('des_throttles', '{SELECT,INSERT,DELETE}'), \
+        ('des_synced', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_audit_log', '{SELECT,INSERT}')), \
     there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \

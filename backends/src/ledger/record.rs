@@ -12,7 +12,7 @@ use sqlx::{Decode, Postgres, Row, Sqlite};
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
     LiveLimits, Look, Override, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount,
-    Scope, Throttle, Wait, WatermarkRow, WindowRecord, WindowState, WindowTotals,
+    Scope, SyncPosition, Throttle, Wait, WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -175,6 +175,7 @@ impl Record {
             findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
             splits_before: self.number("splits_before")?,
+            state_since: self.opt_time("state_since")?,
             partition_rows: self.opt_number("partition_rows")?,
         })
     }
@@ -182,7 +183,7 @@ impl Record {
     /// A row of `des_windows` with its times, without its partitions.
     pub(super) fn listed_pass(&self) -> Result<ListedPass> {
         let record = self.window()?;
-        let (planned_at, in_state) = (self.opt_time("planned_at")?, self.opt_time("state_since")?);
+        let (planned_at, in_state) = (self.opt_time("planned_at")?, record.state_since);
         let since = match record.state {
             WindowState::Committed => self.opt_time("committed_at")?,
             _ => in_state,
@@ -271,6 +272,15 @@ impl Record {
             actor: self.text("actor")?,
             reason: self.text("reason")?,
             until: self.opt_time("until_time")?,
+        })
+    }
+
+    /// A row of `des_synced`.
+    pub(super) fn sync_position(&self) -> Result<SyncPosition> {
+        Ok(SyncPosition {
+            partitions: self.number("partitions")?,
+            marked: self.number("marked")?,
+            finished: self.opt_time("finished_at")?.is_some(),
         })
     }
 

@@ -1,5 +1,7 @@
 //! The promises that every catalog keeps.
 
+pub(crate) use crate::archived::*;
+
 use backends::Catalog;
 use backends::catalog::{
     CatalogTable, LoadCheck, RangeCount, RowBatch, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable,

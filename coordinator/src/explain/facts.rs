@@ -131,6 +131,9 @@ pub struct WindowFacts {
     pub troubled: Option<TroubledPartition>,
     /// Since when it has been asked for, open or held; null where nobody wrote it down.
     pub since: Option<Timestamp>,
+    /// Why the pass cannot be planned for now, where it lies below the watermark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// The partition that its end waits for most, while it is open.
     pub slowest: Option<SlowPartition>,
 }
@@ -150,7 +153,8 @@ pub struct SlowPartition {
     pub worker: Option<String>,
 }
 
-/// A certified window that the watermark cannot pass again, after it was moved back.
+/// A window that the watermark cannot pass: one that cannot be planned for now, or a certified one
+/// that it was moved back over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StuckFacts {
     /// Its end.

@@ -150,10 +150,14 @@ impl Facts {
     fn under_way(&self, watermark: &Watermark) -> String {
         let until = watermark.archived_until;
         let Some(window) = self.windows.iter().find(|window| !window.requested) else {
-            return match self.windows.first() {
-                Some(requested) => {
-                    format!("A replay of {} was asked for and begins", requested.name())
-                }
+            let waits = self.windows.iter().find(|window| window.waits.is_some());
+            return match waits.or(self.windows.first()) {
+                Some(requested) => match &requested.waits {
+                    Some(why) => {
+                        format!("A replay of {} was asked for and waits: {why}", requested.name())
+                    }
+                    None => format!("A replay of {} was asked for and begins", requested.name()),
+                },
                 None => format!(
                     "The watermark stands at {until}, and the next window is being read from the catalog"
                 ),
@@ -187,7 +191,17 @@ impl Facts {
                 partition.class,
                 partition.detail
             ),
-            _ => format!("The watermark is moving from {until}: {progress}"),
+            _ => {
+                let dead = self.broker.map_or(0, |broker| broker.dead_letters);
+                let unread = (dead > 0 && done < all).then(|| {
+                    format!(
+                        "; {dead} messages that nobody could read are dead letters, and may be what \
+                         is missing: is a process of another release at work?"
+                    )
+                });
+                let unread = unread.unwrap_or_default();
+                format!("The watermark is moving from {until}: {progress}{unread}")
+            }
         }
     }
 
@@ -314,6 +328,11 @@ impl WindowFacts {
             vec![format!("{:<11}{}", state.split(' ').next().unwrap_or(state), self.name())];
         if self.requested {
             lines[0].push_str(", asked for and not begun");
+        }
+        if let Some(why) = &self.waits {
+            lines.push(format!("           it cannot be planned and is tried again: {why}"));
+        }
+        if self.requested {
             return lines;
         }
         let Self { partitions: it, files, files_failed, .. } = self;
@@ -400,6 +419,7 @@ mod tests {
             partitions,
             troubled: None,
             since: Some(at("2024-12-20T09:58")),
+            waits: None,
             slowest: None,
         }
     }
@@ -547,6 +567,15 @@ mod tests {
     snapshot!(a_replay_was_asked_for, {
         let requested =
             WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };
+        with_window(requested)
+    });
+    snapshot!(a_replay_cannot_be_planned, {
+        let requested = WindowFacts {
+            revision: 1,
+            requested: true,
+            waits: Some("reading its certificate: 403 AccessDenied".to_owned()),
+            ..window(Partitions::default())
+        };
         with_window(requested)
     });
     snapshot!(the_ledger_is_older_than_the_store, {

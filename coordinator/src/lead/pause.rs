@@ -58,6 +58,7 @@ impl Leader<'_> {
             planning.abort();
         }
         self.restoring = None;
+        (self.looking_ahead, self.seen) = (None, None);
         self.rechecking.stop();
         self.it.queue.purge(Lane::Tasks).await?;
         Ok(())

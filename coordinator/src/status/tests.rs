@@ -29,6 +29,7 @@ fn record(state: WindowState) -> WindowRecord {
         findings: None,
         released: None,
         splits_before: 0,
+        state_since: None,
         partition_rows: None,
     }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
-use coordinator::{init, throttle};
+use coordinator::behind::behind;
+use coordinator::throttle;
 use protocol::ArchiveIdentity;
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -122,6 +123,13 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
             look_at_ledger(&*ledger, catalog.as_deref(), config, stored.as_ref(), &mut findings);
         let looked = looked.await;
         findings.keep("ledger", looked);
+    }
+    if let Some(wanted) = &config.sync_archived {
+        let column = wiring::archived_column(config, wanted).await;
+        if let Some(column) = findings.keep("column", column) {
+            findings
+                .ok("column", format!("{} may be set where a file is archived", column.target()));
+        }
     }
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
@@ -303,7 +311,7 @@ async fn look_at_ledger(
             findings.error("ledger", &Failure::usage(why));
         }
         (_, Some((store, _))) => {
-            if let Some(why) = init::behind(store, ledger).await? {
+            if let Some(why) = behind(store, ledger).await? {
                 findings.error("ledger", &Failure::usage(why));
             }
         }

@@ -40,7 +40,7 @@ pub(super) async fn run(args: ReadyArgs, output: Output) -> Result<Exit, Failure
 }
 
 /// Where a service that listens at `address` is reached from its own machine.
-fn near(address: SocketAddr) -> SocketAddr {
+pub(super) fn near(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         ip if ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),

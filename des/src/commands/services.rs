@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::http::{self, PageSlot, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure};
+use crate::telemetry::Traces;
 use crate::wiring::{self, Permissions};
 
 /// Slots of a worker process that is not told otherwise.
@@ -46,9 +47,11 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
     let (board, page) = (Board::default(), PageSlot::default());
     let _http = http::serve(&config.http, Served::of_coordinator(&board, &page)).await?;
+    let _traces = Traces::start(&config, "coordinator")?;
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     fleet.watch(&config, &board, &shutdown);
+    fleet.sync_archived(&config, &board, &shutdown).await?;
     page.fill(fleet.page_source(&config, &board));
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();
@@ -63,6 +66,7 @@ pub(super) async fn worker(args: WorkerArgs) -> Result<Exit, Failure> {
     let shutdown = shutdown_on_signals()?;
     let (ready, served) = Served::of_worker("waiting for the archive to be made");
     let _http = http::serve(&config.http, served).await?;
+    let _traces = Traces::start(&config, "worker")?;
     let store = wiring::store(&config, false).await?;
     let Some(identity) = wait_for_archive(&store, &shutdown).await? else { return Ok(Exit::Done) };
     if identity.job != config.job {

@@ -260,6 +260,11 @@ async fn allow(answers: &Answers, headers: &HeaderMap) -> Result<(), Refused> {
         Some((_, given)) if token.matches(given.trim()) => Ok(()),
         Some(_) => {
             warn!("something was to be done from the page with a wrong token");
+            // Few wait at a time, so that they do not keep everybody else from connecting.
+            let Ok(_waits) = answers.wrong_tokens.try_acquire() else {
+                let why = "too many give a wrong token just now; try again later".to_owned();
+                return Err(Refused(StatusCode::TOO_MANY_REQUESTS, why));
+            };
             tokio::time::sleep(WRONG_TOKEN).await;
             Err(Refused(StatusCode::UNAUTHORIZED, "this is not the admin token".to_owned()))
         }

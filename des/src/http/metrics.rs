@@ -28,6 +28,7 @@ pub(super) fn install(
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics are counted already")?;
     backends::metrics::describe();
+    crate::telemetry::describe();
     if coordinates {
         coordinator::metrics::describe();
     }
@@ -76,8 +77,11 @@ fn tell(board: &Board) {
         describe_gauge!("des_lease_epoch", Unit::Count, "Epoch of the lease of who leads");
         gauge!("des_lease_epoch").set(epoch as f64);
     }
-    if let Some((figures, age)) = board.figures() {
-        figures.tell(age);
+    if let Some(age) = board.figures_age() {
+        coordinator::figures::tell_age(age);
+    }
+    if let Some(figures) = board.figures() {
+        figures.tell();
     }
 }
 

@@ -166,7 +166,7 @@ function figuresOf({ watermark, lag, left, failed, lease, paused, throttled }) {
   return [
     watermark && ['Watermark', day(watermark.archived_until), 'everything before is settled'],
     watermark && ['Lag', lagText, `target ${day(watermark.target)}`],
-    left.pending_files !== null && ['Files due', number(left.pending_files), 'counted up to a minute ago'],
+    left.pending_files !== null && ['Files due', number(left.pending_files), 'as last counted'],
     left.seconds !== null && left.pending_files > 0 && ['Time left', duration(left.seconds), 'at the pace of 10 minutes'],
     ['Failed files', number(files), files ? 'not archived, with a reason' : 'none'],
     paused && ['Paused for', age(paused.since, ''), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
@@ -184,32 +184,37 @@ function figure([label, value, note]) {
 function showWindows(told) {
   const list = $('windows');
   say($('windows-count'), told.open_windows ? String(told.open_windows) : '');
-  const keys = new Set();
+  const keyOf = ({ end, revision }) => `window-${end}-${revision}`;
+  const keys = new Set(told.windows.map(keyOf));
+  // Who is gone goes first, so that the others' places are those of the list.
+  for (const it of [...list.children]) {
+    if (keys.has(it.id)) continue;
+    shown.delete(`${it.id}-head`);
+    shown.delete(`${it.id}-told`);
+    it.remove();
+  }
   told.windows.forEach((window, at) => {
-    const key = `window-${window.end}-${window.revision}`;
-    keys.add(key);
+    const key = keyOf(window);
     let it = $(key);
     if (!it) {
       it = el('article', { id: key, class: 'window' },
         el('header', { id: `${key}-head` }), el('div', { id: `${key}-told` }), el('div', { class: 'cells' }));
-      list.insertBefore(it, list.children[at] ?? null);
       roving(it.querySelector('.cells'));
     }
+    // What is moved loses the focus: what stands in its place stays.
+    if (list.children[at] !== it) list.insertBefore(it, list.children[at] ?? null);
     showWindow(it, key, window);
   });
-  for (const it of [...list.children]) {
-    if (!keys.has(it.id)) {
-      shown.delete(`${it.id}-head`);
-      shown.delete(`${it.id}-told`);
-      it.remove();
-    }
-  }
   const left = told.open_windows - told.windows.length;
   $('windows-none').hidden = told.windows.length > 0 && left <= 0;
-  say($('windows-none'), left > 0 && told.windows.length > 0
-    ? `And ${many(left, 'more window')} that ${left === 1 ? 'is' : 'are'} not committed.`
-    : 'No window is being worked on.');
+  say($('windows-none'), none(told, left));
   legend(told.windows);
+}
+
+function none({ windows, troubles }, left) {
+  if (left > 0 && windows.length > 0) return `And ${many(left, 'more window')} that ${left === 1 ? 'is' : 'are'} not committed.`;
+  if (troubles.some(({ what }) => what === 'ledger')) return 'Unknown while the ledger does not answer.';
+  return 'No window is being worked on.';
 }
 
 function showWindow(it, key, window) {
@@ -466,7 +471,8 @@ async function act() {
     headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${given.value}` },
     body: JSON.stringify(body),
   });
-  const told = await answer.json();
+  const told = await answer.json().catch(() => undefined);
+  if (told === undefined) throw new Error(`The answer (${answer.status}) is not the coordinator's: something in between refused it.`);
   if (!answer.ok) throw new Error(told.error);
   token = given.value;
   return told;
