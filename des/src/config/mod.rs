@@ -178,6 +178,8 @@ mod tests {
         assert_eq!(reference.http.listen, least.http.listen);
         assert_eq!(reference.http.metrics, least.http.metrics);
         assert_eq!((reference.tracing, least.tracing), (None, None));
+        let StoreConfig::S3(s3) = &reference.store else { panic!("{:?}", reference.store) };
+        assert_eq!(s3.sse_kms_key_id, None, "an empty text says nothing");
         let columns = CatalogTable { size: None, ..reference.table };
         assert_eq!(format!("{columns:?}"), format!("{:?}", least.table));
     }

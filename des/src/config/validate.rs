@@ -271,7 +271,9 @@ fn store_config(
         complain.at("store.url", "it is not a store: use s3://bucket/prefix or file:///directory")
     })?;
     let (bucket, prefix) = bucket_and_prefix(rest).map_err(|why| complain.at("store.url", why))?;
-    let endpoint = store.endpoint.filter(|it| !it.is_empty());
+    // An empty text, as of a variable that is not set, says nothing.
+    let said = |text: Option<String>| text.filter(|it| !it.is_empty());
+    let endpoint = said(store.endpoint);
     if let Some(endpoint) = &endpoint
         && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
     {
@@ -282,10 +284,10 @@ fn store_config(
         prefix,
         path_style: store.path_style.map_or(endpoint.is_some(), |Lenient(path_style)| path_style),
         endpoint,
-        region: store.region.unwrap_or_else(|| "us-east-1".to_owned()),
-        storage_class: store.storage_class,
-        server_side_encryption: store.server_side_encryption,
-        sse_kms_key_id: store.sse_kms_key_id,
+        region: said(store.region).unwrap_or_else(|| "us-east-1".to_owned()),
+        storage_class: said(store.storage_class),
+        server_side_encryption: said(store.server_side_encryption),
+        sse_kms_key_id: said(store.sse_kms_key_id),
         credentials: None,
     }))
 }
