@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use backends::ledger::AuditEntry;
 use backends::store::{ListedObject, staged_name};
 use backends::{BackendError, Ledger, Store};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -112,7 +113,8 @@ pub enum GcError {
 }
 
 /// Removes what nothing will ever name. `report` counts as it goes, so that it is right also after
-/// an error.
+/// an error; `begun` is written into the audit log before anything is removed, since whoever sweeps
+/// may be killed in the middle of it.
 ///
 /// # Errors
 /// When a certificate is missing, unreadable or unknown to the ledger, naming it, before anything
@@ -120,7 +122,7 @@ pub enum GcError {
 pub async fn collect(
     store: &Store,
     ledger: &dyn Ledger,
-    options: GcOptions,
+    (options, begun): (GcOptions, &AuditEntry),
     report: &mut GcReport,
 ) -> Result<(), GcError> {
     report.dry_run = options.dry_run;
@@ -146,6 +148,9 @@ pub async fn collect(
         report,
     };
     let (stretches, strayed) = sweep.read_certificates(&passes).await?;
+    if !options.dry_run {
+        ledger.record_audit(begun).await?;
+    }
     for stretch in stretches {
         sweep.stretch(&passes, stretch, &strayed).await?;
     }

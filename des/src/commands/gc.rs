@@ -23,12 +23,9 @@ pub(super) async fn run(args: GcArgs, output: Output) -> Result<Exit, Failure> {
         to: Some(to),
         reason: args.reason.clone(),
     };
-    // Before anything is removed: whoever sweeps may be killed in the middle of it.
-    if !args.dry_run {
-        ledger.record_audit(&entry("begun".to_owned())).await?;
-    }
+    let begun = entry("begun".to_owned());
     let mut report = GcReport::default();
-    let done = collect(&store, &*ledger, options, &mut report).await;
+    let done = collect(&store, &*ledger, (options, &begun), &mut report).await;
     let removed = report.removed();
     // What was removed is written down also when the sweep ended midway.
     if !args.dry_run && (done.is_ok() || removed.objects > 0) {

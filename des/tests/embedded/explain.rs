@@ -89,8 +89,8 @@ fn what_operators_did_can_be_read() {
         assert!(entry["actor"].as_str().is_some_and(|actor| actor.contains('@')), "{entry}");
         assert!(entry["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{entry}");
     }
-    assert_eq!(entries[2]["from"], place.cutoff().as_str(), "{log}");
-    assert_eq!(entries[2]["to"], place.midnight(9).as_str(), "{log}");
+    assert_eq!(entries[3]["from"], place.cutoff().as_str(), "{log}");
+    assert_eq!(entries[3]["to"], place.midnight(9).as_str(), "{log}");
     assert_eq!(place.json("audit --limit 2")["entries"].as_array().map(Vec::len), Some(2));
     assert!(human(&place, "audit --limit 1").contains(" gc to 0 objects removed, 0 bytes: tidy\n"));
 }

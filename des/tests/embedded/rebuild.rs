@@ -301,9 +301,9 @@ fn a_skip_is_believed_when_something_confirms_it() {
     }
     let done = place.json("rebuild-ledger");
     assert_eq!(done["archived_until"], place.cutoff().as_str(), "{done}");
-    place.des("gc --dry-run").expect(2).says([&name]);
-    std::fs::remove_file(place.archive().join(&name)).expect("removed");
-    place.json("gc --dry-run");
+    // What was archived since lies around it, so that it keeps nothing from being collected.
+    let collected = place.json("gc --dry-run");
+    assert!(collected["kept_young"]["objects"].as_u64() >= Some(1), "{collected}");
     assert_eq!(place.verify_deep()["files"], 12);
 
     let (place, name, _, to, left) = skipped(false);
