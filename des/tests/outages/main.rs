@@ -112,16 +112,15 @@ fn a_broker_whose_node_is_killed_costs_time_and_nothing_else() {
     let _workers: Vec<_> = (0..2).map(|_| fleet.start("worker")).collect();
     coordinator.run_until(LIMIT, || fleet.shards() >= 20);
     assert!(!fleet.is_archived(), "it is to be at work");
-    let node = BrokerNode::new();
-    node.kill();
-    not_ready(&mut coordinator, "the broker");
-    BrokerNode::wait_until_up(LIMIT);
+    BrokerNode::new().kill_and_wait_for_another(LIMIT);
     fleet.wait_until_archived(LIMIT);
     fleet.assert_everything_is_there();
     fleet.assert_tables_say_so();
     fleet.assert_committed_once();
     let attempts = "SELECT count(*) FROM des_partitions WHERE attempts > 0";
     assert_eq!(fleet.value(attempts), "0", "it costs no attempts");
+    coordinator.signal(Signal::TERM);
+    coordinator.end(LIMIT).expect(0).says(["the connection to RabbitMQ broke"]);
 }
 
 #[test]

@@ -69,30 +69,32 @@ impl Drop for DatabaseServer {
 }
 
 /// The RabbitMQ node. `./test` starts it again, as a service manager would.
+#[derive(PartialEq, Eq)]
 pub(crate) struct BrokerNode {
     process: Pid,
 }
 
 impl BrokerNode {
+    /// The one that runs.
     #[track_caller]
     pub(crate) fn new() -> Self {
-        let (good, told) = ask("DES_TEST_RABBITMQCTL", &["eval", "os:getpid()."]);
-        let process = told.trim().trim_matches('"').parse().ok().and_then(Pid::from_raw);
-        assert!(good, "{told}");
-        Self { process: process.unwrap_or_else(|| panic!("not a process: {told}")) }
+        Self::find().expect("a node runs")
     }
 
+    fn find() -> Option<Self> {
+        let (_, told) = ask("DES_TEST_RABBITMQCTL", &["eval", "os:getpid()."]);
+        let process = told.trim().trim_matches('"').parse().ok().and_then(Pid::from_raw)?;
+        Some(Self { process })
+    }
+
+    /// Kills it, and waits until another takes messages.
     #[track_caller]
-    pub(crate) fn kill(self) {
+    pub(crate) fn kill_and_wait_for_another(self, limit: Duration) {
         kill_process(self.process, Signal::KILL).expect("it is there");
-    }
-
-    /// Waits until a node is up, another than the one that was killed.
-    #[track_caller]
-    pub(crate) fn wait_until_up(limit: Duration) {
         let deadline = Instant::now() + limit;
-        while !run("DES_TEST_RABBITMQCTL", &["await_startup", "--timeout", "60"]) {
-            assert!(Instant::now() < deadline, "no node comes up");
+        let is_up = || run("DES_TEST_RABBITMQCTL", &["await_startup", "--timeout", "60"]);
+        while !is_up() || Self::find().is_none_or(|now| now == self) {
+            assert!(Instant::now() < deadline, "no other node comes up");
         }
     }
 }
