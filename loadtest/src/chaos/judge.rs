@@ -22,8 +22,8 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn of(sabotage: &Sabotage, findings: &[Finding], seconds: f64) -> Self {
-        // A fleet that gets stuck has not been caught.
-        let caught = findings.iter().find(|it| it.sin == sabotage.sin);
+        // A fleet that gets stuck has not been caught for that.
+        let caught = findings.iter().find(|it| sabotage.sins.contains(&it.sin));
         let caught_by = caught.map(|it| format!("{:?}: {}", it.sin, it.what));
         Self { sabotage: sabotage.name, wrong: sabotage.wrong, caught_by, seconds }
     }
