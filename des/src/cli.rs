@@ -50,10 +50,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example: des migrate --config des.yaml --mode single --workers 4")]
     Migrate(MigrateArgs),
     /// Run the coordinator of a fleet; a hot standby while another leads.
-    #[command(after_help = "Example: des coordinator --config des.yaml")]
+    #[command(after_help = "Examples: des coordinator --config des.yaml\n          \
+des coordinator --config invoices.yaml --config letters.yaml")]
     Coordinator(CoordinatorArgs),
     /// Run one worker of a fleet; run as many as you like.
-    #[command(after_help = "Example: des worker --config des.yaml --slots 4")]
+    #[command(after_help = "Examples: des worker --config des.yaml --slots 4\n          \
+des worker --config /etc/des/jobs")]
     Worker(WorkerArgs),
     /// Make the archive: identity, des's own tables, first watermark.
     #[command(after_help = "Example: des init --config des.yaml --print")]
@@ -158,6 +160,15 @@ pub(crate) struct ConfigArgs {
     pub(crate) config: PathBuf,
 }
 
+/// Of a service, which may serve several jobs.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigsArgs {
+    /// The configuration file; given several times, one for each job that the process serves. A
+    /// directory stands for its *.yaml.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE", required = true)]
+    pub(crate) config: Vec<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How many files to generate.
@@ -209,7 +220,7 @@ pub(crate) struct MigrateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: ConfigsArgs,
     /// Validate, connect to everything, say what was found, change nothing.
     #[arg(long)]
     pub(crate) check: bool,
@@ -224,7 +235,7 @@ pub(crate) struct CoordinatorArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: ConfigsArgs,
     /// Partitions worked on at a time; overrides worker.slots.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) slots: Option<u16>,
