@@ -156,10 +156,10 @@ mod tests {
 
     fn letters(change: (&str, &str)) -> Config {
         let text = "{job: letters, database: {url: postgresql://h/d, table_name: letters}, \
-             watermark: {config_id: 2}, store: {url: 's3://b/letters'}, worker: {slots: 2}, \
+             watermark: {config_id: 2}, store: {url: 's3://b/letters'}, worker: {share: 3}, \
              broker: {url: 'amqp://v:other@broker:5672', prefix: des-letters}}";
         assert!(change.0.is_empty() || text.contains(change.0), "{change:?}");
-        config("letters.yaml", &text.replace("slots: 2", "share: 3").replace(change.0, change.1))
+        config("letters.yaml", &text.replace(change.0, change.1))
     }
 
     #[test]

@@ -231,6 +231,32 @@ fn a_paused_job_holds_nobody_up_and_a_killed_worker_loses_nothing_of_either() {
 }
 
 #[test]
+fn a_job_whose_broker_is_away_holds_nobody_up() {
+    let two = Two::new(200, 5);
+    for name in ["letters.yaml", "letters-worker.yaml"] {
+        let text = std::fs::read_to_string(two.fleet.path(name)).expect("a configuration");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config["broker"]["url"] = json!("amqp://des:wrong@127.0.0.1:1/%2f");
+        two.write(name, &config);
+    }
+    let (mut coordinator, mut worker) = (two.coordinator(), two.worker());
+    two.fleet.wait_until_archived(LIMIT);
+    two.fleet.assert_everything_is_there();
+    for (process, does) in [(&mut coordinator, "leading"), (&mut worker, "taking tasks")] {
+        let (status, told) = get(process, "/readyz");
+        assert_eq!(status, 503, "{told}");
+        assert!(told.contains(&format!("default: {does}")), "{told}");
+    }
+    let (_, told) = get(&mut coordinator, "/readyz");
+    assert!(told.contains("letters: ") && told.contains("127.0.0.1:1"), "{told}");
+    for process in [coordinator, worker] {
+        process.signal(Signal::TERM);
+        let run = process.end(LIMIT).expect(0);
+        assert!(!run.stderr.contains("wrong"), "a password is said:\n{run}");
+    }
+}
+
+#[test]
 fn jobs_that_cannot_share_a_process_are_refused_before_anything_is_done() {
     let two = Two::new(20, 5);
     let twice = ["coordinator.yaml", "coordinator.yaml"];
