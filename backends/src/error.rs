@@ -27,7 +27,7 @@ pub enum BackendError {
         /// What the driver said.
         cause: Cause,
     },
-    /// A table, column, object, bucket or queue is not there.
+    /// A table, column, object or queue is not there.
     #[error("{what}")]
     NotFound {
         /// What is missing, where, and what to do.
@@ -59,6 +59,13 @@ impl BackendError {
     /// Whether the same call may succeed later without anybody changing anything.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether the answer is about the thing asked for: it is not there, or it is not what it should
+    /// be. Only then may it be taken for lost. A refusal says nothing about it, and passes like an
+    /// outage: policies, clocks and credentials are put right again.
+    pub const fn is_lost_or_damaged(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Invalid { .. })
     }
 
     /// Whether the thing asked for does not exist.

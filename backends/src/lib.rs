@@ -15,6 +15,7 @@ pub mod queue;
 pub mod sabotage;
 mod sql;
 pub mod store;
+pub mod trace;
 
 pub use catalog::Catalog;
 pub use error::BackendError;

@@ -1,6 +1,8 @@
 //! What a catalog promises, checked on both adapters against real databases, and what only one of
 //! them has to promise.
 
+#[path = "catalog/archived.rs"]
+mod archived;
 #[path = "catalog/fixture.rs"]
 mod fixture;
 #[path = "catalog/postgres.rs"]
@@ -56,4 +58,9 @@ conformance!(
     a_receiver_that_goes_ends_the_scan,
     a_second_scan_sees_new_rows,
     the_clock_is_now,
+    rows_are_marked_by_all_that_they_are_told_by,
+    integer_uids_are_marked,
+    a_column_that_cannot_say_it_is_refused,
+    a_load_query_answers_its_largest_number,
+    a_load_query_that_cannot_run_says_why,
 );

@@ -104,7 +104,15 @@ conformance! {
     pause_suite:
         a_pause_stands_until_it_is_ended,
         a_pause_ends_with_its_time,
+        a_pause_of_all_jobs_holds_for_each,
         a_ledger_without_the_table_is_not_paused;
+    synced_suite:
+        passes_are_marked_once_and_from_where_they_were_left;
+    throttle_suite:
+        a_throttle_stands_until_it_is_taken_back,
+        a_throttle_of_all_jobs_is_every_jobs,
+        what_a_leader_waits_for_is_remembered,
+        a_ledger_without_the_table_is_not_throttled;
     adopt_suite:
         an_empty_ledger_takes_up_what_is_certified,
         an_older_ledger_is_completed,

@@ -102,6 +102,7 @@ async fn settle(ledger: &PostgresLedger, lease: &Lease, window: Window) {
         replaces: Vec::new(),
         partitions,
         partition_rows: Some(50_000),
+        planned_in: std::time::Duration::ZERO,
     };
     ledger.add_window(lease, &new).await.expect("it is recorded");
     for partition in 0..PARTITIONS {

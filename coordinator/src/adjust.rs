@@ -10,6 +10,7 @@ use protocol::{
     ArchiveIdentity, Certificate, PackSettings, Tally, Timestamp, Window, WorkerId, names,
 };
 
+use crate::behind::certified_already;
 use crate::cutting::cutoff;
 use crate::operate::initialised;
 
@@ -195,6 +196,7 @@ async fn adjust_under(
     plan: &AdjustPlan,
     operator: &Operator<'_>,
 ) -> Result<(), AdjustError> {
+    refuse_certified(ledger, store).await?;
     let skip = match plan.skip {
         Some(window) => {
             // A certificate of this epoch would count before any other of its window. Nobody else
@@ -226,6 +228,18 @@ async fn adjust_under(
         store.delete(&certificate).await?;
     }
     Ok(adjusted?)
+}
+
+/// Refuses when a window that would be dropped has its certificate: only its commit is missing, and
+/// without it the ledger would know less than the store.
+async fn refuse_certified(ledger: &dyn Ledger, store: &Store) -> Result<(), AdjustError> {
+    let open: Vec<_> = ledger.open_windows().await?.iter().map(|record| record.key()).collect();
+    let Some(found) = certified_already(store, &open).await? else { return Ok(()) };
+    Err(AdjustError::Refused(format!(
+        "the window {} is certified and not committed yet: whoever led ended in between. Nothing was \
+         changed; let a coordinator (or `des migrate`) commit it, then adjust again",
+        found.window
+    )))
 }
 
 /// Refuses when something was committed, or the watermark moved, since the adjustment was planned.
@@ -279,7 +293,7 @@ async fn write_skip_certificate(
         failures: Vec::new(),
     };
     let key = names::certificate(certificate.key(), epoch);
-    store.put(&key, certificate.encode().into()).await?;
+    store.put_once(&key, certificate.encode().into()).await?;
     store.flush().await?;
     Ok(key)
 }

@@ -196,6 +196,11 @@ pub fn setback_of_receipt(partition: &PartitionRecord, why: &str, now: Timestamp
     after_trouble(partition, Blame::Rows, "receipt", why, now)
 }
 
+/// The setback of a partition whose receipt the store does not give us for now.
+pub fn setback_of_store(partition: &PartitionRecord, why: &str, now: Timestamp) -> Setback {
+    after_trouble(partition, Blame::Elsewhere, RetryClass::Store.as_str(), why, now)
+}
+
 /// The setback of an accepted partition of which an object is gone.
 pub fn setback_of_lost_object(partition: &PartitionRecord, why: &str, now: Timestamp) -> Setback {
     after_trouble(partition, Blame::Elsewhere, "lost", why, now)

@@ -65,14 +65,16 @@ async fn of_partition(
     for shard in &receipt.shards {
         match uids_beside(store, shard, wanted).await {
             Ok(of_shard) => uids.extend(of_shard),
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => warn!("whose big files it leads to cannot be told: {error}"),
+            Err(error) if error.is_lost_or_damaged() => {
+                warn!("whose big files it leads to cannot be told: {error}");
+            }
+            Err(error) => return Err(error),
         }
     }
     let rows = match read_manifest(store, partition).await {
         Ok(rows) => rows,
-        Err(error) if error.is_retryable() => return Err(error),
-        Err(_only_the_uid_is_known) => Vec::new(),
+        Err(error) if error.is_lost_or_damaged() => Vec::new(), // only the uid is known
+        Err(error) => return Err(error),
     };
     for (uid, object) in uids {
         let row = rows.iter().find(|row| row.uid == uid);

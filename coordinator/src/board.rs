@@ -16,7 +16,7 @@ use crate::status::Role;
 /// How long after its lease a leader's figures still count: one that fails and tries again takes the
 /// lease anew every second.
 const GRACE: Duration = Duration::from_secs(10);
-/// Figures that could not be read again for so long are not shown any more.
+/// Figures that could not be read again for so long are not shown any more; their age is.
 const OLDEST_FIGURES: Duration = Duration::from_secs(120);
 
 /// A coordinator's board. Clones show the same.
@@ -35,6 +35,8 @@ struct State {
     /// What is in the way, while there is something.
     trouble: Option<String>,
     figures: Option<(Instant, Arc<Figures>)>,
+    /// Since when this process is the one to show them.
+    to_show_since: Option<Instant>,
     live: Live,
 }
 
@@ -74,13 +76,21 @@ impl Board {
         self.locked().valid_lease()
     }
 
-    /// The figures and their age, where this process is the one to show them: it leads, did so until
-    /// a moment ago, or rests. One that was frozen and finds the lease gone shows none.
-    pub fn figures(&self) -> Option<(Arc<Figures>, Duration)> {
+    /// The figures, where this process is the one to show them: it leads, did so until a moment ago,
+    /// or rests. One that was frozen and finds the lease gone shows none. Nor are those shown that
+    /// became too old.
+    pub fn figures(&self) -> Option<Arc<Figures>> {
         let state = self.locked();
         let (at, figures) = state.figures.as_ref().filter(|_| state.may_show())?;
-        let age = at.elapsed();
-        (age < OLDEST_FIGURES).then(|| (Arc::clone(figures), age))
+        (at.elapsed() < OLDEST_FIGURES).then(|| Arc::clone(figures))
+    }
+
+    /// How long ago they were read, also where they became too old; where they never were, how long
+    /// this process has been the one to show them. `None` where it is not.
+    pub fn figures_age(&self) -> Option<Duration> {
+        let state = self.locked();
+        let read = state.figures.as_ref().map(|(at, _)| *at).or(state.to_show_since);
+        read.filter(|_| state.may_show()).map(|at| at.elapsed())
     }
 
     /// What the process is to the fleet just now, and what is in its way or what it does.
@@ -124,6 +134,7 @@ impl Board {
         let mut state = self.locked();
         state.lease = Some((epoch, until));
         state.phase = Phase::Leading;
+        state.to_show_since.get_or_insert_with(Instant::now);
     }
 
     pub(crate) fn renewed(&self, until: Instant) {
@@ -156,7 +167,11 @@ impl Board {
     }
 
     pub(crate) fn show(&self, figures: Option<Figures>) {
-        self.locked().figures = figures.map(|figures| (Instant::now(), Arc::new(figures)));
+        let mut state = self.locked();
+        if figures.is_none() {
+            state.to_show_since = None;
+        }
+        state.figures = figures.map(|figures| (Instant::now(), Arc::new(figures)));
     }
 
     pub(crate) fn accepted(&self, rows: u64) {
@@ -220,5 +235,21 @@ mod tests {
         board.gave_back(true);
         assert!(board.figures().is_some() && board.epoch().is_none());
         assert_eq!(board.ready(), Ok("waiting for the next cycle".to_owned()));
+    }
+
+    #[test]
+    fn figures_that_became_too_old_are_not_shown_and_their_age_is() {
+        let board = Board::default();
+        assert_eq!(board.figures_age(), None, "it has nothing to show");
+        let now = Instant::now();
+        board.leads(3, now + Duration::from_secs(600));
+        assert!(board.figures().is_none() && board.figures_age().is_some(), "none were read yet");
+        let old = Duration::from_secs(400);
+        let read = (now.checked_sub(old).expect("a time"), Arc::new(Figures::default()));
+        board.locked().figures = Some(read);
+        assert!(board.figures().is_none());
+        assert!(board.figures_age().is_some_and(|age| age >= old));
+        board.stands_by("standing by: b leads");
+        assert_eq!(board.figures_age(), None, "they are another's");
     }
 }

@@ -13,17 +13,17 @@ use protocol::{
     names,
 };
 
-use crate::decide::{Expected, check_receipt, is_same_work};
+use crate::decide::is_same_work;
 use crate::findings::{self, Finding, Findings};
 use crate::flight::OpenWindow;
 use crate::kept::Kept;
+use crate::receipts::{MAX_RECEIPT_BYTES, Of, Place, ReadingRoom};
 use crate::sabotage;
 
-/// Receipts that are read at a time, where they were not kept.
+/// Receipts that are read at a time, where they were not kept and there is room for them.
 const READS_IN_FLIGHT: usize = 16;
 /// Objects that are looked at, at a time.
 const LOOKS_IN_FLIGHT: usize = 64;
-pub(crate) const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Who certifies, and when.
 #[derive(Clone)]
@@ -123,16 +123,18 @@ impl Certifier {
             .zip(kept)
             .filter_map(|(it, kept)| Some((it.clone(), it.accepted.clone()?, kept)))
             .collect();
+        // Who comes first asks for room first, and what is read leaves in the same order.
+        let room = &ReadingRoom::default();
         let looks = stream::iter(counted)
             .map(|(partition, accepted, kept)| async move {
-                let receipt = match kept {
-                    Some(kept) => kept.into_receipt(),
-                    None => self.read(record, &partition, &accepted.receipt).await?,
+                let (receipt, place) = match kept {
+                    Some(kept) => (kept.into_receipt(), None),
+                    None => self.read(record, &partition, &accepted, room).await?,
                 };
-                Ok::<_, Doubt>((partition, accepted, receipt))
+                Ok::<_, Doubt>((partition, accepted, receipt, place))
             })
             .buffered(READS_IN_FLIGHT)
-            .map_ok(|(partition, accepted, receipt)| {
+            .map_ok(|(partition, accepted, receipt, _place)| {
                 let named = named(&partition, &accepted, &receipt);
                 certificate.partitions.push(PartitionRef {
                     partition: partition.partition,
@@ -169,16 +171,19 @@ impl Certifier {
         &self,
         record: &WindowRecord,
         partition: &PartitionRecord,
-        key: &str,
-    ) -> Result<Receipt, Doubt> {
+        AcceptedReceipt { receipt: key, receipt_size, .. }: &AcceptedReceipt,
+        room: &ReadingRoom,
+    ) -> Result<(Receipt, Option<Place>), Doubt> {
         let not_so = |why: String| Doubt::NotSo(partition.partition, why);
+        let place = room.enter(*receipt_size).await;
         let bytes = match self.store.get(key, MAX_RECEIPT_BYTES).await {
             Err(error) if error.is_not_found() => return Err(not_so(error.to_string())),
             other => other?,
         };
         let (window, revision) = (record.window, record.revision);
-        let expected = Expected { identity: &self.identity, window, revision, partition };
-        check_receipt(key, &bytes, expected).map_err(|why| not_so(format!("{key}: {why}")))
+        let of = Of { identity: &self.identity, window, revision, partition };
+        let receipt = of.check(key, bytes).await?.map_err(|why| not_so(format!("{key}: {why}")))?;
+        Ok((receipt, place))
     }
 
     async fn look_at(&self, named: Named) -> Result<(), Doubt> {
@@ -190,7 +195,9 @@ impl Certifier {
         Err(Doubt::NotSo(partition, why))
     }
 
-    /// Writes the certificate, durably; what is then to be committed.
+    /// Writes the certificate, durably; what is then to be committed. A name carries the epoch, so
+    /// that one is there already only if this epoch was somebody else's too: of a ledger that was
+    /// restored to an older point.
     pub(crate) async fn write(
         &self,
         certificate: Certificate,
@@ -198,7 +205,7 @@ impl Certifier {
     ) -> Result<WindowCommit, BackendError> {
         crash::point("before_certificate");
         let key = names::certificate(certificate.key(), certificate.epoch);
-        self.store.put(&key, certificate.encode().into()).await?;
+        self.store.put_once(&key, certificate.encode().into()).await?;
         self.store.flush().await?;
         let findings = findings_of(&certificate, record);
         Ok(commit_of(certificate, key, findings))

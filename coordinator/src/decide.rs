@@ -127,6 +127,7 @@ mod tests {
             findings: None,
             released,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         }
     }

@@ -7,25 +7,23 @@
 mod facts;
 mod tell;
 
-use backends::ledger::{PartitionRecord, PassQuery, WindowRecord, WindowState};
+use backends::ledger::{PartitionRecord, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::Timestamp;
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts, Trouble,
-    TroubledPartition, Watermark, WindowFacts,
+    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
+    ThrottledFacts, Trouble, TroubledPartition, Watermark, WindowFacts,
 };
 use crate::attempts::is_waited_for;
+use crate::behind::behind;
 use crate::cutting::cutoff;
-use crate::init::behind;
 use crate::pause::standing;
+use crate::throttle::waited_for;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
-
-/// Later passes over a window, and windows over it, that are looked at for the one that is open.
-const PASSES_OF_A_WINDOW: u32 = 20;
 
 /// What can be asked, or why it cannot.
 pub struct Sources<'a> {
@@ -126,6 +124,7 @@ pub(crate) async fn ask_ledger(
         facts.keep("catalog", asked);
     }
     facts.watermark = Some(watermark);
+    facts.throttled = waited_for(ledger).await?;
     facts.paused = standing(ledger).await?.as_ref().map(PauseFacts::from);
     facts.errors = ledger
         .errors_by_reason()
@@ -134,29 +133,23 @@ pub(crate) async fn ask_ledger(
         .map(|(reason, files)| Reason { reason, files })
         .collect();
     let stuck = ledger.stuck().await?;
-    facts.stuck = stuck.map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason });
+    let is_ahead = |stuck: &&Stuck| stuck.end > archive.settled_until;
+    facts.stuck = stuck
+        .as_ref()
+        .filter(is_ahead)
+        .map(|stuck| StuckFacts { end: stuck.end, reason: stuck.reason.clone() });
+    let unplanned = stuck.filter(|stuck| !is_ahead(&stuck));
     let open = ledger.open_windows().await?;
     facts.open_windows = open.len() as u64;
     let mut windows = Vec::new();
     for record in open.into_iter().take(WINDOWS_LOOKED_AT) {
         let partitions = ledger.partitions(record.key()).await?;
-        let since = since_when(ledger, &record).await?;
-        facts.windows.push(WindowFacts { since, ..window_facts(&record, &partitions, now) });
+        let waits = unplanned.as_ref().filter(|it| it.end == record.window_end());
+        let waits = waits.map(|it| it.reason.clone());
+        facts.windows.push(WindowFacts { waits, ..window_facts(&record, &partitions, now) });
         windows.push((record, partitions));
     }
     Ok(windows)
-}
-
-/// Since when a pass has been in its state.
-async fn since_when(
-    ledger: &dyn Ledger,
-    record: &WindowRecord,
-) -> Result<Option<Timestamp>, BackendError> {
-    let end = record.window_end();
-    let query = PassQuery { from: Some(end), until: Some(end), ..PassQuery::default() };
-    let passes = ledger.list_passes(PassQuery { limit: PASSES_OF_A_WINDOW, ..query }).await?;
-    let pass = passes.into_iter().find(|pass| pass.record.key() == record.key());
-    Ok(pass.and_then(|pass| pass.since))
 }
 
 async fn ask_catalog(
@@ -230,7 +223,8 @@ pub(crate) fn window_facts(
         files_failed: accepted.map(|accepted| accepted.files_failed).sum(),
         partitions: counts,
         troubled: troubled.map(|partition| troubled_facts(partition, now)),
-        since: None,
+        since: record.state_since,
+        waits: None,
         slowest: slowest(record, partitions),
     }
 }
@@ -303,6 +297,7 @@ mod tests {
             findings: None,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         };
         let mut partitions: Vec<_> = [(0, 0), (1, 1), (2, 5), (3, 3), (4, 2)]

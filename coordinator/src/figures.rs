@@ -9,24 +9,33 @@ use std::time::{Duration, Instant};
 use backends::ledger::WindowState;
 use backends::queue::{Lane, QueueDepth};
 use backends::{BackendError, Catalog, Ledger, TaskQueue};
+use futures::future::join_all;
 use metrics::{Unit, describe_gauge, gauge};
 use protocol::{FailureReason, Timestamp};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::explain::{Partitions, count_partitions};
 use crate::pause::standing;
+use crate::throttle::{Reason, waited_for};
 
 /// How often the ledger is read, at most.
 const EVERY: Duration = Duration::from_secs(5);
 /// Reading takes at most this part of the time: one in so many.
 const SHARE: u32 = 20;
+/// However long reading takes, it is done again after so long: alerts and whoever scales workers rely
+/// on figures that are younger than what a board still shows.
+const SELDOM: Duration = Duration::from_secs(30);
 /// How often due rows are counted while the watermark stands.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
-/// How long the broker may take to tell the depth of a queue.
-const BROKER_LIMIT: Duration = Duration::from_secs(5);
+/// Rows that are counted within so long are in the figures that are read meanwhile. Counting goes on
+/// beside, and takes its own share of the time.
+const COUNT_WAIT: Duration = Duration::from_millis(500);
+/// How long the broker may take to tell the depth of a queue, and the catalog its clock.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// Over so long the pace is measured.
 const PACE_OVER: Duration = Duration::from_secs(600);
 /// How often there is something to do.
@@ -49,6 +58,8 @@ pub struct Figures {
     pub backlog_seconds: Option<f64>,
     /// Whether an operator paused.
     pub paused: bool,
+    /// What is waited for because of limits: a [`Reason::kind`].
+    pub throttled: Option<String>,
     /// Windows that are not committed: requested, open, held.
     pub windows: [u64; 3],
     /// Partitions of open windows.
@@ -60,12 +71,10 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Sets gauges of the recorder that is in use where this is called; `age` says how long ago the
-    /// figures were read.
+    /// Sets gauges of the recorder that is in use where this is called.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    pub fn tell(&self, age: Duration) {
+    pub fn tell(&self) {
         describe();
-        gauge!("des_figures_age_seconds").set(age.as_secs_f64());
         if let Some(until) = self.archived_until {
             let seconds = until.as_micros() as f64 / 1e6;
             gauge!("des_watermark_timestamp_seconds").set(seconds);
@@ -78,6 +87,10 @@ impl Figures {
             gauge!("des_backlog_seconds").set(seconds);
         }
         gauge!("des_paused").set(f64::from(u8::from(self.paused)));
+        for kind in Reason::KINDS {
+            let holds = self.throttled.as_deref() == Some(kind);
+            gauge!("des_throttled", "reason" => kind).set(f64::from(u8::from(holds)));
+        }
         for (state, count) in ["requested", "open", "held"].into_iter().zip(self.windows) {
             gauge!("des_windows", "state" => state).set(count as f64);
         }
@@ -99,13 +112,20 @@ impl Figures {
     }
 }
 
-fn describe() {
+/// Sets the gauge of how long ago the figures were read, or, where they never were, of how long they
+/// could have been.
+pub fn tell_age(age: Duration) {
     describe_gauge!("des_figures_age_seconds", Unit::Seconds, "Since the ledger was read");
+    gauge!("des_figures_age_seconds").set(age.as_secs_f64());
+}
+
+fn describe() {
     describe_gauge!("des_watermark_timestamp_seconds", Unit::Seconds, "The watermark, Unix time");
     describe_gauge!("des_watermark_lag_seconds", Unit::Seconds, "From the watermark to the target");
     describe_gauge!("des_migration_files_pending", Unit::Count, "Rows that are due");
     describe_gauge!("des_backlog_seconds", Unit::Seconds, "How long they take at this pace");
     describe_gauge!("des_paused", Unit::Count, "1 while an operator paused, else 0");
+    describe_gauge!("des_throttled", Unit::Count, "1 while limits make work wait for this reason");
     describe_gauge!("des_windows", Unit::Count, "Windows that are not committed");
     describe_gauge!("des_partitions", Unit::Count, "Partitions of open windows");
     describe_gauge!("des_errors", Unit::Count, "Unresolved rows of des_migration_errors");
@@ -121,13 +141,15 @@ pub struct Watch {
     queue: Arc<dyn TaskQueue>,
     window_span_micros: i64,
     counted: Option<Counted>,
+    counting: Option<AbortOnDropHandle<Counted>>,
     pace: VecDeque<(Instant, u64)>,
 }
 
 /// Due rows as they were last counted, and of what stretch.
 struct Counted {
     stretch: (Timestamp, Timestamp),
-    files: u64,
+    /// `None` where the catalog did not answer, which takes time as well.
+    files: Option<u64>,
     at: Instant,
     took: Duration,
 }
@@ -141,8 +163,8 @@ impl Watch {
         queue: Arc<dyn TaskQueue>,
         window_span_micros: i64,
     ) -> Self {
-        let (counted, pace) = (None, VecDeque::new());
-        Self { board, ledger, catalog, queue, window_span_micros, counted, pace }
+        let (counted, counting, pace) = (None, None, VecDeque::new());
+        Self { board, ledger, catalog, queue, window_span_micros, counted, counting, pace }
     }
 
     /// Reads until `stop`, while the board's process is the one to show figures.
@@ -155,7 +177,7 @@ impl Watch {
             }
             if !self.board.may_show() {
                 self.board.show(None);
-                (self.counted, next) = (None, Instant::now());
+                (self.counted, self.counting, next) = (None, None, Instant::now());
                 self.pace.clear();
                 continue;
             }
@@ -172,7 +194,7 @@ impl Watch {
                 // What is wrong is told by whoever leads; figures grow old meanwhile.
                 Err(error) => debug!("figures were not read: {error}"),
             }
-            next = Instant::now() + EVERY.max(began.elapsed() * SHARE);
+            next = Instant::now() + (began.elapsed() * SHARE).clamp(EVERY, SELDOM);
         }
     }
 
@@ -191,6 +213,7 @@ impl Watch {
         let until = watermark.archived_until;
         let mut figures = Figures { archived_until: Some(until), ..Figures::default() };
         figures.paused = standing(&*ledger).await?.is_some();
+        figures.throttled = waited_for(&*ledger).await?.map(|waits| waits.kind);
         for (number, record) in ledger.open_windows().await?.iter().enumerate() {
             let state = match record.state {
                 WindowState::Requested => 0,
@@ -206,47 +229,44 @@ impl Watch {
         }
         figures.errors = ledger.errors_by_reason().await?;
         // A catalog that does not answer leaves the target where the ledger's clock puts it.
-        let clock = self.catalog.now().await.unwrap_or(now);
+        let clock = tokio::time::timeout(ASK_LIMIT, self.catalog.now()).await;
+        let clock = clock.map_or(now, |clock| clock.unwrap_or(now));
         let target = cutoff(clock, now, watermark.lag_days, None, self.window_span_micros);
         figures.lag_seconds = target.seconds_since(until).max(0);
         self.count(&mut figures, (until, target)).await;
         figures.backlog_seconds = self.backlog(&figures);
-        for (name, lane) in QUEUES {
-            let depth = tokio::time::timeout(BROKER_LIMIT, self.queue.depth(lane)).await;
-            if let Ok(Ok(depth)) = depth {
-                figures.queues.push((name, depth));
-            }
-        }
+        let depths = join_all(QUEUES.map(|(name, lane)| {
+            let depth = tokio::time::timeout(ASK_LIMIT, self.queue.depth(lane));
+            async move { Some((name, depth.await.ok()?.ok()?)) }
+        }));
+        figures.queues = depths.await.into_iter().flatten().collect();
         Ok(Some(figures))
     }
 
-    /// Counts what is due, unless that was done a moment ago; not while paused, when the catalog is
-    /// to be left alone.
+    /// Has counted what is due, unless that was done a moment ago; not while paused, or while limits
+    /// let nothing be begun, when the catalog is to be left alone. What takes long is known to figures
+    /// that are read later.
     async fn count(&mut self, figures: &mut Figures, stretch: (Timestamp, Timestamp)) {
         let due = self.counted.as_ref().is_none_or(|it| {
             let pause = if it.stretch == stretch { COUNT_EVERY } else { EVERY };
             it.at.elapsed() >= pause.max(it.took * SHARE)
         });
-        if due && !figures.paused {
-            let began = Instant::now();
-            let files = match stretch.0 < stretch.1 {
-                true => self.catalog.count_files(Some(stretch.0), Some(stretch.1)).await,
-                false => Ok(0),
-            };
-            match files {
-                Ok(files) => {
-                    let took = began.elapsed();
-                    self.counted = Some(Counted { stretch, files, at: Instant::now(), took });
-                }
-                Err(error) => {
-                    debug!("due rows were not counted: {error}");
-                    self.counted = None;
-                }
-            }
+        let left_alone = figures.throttled.as_deref().is_some_and(|kind| !Reason::is_rate(kind));
+        if due && !figures.paused && !left_alone && self.counting.is_none() {
+            let counting = tokio::spawn(count(Arc::clone(&self.catalog), stretch));
+            self.counting = Some(AbortOnDropHandle::new(counting));
+        }
+        if let Some(counting) = &mut self.counting
+            && let Ok(counted) = tokio::time::timeout(COUNT_WAIT, counting).await
+        {
+            self.counting = None;
+            self.counted = counted
+                .inspect_err(|panicked| debug!("due rows were not counted: {panicked}"))
+                .ok();
         }
         // Nothing is due behind the target, whenever that was counted.
         let nothing = (stretch.0 >= stretch.1).then_some(0);
-        figures.pending_files = nothing.or(self.counted.as_ref().map(|it| it.files));
+        figures.pending_files = nothing.or(self.counted.as_ref().and_then(|it| it.files));
     }
 
     /// How long what is due takes at the pace at which receipts were accepted lately.
@@ -254,7 +274,8 @@ impl Watch {
     fn backlog(&mut self, figures: &Figures) -> Option<f64> {
         let now = Instant::now();
         self.pace.push_back((now, self.board.accepted_rows()));
-        while self.pace.front().is_some_and(|(at, _)| now.duration_since(*at) > PACE_OVER) {
+        // However seldom they were read, there is one to compare with.
+        while self.pace.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= PACE_OVER) {
             self.pace.pop_front();
         }
         let pending = figures.pending_files?;
@@ -267,3 +288,17 @@ impl Watch {
         (rows > 0 && !figures.paused).then(|| pending as f64 * seconds / rows as f64)
     }
 }
+
+/// Counts the rows of a stretch.
+async fn count(catalog: Arc<dyn Catalog>, stretch: (Timestamp, Timestamp)) -> Counted {
+    let began = Instant::now();
+    let files = match stretch.0 < stretch.1 {
+        true => catalog.count_files(Some(stretch.0), Some(stretch.1)).await,
+        false => Ok(0),
+    };
+    let files = files.inspect_err(|error| debug!("due rows were not counted: {error}")).ok();
+    Counted { stretch, files, at: Instant::now(), took: began.elapsed() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,10 @@ use protocol::{
 use crate::attempts::{
     AttemptLimits, Verdict, attempt_number, is_last_attempt, is_timely, may_split, verdict,
 };
-use crate::decide::FailureLimits;
+use crate::decide::{FailureLimits, is_same_work};
 use crate::kept::Kept;
 use crate::sabotage;
+use crate::throttle::Charge;
 
 /// An uncommitted window whose manifests are durable.
 pub(crate) struct OpenWindow {
@@ -27,6 +28,8 @@ pub(crate) struct OpenWindow {
     pub(crate) to_be_planned_anew: bool,
     /// When its plan was begun, where that was here.
     pub(crate) began: Option<Instant>,
+    /// When this process met it.
+    pub(crate) met: Instant,
 }
 
 /// One of its partitions.
@@ -50,6 +53,8 @@ pub(crate) struct OpenPartition {
     pub(crate) given_back: u32,
     /// Its accepted receipt as it was read, where there was room for it.
     pub(crate) kept: Option<Kept>,
+    /// What its task was taken to hold when it was published last.
+    pub(crate) charge: Option<Charge>,
 }
 
 impl OpenPartition {
@@ -64,6 +69,7 @@ impl OpenPartition {
             hangs_in: None,
             given_back: 0,
             kept: None,
+            charge: None,
         }
     }
 
@@ -109,15 +115,23 @@ impl OpenWindow {
         partitions: Vec<PartitionRecord>,
     ) -> Self {
         let partitions = partitions.into_iter().map(OpenPartition::new).collect();
-        Self { record, settings, partitions, to_be_planned_anew: false, began: None }
+        Self {
+            record,
+            settings,
+            partitions,
+            to_be_planned_anew: false,
+            began: None,
+            met: Instant::now(),
+        }
     }
 
-    /// Takes over what the ledger says. Of partitions about which it says nothing new, the signs
-    /// of life are kept.
+    /// Takes over what the ledger says. Of partitions that are the same work and were not answered
+    /// since, the signs of life are kept: what else is written down of them, such as who works on
+    /// them, says nothing about whether somebody does.
     pub(crate) fn refresh(&mut self, records: Vec<PartitionRecord>) {
         let mut known = std::mem::take(&mut self.partitions);
         let refreshed = records.into_iter().map(|record| {
-            let same = known.iter().position(|open| open.record == record);
+            let same = known.iter().position(|open| is_same_attempt(&open.record, &record));
             same.map_or_else(|| OpenPartition::new(record), |at| known.swap_remove(at))
         });
         self.partitions = refreshed.collect();
@@ -183,6 +197,19 @@ impl OpenWindow {
         may_split(splits, self.record.rows.rows, failures)
     }
 
+    /// Whether the partition is not to be tried again as it is.
+    pub(crate) fn is_used_up(
+        &self,
+        partition: PartitionId,
+        limits: AttemptLimits,
+        failures: FailureLimits,
+    ) -> bool {
+        let may_split = self.may_split(failures);
+        let mut records = self.partitions.iter().map(|open| &open.record);
+        let record = records.find(|record| record.partition == partition);
+        record.is_some_and(|it| verdict(it, limits, may_split) != Verdict::TryAgain)
+    }
+
     /// The first of its partitions that is not to be tried again as it is.
     fn used_up(
         &self,
@@ -198,6 +225,14 @@ impl OpenWindow {
             .map(|open| (&open.record, verdict(&open.record, limits, may_split)))
             .find(|(_, verdict)| *verdict != Verdict::TryAgain)
     }
+}
+
+/// Whether both are about the same attempt at the same work.
+fn is_same_attempt(known: &PartitionRecord, record: &PartitionRecord) -> bool {
+    is_same_work(known, record)
+        && known.accepted == record.accepted
+        && (known.setbacks, known.attempts, known.interruptions)
+            == (record.setbacks, record.attempts, record.interruptions)
 }
 
 /// All of them, by end and revision.
@@ -230,9 +265,13 @@ impl Flight {
         (partition.accepted.is_none() && same_manifest).then_some(partition)
     }
 
-    /// The first window that may commit now.
-    pub(crate) fn next_complete(&self, watermark: Timestamp) -> Option<WindowKey> {
-        self.complete(watermark).next()
+    /// The first window that may commit now, of those that are not to `wait`.
+    pub(crate) fn next_complete(
+        &self,
+        watermark: Timestamp,
+        wait: impl Fn(WindowKey) -> bool,
+    ) -> Option<WindowKey> {
+        self.complete(watermark).find(|key| !wait(*key))
     }
 
     /// Whether this window may commit now.
@@ -290,6 +329,12 @@ impl Flight {
             .any(|(_, partition)| partition.last_sign.is_some_and(|sign| sign.elapsed() <= within))
     }
 
+    /// Whether a partition was published and not answered of whose size nothing was known.
+    pub(crate) fn is_unmeasured(&self) -> bool {
+        let unknown = |open: &OpenPartition| open.charge.is_some_and(|it| it.bytes.is_none());
+        self.unfinished().any(|(_, open)| open.last_sign.is_some() && unknown(open))
+    }
+
     /// Forgets when tasks were published, so that they are again, unless signs of life come.
     pub(crate) fn forget_signs(&mut self) {
         for window in self.windows.values_mut() {
@@ -297,21 +342,24 @@ impl Flight {
         }
     }
 
-    /// A partition that used up its attempts, and what is to become of it.
+    /// A partition that used up its attempts, and what is to become of it, in a window that is not
+    /// to `wait`.
     pub(crate) fn used_up(
         &self,
         limits: AttemptLimits,
         failures: FailureLimits,
+        wait: impl Fn(WindowKey) -> bool,
     ) -> Option<(WindowKey, PartitionRecord, Verdict)> {
-        self.windows.iter().find_map(|(key, window)| {
+        self.windows.iter().filter(|(key, _)| !wait(**key)).find_map(|(key, window)| {
             let (record, verdict) = window.used_up(limits, failures)?;
             Some((*key, record.clone(), verdict))
         })
     }
 
-    /// A window that waits for another plan.
-    pub(crate) fn to_be_planned_anew(&self) -> Option<&WindowRecord> {
-        self.windows.values().find(|window| window.to_be_planned_anew).map(|window| &window.record)
+    /// Windows that wait for another plan.
+    pub(crate) fn to_be_planned_anew(&self) -> impl Iterator<Item = &WindowRecord> {
+        let lost = self.windows.values().filter(|window| window.to_be_planned_anew);
+        lost.map(|window| &window.record)
     }
 
     fn unfinished(&self) -> impl Iterator<Item = (WindowKey, &OpenPartition)> {
@@ -422,6 +470,25 @@ mod tests {
         protocol::Window::new(at("2024-12-01"), at("2024-12-02")).expect("a window")
     }
 
+    /// Of 100 rows.
+    fn record(state: WindowState) -> WindowRecord {
+        WindowRecord {
+            window: window(),
+            revision: 0,
+            state,
+            rows: Tally { rows: 100, ..Tally::default() },
+            replaces: Vec::new(),
+            totals: backends::ledger::WindowTotals::default(),
+            certificate: None,
+            purpose: backends::ledger::Purpose::Scan,
+            findings: None,
+            released: None,
+            splits_before: 0,
+            state_since: None,
+            partition_rows: None,
+        }
+    }
+
     /// Of 100 rows, with five attempts behind it.
     fn partition() -> PartitionRecord {
         PartitionRecord {
@@ -442,25 +509,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_under_way_stays_so_when_the_ledger_is_read_again() {
+        let split = PartitionRecord { partition: 18, ..partition() };
+        let record = record(WindowState::Open);
+        let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition(), split]);
+        window.partitions.iter_mut().for_each(OpenPartition::note_published);
+        // As the ledger has them after the second was split: who works on the first is written
+        // down there, and when it was to be published before is not.
+        let under_way_by = Some("process-1".parse().expect("a name"));
+        let first = PartitionRecord { under_way_by, ..partition() };
+        let half = |number, first_row| PartitionRecord {
+            partition: number,
+            first_row: Some(first_row),
+            attempts: 0,
+            setbacks: 0,
+            rows: Tally { rows: 50, ..Tally::default() },
+            ..partition()
+        };
+        window.refresh(vec![first.clone(), half(19, 0), half(20, 50)]);
+        let published = |window: &OpenWindow| -> Vec<bool> {
+            window.partitions.iter().map(|open| open.last_sign.is_some()).collect()
+        };
+        assert_eq!(published(&window), [true, false, false], "it would be worked on twice");
+        let mut flight = Flight::default();
+        flight.windows.insert(window.record.key(), window);
+        assert_eq!(flight.under_way(), [0], "a suspect would run beside it");
+
+        let set_back = PartitionRecord { setbacks: 6, attempts: 6, ..first };
+        let window = flight.windows.values_mut().next().expect("a window");
+        window.refresh(vec![set_back]);
+        assert_eq!(published(window), [false], "it was answered since");
+    }
+
+    #[test]
     fn a_window_that_an_operator_has_tried_again_may_be_split_anew() {
         let limits = AttemptLimits { attempts: 5 };
         let failures = FailureLimits { files: 0, ratio: 0.0 };
         // Numbers that were used tell of as many splits as isolate one row.
         let partition = partition();
-        let record = WindowRecord {
-            window: window(),
-            revision: 0,
-            state: WindowState::Open,
-            rows: partition.rows,
-            replaces: Vec::new(),
-            totals: backends::ledger::WindowTotals::default(),
-            certificate: None,
-            purpose: backends::ledger::Purpose::Scan,
-            findings: None,
-            released: None,
-            splits_before: 0,
-            partition_rows: None,
-        };
+        let record = record(WindowState::Open);
         let mut window = OpenWindow::new(record, PackSettings::default(), vec![partition]);
         let verdict = |window: &OpenWindow| window.used_up(limits, failures).map(|(_, it)| it);
         assert_eq!(verdict(&window), Some(Verdict::GiveUp));

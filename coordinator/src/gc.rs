@@ -22,7 +22,8 @@ use serde::Serialize;
 use tracing::debug;
 
 use self::named::{Cut, Names, Stretch, for_each_name};
-use self::settled::{Settled, Standing, Verdict, judge};
+pub(crate) use self::settled::{Settled, Standing};
+use self::settled::{Verdict, judge};
 use crate::init::{InitError, read_identity};
 use crate::passes::{
     CERTIFICATES_IN_FLIGHT, Pass, committed_passes, listed_certificates, read_pass, shortened,
@@ -65,7 +66,7 @@ pub struct GcReport {
     pub dry_run: bool,
     /// Committed passes whose certificates were read.
     pub certificates_read: u64,
-    /// Certificates in whose place one of a later epoch counts.
+    /// Certificates in whose place one of a later epoch counts, of their pass or around it.
     pub certificates: Count,
     /// Receipts.
     pub receipts: Count,
@@ -187,7 +188,9 @@ fn refuse_unknown(
         format!(
             "the ledger does not know of certificates that {store} holds, so nothing is removed. \
              If the ledger was restored from an older backup, run `des rebuild-ledger`; if an \
-             adjustment dropped the window just before its commit, `des migrate` settles it again"
+             adjustment dropped the window just before its commit, `des migrate` settles it again, \
+             or `des adjust` over the whole of it; a later pass that was dropped is settled by the \
+             next one that packs something, such as after `des retry-failed`"
         )
     })
 }

@@ -81,7 +81,10 @@ pub async fn held_windows(ledger: &dyn Ledger) -> Result<Vec<HeldWindow>, Backen
         let files_failed = accepted.map(|accepted| accepted.files_failed).sum();
         held.push(HeldWindow::new(&record, files_failed));
     }
-    if let Some(Stuck { end, reason }) = ledger.stuck().await? {
+    let settled = ledger.archive().await?.map(|archive| archive.settled_until);
+    // A pass below the watermark that cannot be planned waits, and holds nothing.
+    let stuck = ledger.stuck().await?.filter(|stuck| settled.is_none_or(|it| stuck.end > it));
+    if let Some(Stuck { end, reason }) = stuck {
         let just_before = end.saturating_add_micros(-1);
         let certified = ledger.committed_windows(Some(just_before), Some(end), 1).await?;
         held.extend(certified.first().map(|record| HeldWindow::stuck(record, reason)));
@@ -185,6 +188,7 @@ mod tests {
             findings: None,
             released,
             splits_before: 0,
+            state_since: None,
             partition_rows: None,
         };
         HeldWindow::new(&record, 11)

@@ -7,6 +7,8 @@ use futures::TryStreamExt;
 use protocol::{ArchiveId, ArchiveIdentity, Job, NBits, Timestamp, names};
 use tracing::{info, warn};
 
+use crate::behind::is_behind;
+
 /// The identity is a few hundred bytes.
 pub(crate) const MAX_IDENTITY_BYTES: u64 = 64 * 1024;
 
@@ -146,7 +148,7 @@ async fn there(
             record.settled_until
         ))
     })?;
-    if let Some(why) = ledger_behind(store, ledger).await? {
+    if let Some(why) = is_behind(store, ledger, &identity).await? {
         return Err(refused(why));
     }
     if watermark.lag_days != seed.lag_days {
@@ -195,21 +197,8 @@ pub(crate) fn check_seed(
     Ok(())
 }
 
-/// Whether the store has certificates of an archive that the ledger does not have, or of later
-/// epochs than it: what to do then.
-///
-/// # Errors
-/// When something does not answer, or the identity cannot be read.
-pub async fn behind(store: &Store, ledger: &dyn Ledger) -> Result<Option<String>, InitError> {
-    let Some(identity) = read_identity(store).await? else { return Ok(None) };
-    match ledger.archive().await? {
-        Some(_) => ledger_behind(store, ledger).await,
-        None if has_certificates(store).await? => Ok(Some(unknown_archive(store, &identity))),
-        None => Ok(None),
-    }
-}
-
-fn unknown_archive(store: &Store, identity: &ArchiveIdentity) -> String {
+/// What to do about a store of which the ledger knows nothing.
+pub(crate) fn unknown_archive(store: &Store, identity: &ArchiveIdentity) -> String {
     format!(
         "{store} holds archive {} with committed windows, and the ledger knows nothing of it: \
          check `watermark.config_db_url`; a lost ledger is restored from its backup or rebuilt \
@@ -218,30 +207,8 @@ fn unknown_archive(store: &Store, identity: &ArchiveIdentity) -> String {
     )
 }
 
-async fn ledger_behind(store: &Store, ledger: &dyn Ledger) -> Result<Option<String>, InitError> {
-    let highest = highest_epoch(store).await?;
-    let epoch = ledger.lease_status().await?.map_or(0, |status| status.epoch);
-    Ok((highest > epoch).then(|| {
-        format!(
-            "{store} holds certificates up to epoch {highest}, and the ledger has only come to \
-             {epoch}: it is older than the archive, restored from a backup perhaps. Restore a \
-             newer one, or complete it from the store with `des rebuild-ledger`; nothing was \
-             changed"
-        )
-    }))
-}
-
-/// The highest epoch that any certificate was written under; 0 where there is none.
-async fn highest_epoch(store: &Store) -> Result<u64, InitError> {
-    let mut highest = 0;
-    let mut listing = store.list(names::CERTIFICATES);
-    while let Some(object) = listing.try_next().await? {
-        highest = names::parse_certificate(&object.key).map_or(highest, |it| highest.max(it.epoch));
-    }
-    Ok(highest)
-}
-
-async fn has_certificates(store: &Store) -> Result<bool, InitError> {
+/// Whether any window was ever certified.
+pub(crate) async fn has_certificates(store: &Store) -> Result<bool, InitError> {
     let first: Option<ListedObject> = store.list(names::CERTIFICATES).try_next().await?;
     Ok(first.is_some())
 }

@@ -9,9 +9,9 @@ use protocol::receipt::ShardRef;
 use protocol::{ContentHash, FailedRow, NBits, Receipt, Row, RowRef, Timestamp, names};
 use tracing::warn;
 
-use crate::certify::MAX_RECEIPT_BYTES;
 use crate::judge::Standing;
 use crate::places::{may_hold, place};
+use crate::receipts::MAX_RECEIPT_BYTES;
 use crate::sort::SortedRow;
 use crate::survey::MAX_MANIFEST_BYTES;
 
@@ -180,11 +180,11 @@ pub(crate) async fn read_receipt(
 ) -> Result<Option<Receipt>, BackendError> {
     let bytes = match store.get(key, MAX_RECEIPT_BYTES).await {
         Ok(bytes) => bytes,
-        Err(error) if error.is_retryable() => return Err(error),
-        Err(error) => {
+        Err(error) if error.is_lost_or_damaged() => {
             warn!("{error}");
             return Ok(None);
         }
+        Err(error) => return Err(error),
     };
     let sound = names::content_hash(key) == Some(ContentHash::of(&bytes));
     let receipt = sound.then(|| Receipt::decode(&bytes).ok()).flatten();

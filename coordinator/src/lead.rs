@@ -1,9 +1,11 @@
 //! Leading: one loop that plans, publishes, collects and commits, driven by what happens.
 //!
-//! Whatever the loop knows besides the ledger is hints. An error of a database, broker or store
-//! that may pass ends the loop; the service takes it up again from the ledger.
+//! Whatever the loop knows besides the ledger is hints. An error of the ledger ends the loop, and the
+//! service takes it up again; what is done beside it, or for one window, waits when it fails, and
+//! keeps nothing else ([`waits`]).
 
 mod again;
+mod ahead;
 mod answers;
 mod collect;
 mod commit;
@@ -14,8 +16,10 @@ mod pause;
 mod plan;
 mod recheck;
 mod size;
+mod throttle;
+mod waits;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use backends::BackendError;
@@ -27,12 +31,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::ahead::{Looking, Seen, seen};
 use self::answers::Answers;
 use self::commit::{Certifying, compared};
 pub(crate) use self::dispatch::publish_task;
 use self::pause::Paused;
 use self::plan::{Planning, StuckAt};
 use self::recheck::Rechecking;
+use self::throttle::Throttling;
+use self::waits::{Waits, What};
 use crate::attempts::setback_of_lost_process;
 use crate::flight::{Flight, OpenWindow};
 use crate::held::HeldWindow;
@@ -71,6 +78,17 @@ pub(crate) struct Leader<'a> {
     planning: Option<(Window, Revision, Planning)>,
     planning_began: Instant,
     plan_not_before: Instant,
+    /// The look ahead that is under way.
+    looking_ahead: Option<Looking>,
+    /// What it saw, until that is used.
+    seen: Option<Seen>,
+    /// What failed and is tried again.
+    waits: Waits,
+    /// Whether the ledger may still say that the next window cannot be planned.
+    unplanned_noted: bool,
+    /// Whether it goes on for ever, so that what waiting does not cure is waited out as well:
+    /// somebody may put it right.
+    is_service: bool,
     /// Whether the last planned window had no rows, so that it is worth asking how far the
     /// emptiness reaches.
     last_was_empty: bool,
@@ -86,12 +104,16 @@ pub(crate) struct Leader<'a> {
     restoring: Option<mpsc::Sender<Answer>>,
     /// The look at committed windows that is under way, or is next.
     rechecking: Rechecking,
-    /// Replays that could not even be planned, with the reason; their requests are dropped.
+    /// Passes that could not even be planned, with the reason: they are dropped, or left.
     unplannable: Vec<(Window, String)>,
+    /// Passes that stay asked for, and that this run does not plan any more.
+    left: HashSet<WindowKey>,
     /// Why tasks could not be published when that was last tried.
     unpublished: Option<String>,
     /// The pause that stands, as of the last look.
     paused: Option<Paused>,
+    /// The limits in force, and what the source database says.
+    throttling: Throttling,
     /// The window that the watermark cannot pass again.
     stuck: Option<StuckAt>,
 }
@@ -124,6 +146,11 @@ impl<'a> Leader<'a> {
             planning: None,
             planning_began: now,
             plan_not_before: now,
+            looking_ahead: None,
+            seen: None,
+            waits: Waits::default(),
+            unplanned_noted: true,
+            is_service: false,
             last_was_empty: true,
             until,
             watermark: Timestamp::MIN,
@@ -134,8 +161,10 @@ impl<'a> Leader<'a> {
             restoring: None,
             rechecking: Rechecking::new(it.settings.recheck_after),
             unplannable: Vec::new(),
+            left: HashSet::new(),
             unpublished: None,
             paused: None,
+            throttling: Throttling::new(&it.settings.throttle.source, &it.catalog),
             stuck: None,
         }
     }
@@ -145,6 +174,7 @@ impl<'a> Leader<'a> {
         goal: &Goal,
         stop: &CancellationToken,
     ) -> Result<Ended, BackendError> {
+        self.is_service = *goal == Goal::Forever;
         let mut outcomes = self.it.consume(Lane::Outcomes).await?;
         let mut progress = self.it.consume(Lane::Progress).await?;
         // What waits in the queue was put there by whoever led before, and is published again.
@@ -174,6 +204,7 @@ impl<'a> Leader<'a> {
                         None => std::future::pending().await,
                     }
                 } => self.take_plan(planned).await?,
+                seen = seen(&mut self.looking_ahead) => self.take_seen(seen).await?,
                 round = self.rechecking.next() => self.take_round(round).await?,
                 _ = tick.tick() => self.republish_silent().await?,
             }
@@ -185,10 +216,11 @@ impl<'a> Leader<'a> {
         if Instant::now() >= self.next_look {
             self.look(goal).await?;
         }
+        self.feel_reason().await?;
         if self.paused.is_none() {
             self.settle_used_up().await?;
-            self.publish_due().await?;
         }
+        self.publish_due().await?;
         // Also while paused: what is complete is safe only when it is certified.
         self.commit_complete().await?;
         let mut more = false;
@@ -197,7 +229,7 @@ impl<'a> Leader<'a> {
             self.publish_due().await?;
         }
         self.report.archived_until = Some(self.watermark);
-        self.it.board.tell(self.unpublished.clone());
+        self.it.board.tell(self.unpublished.clone().or_else(|| self.waits.reason()));
 
         let blocked = self.blocked();
         let stuck = self.stuck.iter().map(|stuck| (stuck.window, stuck.reason.clone()));
@@ -206,7 +238,7 @@ impl<'a> Leader<'a> {
         for (window, reason) in &blocked {
             let key = WindowKey::new(*window, 0);
             if self.held_told.insert(key, reason.clone()).as_ref() != Some(reason) {
-                warn!(window = %window.end(), "held: {reason}");
+                warn!(window = %window.end(), trace_id = self.trace_id(key), "held: {reason}");
                 self.tell(Event::Held { window: *window, reason: reason.clone() });
             }
         }
@@ -214,12 +246,15 @@ impl<'a> Leader<'a> {
         if self.paused.is_some() {
             return Ok(self.leaves(goal).then_some(Ended::GoalReached));
         }
-        self.begin_round(goal);
+        if self.may_begin() {
+            self.begin_round(goal);
+        }
         let idle =
             self.planning.is_none()
                 && self.certifying.is_none()
                 && self.rechecking.is_over_for_now()
                 && !more
+                && !self.waits.has(|it| matches!(it, What::Compare(_)))
                 && self.flight.windows.values().all(|window| {
                     window.is_blocked() || (window.is_complete() && !blocked.is_empty())
                 });
@@ -259,8 +294,18 @@ impl<'a> Leader<'a> {
             }
             return Err(BackendError::Invalid { what });
         }
+        if watermark.archived_until < self.watermark {
+            return Err(BackendError::Conflict {
+                what: format!(
+                    "the watermark went back from {} to {} under this leader: somebody adjusted it, \
+                     or the ledger was restored to an older point",
+                    self.watermark, watermark.archived_until
+                ),
+            });
+        }
         self.watermark = watermark.archived_until;
         self.look_for_pause().await?;
+        self.look_for_throttles().await?;
         let records = self.it.ledger.open_windows().await?;
         self.flight.windows.retain(|key, _| records.iter().any(|record| record.key() == *key));
         let (requested, open): (Vec<_>, Vec<_>) =
@@ -271,6 +316,12 @@ impl<'a> Leader<'a> {
             planning.map(|(window, revision, _)| WindowKey::new(*window, *revision));
         self.requested = requested;
         self.requested.retain(|record| Some(record.key()) != being_planned);
+        let (requested, windows) = (&self.requested, &self.flight.windows);
+        self.waits.keep(|key| {
+            windows.contains_key(&key)
+                || Some(key) == being_planned
+                || requested.iter().any(|record| record.key() == key)
+        });
         for record in open {
             self.look_at(record).await?;
         }
@@ -290,8 +341,10 @@ impl<'a> Leader<'a> {
             if let Some(first) = partitions.first() {
                 match settings_of(&it.store, &first.manifest).await {
                     Ok(of_manifest) => settings = of_manifest,
-                    Err(error) if error.is_retryable() => return Err(error),
-                    Err(error) => lost = Some((first.partition, error.to_string())),
+                    Err(error) if error.is_lost_or_damaged() => {
+                        lost = Some((first.partition, error.to_string()));
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             self.flight.windows.insert(key, OpenWindow::new(record, settings, partitions));
@@ -302,7 +355,8 @@ impl<'a> Leader<'a> {
         };
         match (known.record.state, record.state) {
             (WindowState::Held, WindowState::Open) => {
-                info!(window = %key.end, revision = key.revision, "let go by an operator");
+                info!(window = %key.end, revision = key.revision, trace_id = it.trace(key).trace_id(),
+                    "let go by an operator");
                 known.refresh(it.ledger.partitions(key).await?);
                 self.held_told.remove(&WindowKey { revision: 0, ..key });
             }
@@ -324,7 +378,7 @@ impl<'a> Leader<'a> {
             let Some(process) = &partition.under_way_by else { continue };
             if *process != self.lease.holder {
                 warn!(window = %window.end, partition = partition.partition, %process,
-                    "its process ended over it");
+                    trace_id = self.trace_id(window), "its process ended over it");
                 let setback = setback_of_lost_process(partition, process, ledger.now().await?);
                 ledger.set_back(&self.lease, window, partition.partition, &setback).await?;
                 metrics::setback(&setback);
@@ -346,6 +400,11 @@ impl<'a> Leader<'a> {
 
     fn is_ours(&self, address: &PartitionAddress) -> bool {
         address.archive == self.it.identity.archive && address.job == self.it.identity.job
+    }
+
+    /// For log lines about a window; `None` where it is not traced.
+    fn trace_id(&self, window: WindowKey) -> Option<String> {
+        self.it.trace(window).trace_id()
     }
 
     fn tell(&self, event: Event) {

@@ -7,6 +7,7 @@
 
 pub mod adjust;
 pub mod attempts;
+pub mod behind;
 pub mod board;
 pub mod cutting;
 pub mod decide;
@@ -26,6 +27,8 @@ pub mod rate;
 pub mod rebuild;
 pub mod recheck;
 pub mod status;
+pub mod sync;
+pub mod throttle;
 
 mod answer;
 mod beside;
@@ -39,6 +42,7 @@ mod lead;
 mod pace;
 mod passes;
 mod places;
+mod receipts;
 mod remaining;
 mod restore;
 mod sabotage;
@@ -47,6 +51,8 @@ mod sort;
 mod split;
 mod survey;
 
+#[cfg(test)]
+mod gated;
 #[cfg(test)]
 mod model;
 

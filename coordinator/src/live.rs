@@ -18,6 +18,9 @@ const TASKS_OF_A_WORKER: usize = 64;
 const FORGET_AFTER: i64 = 15 * MINUTE;
 /// Signs come every second; a task without one for so long is not being worked on, in microseconds.
 const SILENT_AFTER: i64 = 30_000_000;
+/// A sign may come so much later than the answer that ended its task, in microseconds: they travel on
+/// two ways.
+const OVERTAKEN_FOR: i64 = 5_000_000;
 /// Signs over which a pace is measured.
 const PACE_OVER: usize = 10;
 const MINUTE: i64 = 60_000_000;
@@ -36,8 +39,19 @@ pub(crate) struct Live {
 
 #[derive(Clone, Debug)]
 struct Heard {
+    since: Timestamp,
     at: Timestamp,
     tasks: BTreeMap<At, Doing>,
+    /// The last tasks that it answered: when, and which attempt at what.
+    answered: VecDeque<(Timestamp, At, u32)>,
+}
+
+impl Heard {
+    /// Whether a sign that comes now is of a task that was answered just before.
+    fn is_over(&self, task: At, attempt: u32, now: Timestamp) -> bool {
+        let since = now.saturating_add_micros(-OVERTAKEN_FOR);
+        self.answered.iter().any(|it| it.0 >= since && (it.1, it.2) == (task, attempt))
+    }
 }
 
 /// A task as its worker told of it.
@@ -54,6 +68,8 @@ struct Doing {
 pub struct WorkerStatus {
     /// Its name.
     pub worker: String,
+    /// When this process heard of it first, by the coordinator's clock.
+    pub since: Timestamp,
     /// When it last gave a sign, by the coordinator's clock.
     pub heard_at: Timestamp,
     /// What it is working on.
@@ -106,6 +122,9 @@ impl Live {
         let heard = self.worker(&progress.worker, now);
         let sign = (now, progress.rows, progress.bytes);
         let attempt = progress.attempt;
+        if heard.is_over(key(&progress.address), attempt, now) {
+            return;
+        }
         let reading = progress.reading.clone();
         match heard.tasks.get_mut(&key(&progress.address)) {
             Some(doing) if doing.attempt == attempt => {
@@ -127,7 +146,12 @@ impl Live {
     /// Takes an answer: the task is over.
     pub(crate) fn answered(&mut self, outcome: &Outcome, now: Timestamp) {
         let at = key(&outcome.address);
-        self.worker(&outcome.worker, now).tasks.remove(&at);
+        let heard = self.worker(&outcome.worker, now);
+        heard.tasks.remove(&at);
+        if heard.answered.len() == TASKS_OF_A_WORKER {
+            heard.answered.pop_front();
+        }
+        heard.answered.push_back((now, at, outcome.attempt));
         self.published.remove(&at);
     }
 
@@ -138,7 +162,8 @@ impl Live {
                 self.workers.remove(&oldest);
             }
         }
-        let new = || Heard { at: now, tasks: BTreeMap::new() };
+        let new =
+            || Heard { since: now, at: now, tasks: BTreeMap::new(), answered: VecDeque::new() };
         let heard = self.workers.entry(worker.clone()).or_insert_with(new);
         heard.at = now;
         heard
@@ -174,8 +199,12 @@ impl Live {
         known
             .map(|(worker, heard)| {
                 let tasks = heard.tasks.iter().filter_map(|(at, doing)| doing.status(*at, now));
-                let (worker, heard_at) = (worker.to_string(), heard.at);
-                WorkerStatus { worker, heard_at, tasks: tasks.collect() }
+                WorkerStatus {
+                    worker: worker.to_string(),
+                    since: heard.since,
+                    heard_at: heard.at,
+                    tasks: tasks.collect(),
+                }
             })
             .collect()
     }
@@ -292,6 +321,30 @@ mod tests {
         live.heard(&again, at("2024-12-20T10:00:40"));
         let task = &live.workers(at("2024-12-20T10:00:40"))[0].tasks[0];
         assert_eq!((task.attempt, task.rows, task.rows_per_second), (2, 10, None));
+    }
+
+    #[test]
+    fn a_sign_that_its_answer_overtook_brings_no_task_back() {
+        let mut live = Live::default();
+        let tasks = |live: &Live, now: &str| live.workers(at(now))[0].tasks.len();
+        live.heard(&progress("one", 4, 500), at("2024-12-20T10:00"));
+        live.answered(&outcome("one", 4), at("2024-12-20T10:00:01"));
+        live.heard(&progress("one", 4, 500), at("2024-12-20T10:00:02"));
+        assert_eq!(tasks(&live, "2024-12-20T10:00:02"), 0, "it is over");
+        assert_eq!(live.workers(at("2024-12-20T10:00:02"))[0].heard_at, at("2024-12-20T10:00:02"));
+        // Others of its tasks, the same one's next attempt, and what is under way for longer than
+        // a message takes, are none of that.
+        live.heard(&progress("one", 5, 10), at("2024-12-20T10:00:02"));
+        assert_eq!(tasks(&live, "2024-12-20T10:00:02"), 1);
+        live.heard(&Progress { attempt: 2, ..progress("one", 4, 10) }, at("2024-12-20T10:00:03"));
+        assert_eq!(tasks(&live, "2024-12-20T10:00:03"), 2);
+        live.answered(&Outcome { attempt: 2, ..outcome("one", 4) }, at("2024-12-20T10:00:04"));
+        live.heard(&Progress { attempt: 2, ..progress("one", 4, 10) }, at("2024-12-20T10:00:10"));
+        assert_eq!(tasks(&live, "2024-12-20T10:00:10"), 2, "the same attempt was published again");
+        for partition in 0..1_000 {
+            live.answered(&outcome("one", partition), at("2024-12-20T10:01"));
+        }
+        assert_eq!(live.workers[&"one".parse().expect("a name")].answered.len(), TASKS_OF_A_WORKER);
     }
 
     #[test]

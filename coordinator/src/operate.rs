@@ -8,11 +8,12 @@ use protocol::Timestamp;
 use tracing::warn;
 
 use crate::cutting::cutoff;
-use crate::explain::PauseFacts;
+use crate::explain::{PauseFacts, ThrottledFacts};
 use crate::findings::Findings;
 use crate::held::{HeldWindow, held_windows};
 use crate::pause::standing;
 use crate::rate::{BitsAdvice, Pace, WINDOWS_LOOKED_AT, advise_bits, pace};
+use crate::throttle::waited_for;
 
 /// Where the watermark stands, and what lies on either side of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -55,6 +56,8 @@ pub struct Stats {
     pub held: Vec<HeldWindow>,
     /// The pause that stands; null when there is none.
     pub paused: Option<PauseFacts>,
+    /// What whoever leads waits for because of limits.
+    pub throttled: Option<ThrottledFacts>,
     /// Where des left the watermark, when somebody moved it since.
     pub moved_by_hand_from: Option<Timestamp>,
     /// Fewer bits for a new archive, where the shards of this one are tiny; null where they are not.
@@ -110,6 +113,7 @@ pub async fn stats(
         open_windows: ledger.open_windows().await?.len() as u64,
         held: held_windows(ledger).await?,
         paused: standing(ledger).await?.as_ref().map(PauseFacts::from),
+        throttled: waited_for(ledger).await?,
         moved_by_hand_from: (archive.settled_until != from).then_some(archive.settled_until),
         n_bits_advice: advise_bits(&recent, archive.n_bits),
     })

@@ -10,7 +10,7 @@ use crate::init::{ArchiveSeed, InitError, first_watermark};
 
 /// Windows that are counted one by one; each is one look at an index.
 const WINDOWS_COUNTED: u64 = 4_000;
-/// Stretches that rows of a sample are taken from.
+/// Stretches that rows of a sample are taken from; one where each takes a look at the whole table.
 const STRETCHES: u32 = 20;
 
 /// What lies ahead.
@@ -32,6 +32,9 @@ pub struct Outlook {
     pub windows: u64,
     /// Whether they were counted, rather than taken to be all from the first row on.
     pub windows_counted: bool,
+    /// Whether created_at is indexed. Without that every question reads the whole table, so that few
+    /// are asked.
+    pub indexed: bool,
 }
 
 /// Looks at everything between watermark and cutoff. The ledger may be absent or empty: then it
@@ -56,7 +59,7 @@ pub async fn look_ahead(
     };
     let clock = catalog.now().await?;
     let target = cutoff(clock, ledger_clock.unwrap_or(clock), lag_days, None, span);
-    let begun = row.is_some();
+    let (begun, indexed) = (row.is_some(), catalog.inspect().await?.created_at_indexed);
     if target <= from {
         let bytes = catalog.count(Some(from), Some(from)).await?.bytes;
         let (files, windows, windows_counted) = (0, 0, true);
@@ -69,23 +72,25 @@ pub async fn look_ahead(
             bytes,
             windows,
             windows_counted,
+            indexed,
         });
     }
     let count = catalog.count(Some(from), Some(target)).await?;
-    let (windows, windows_counted) = count_windows(catalog, from, target, span).await?;
+    let counted = if indexed { WINDOWS_COUNTED } else { 1 };
+    let (windows, windows_counted) = count_windows(catalog, (from, target), span, counted).await?;
     let (files, bytes) = (count.files, count.bytes);
-    Ok(Outlook { from, begun, target, lag_days, files, bytes, windows, windows_counted })
+    Ok(Outlook { from, begun, target, lag_days, files, bytes, windows, windows_counted, indexed })
 }
 
-/// Windows between two times that have rows, and whether they were all counted.
+/// Windows between two times that have rows, and whether they were all counted: at most `most` are.
 async fn count_windows(
     catalog: &dyn Catalog,
-    from: Timestamp,
-    target: Timestamp,
+    (from, target): (Timestamp, Timestamp),
     span_micros: i64,
+    most: u64,
 ) -> Result<(u64, bool), BackendError> {
     let mut frontier = from;
-    for counted in 0..WINDOWS_COUNTED {
+    for counted in 0..most {
         match catalog.oldest_after(Some(frontier)).await? {
             Some(oldest) if oldest <= target => frontier = end_of_window(oldest, span_micros),
             _ => return Ok((counted, true)),
@@ -93,7 +98,7 @@ async fn count_windows(
     }
     let left = (target.as_micros() - frontier.as_micros()).max(0);
     let left = u64::try_from(left / span_micros.max(1)).unwrap_or_default();
-    Ok((WINDOWS_COUNTED + left, false))
+    Ok((most + left, left == 0))
 }
 
 /// The boundary at or after this time.
@@ -101,8 +106,8 @@ fn end_of_window(time: Timestamp, span_micros: i64) -> Timestamp {
     time.saturating_add_micros(-1).floor_to(span_micros).saturating_add_micros(span_micros)
 }
 
-/// At most about `rows` rows from stretches that are spread evenly over the time ahead: of each, some
-/// of those that the catalog gives first.
+/// At most about `rows` rows from stretches that are spread evenly over the time ahead, or from its
+/// beginning where created_at is not indexed: of each, some of those that the catalog gives first.
 ///
 /// # Errors
 /// When the catalog does not answer.
@@ -117,7 +122,8 @@ pub async fn rows_ahead(
         return Ok(sample);
     }
     let windows = u32::try_from(outlook.windows.max(1)).unwrap_or(u32::MAX);
-    let stretches = STRETCHES.min(rows).min(windows);
+    let most = if outlook.indexed { STRETCHES } else { 1 };
+    let stretches = most.min(rows).min(windows);
     let (from, target) = (outlook.from.as_micros(), outlook.target.as_micros());
     let mut seen_until = outlook.from;
     for stretch in 0..stretches {

@@ -1,6 +1,6 @@
 //! Pausing and resuming an archive at an operator's word.
 
-use backends::ledger::{AuditEntry, Pause};
+use backends::ledger::{AuditEntry, Pause, Scope};
 use backends::{BackendError, Ledger};
 use protocol::Timestamp;
 
@@ -32,11 +32,15 @@ impl From<BackendError> for PauseError {
 /// answer.
 pub async fn pause(
     ledger: &dyn Ledger,
-    until: Option<Timestamp>,
+    (scope, until): (Scope, Option<Timestamp>),
     (actor, reason): (String, String),
 ) -> Result<Pause, PauseError> {
     require_archive(ledger).await?;
     let to = until.map_or_else(|| "until resumed".to_owned(), |until| format!("until {until}"));
+    let to = match scope {
+        Scope::Job => to,
+        Scope::AllJobs => format!("all jobs, {to}"),
+    };
     let audit = AuditEntry {
         actor,
         action: "pause".to_owned(),
@@ -44,7 +48,7 @@ pub async fn pause(
         to: Some(to),
         reason: Some(reason),
     };
-    Ok(ledger.pause(until, &audit).await?)
+    Ok(ledger.pause(scope, until, &audit).await?)
 }
 
 /// Resumes, and returns the pause that stood.
@@ -53,14 +57,15 @@ pub async fn pause(
 /// When none stands, there is no archive, or the ledger does not answer.
 pub async fn resume(
     ledger: &dyn Ledger,
+    scope: Scope,
     (actor, reason): (String, Option<String>),
 ) -> Result<Pause, PauseError> {
     require_archive(ledger).await?;
     let audit = AuditEntry { actor, action: "resume".to_owned(), from: None, to: None, reason };
-    Ok(ledger.resume(&audit).await?)
+    Ok(ledger.resume(scope, &audit).await?)
 }
 
-async fn require_archive(ledger: &dyn Ledger) -> Result<(), BackendError> {
+pub(crate) async fn require_archive(ledger: &dyn Ledger) -> Result<(), BackendError> {
     match ledger.archive().await? {
         Some(_) => Ok(()),
         None => Err(BackendError::NotFound {

@@ -23,7 +23,7 @@ pub struct Pace {
     pub windows: u64,
     /// Their files, failed ones included.
     pub files: u64,
-    /// Seconds in which at least one of them was planned and not yet committed.
+    /// Seconds in which at least one of them was being planned or worked on.
     pub busy_seconds: f64,
     /// Files over seconds.
     pub files_per_second: f64,
@@ -36,7 +36,7 @@ pub struct Pace {
 }
 
 /// The rate of the newest committed first passes that had files and were never held, over the time
-/// in which any of them was planned and not committed: when nobody worked does not count. `None` when
+/// in which any of them was being planned or worked on: when nobody worked does not count. `None` when
 /// there is none such.
 pub fn pace(passes: &[ListedPass], pending_files: u64) -> Option<Pace> {
     let measured: Vec<(&ListedPass, (Timestamp, Timestamp))> = passes
@@ -66,7 +66,7 @@ pub fn pace(passes: &[ListedPass], pending_files: u64) -> Option<Pace> {
         how: format!(
             "pending files over the rate of the last {windows} committed windows that had files and \
              were never held: {files} files in the {busy_seconds:.1} s in which any of them was \
-             planned and not committed; with as many workers, and files like these"
+             being planned or worked on; with as many workers, and files like these"
         ),
     })
 }
@@ -195,6 +195,7 @@ mod tests {
                 findings: None,
                 released: None,
                 splits_before: 0,
+                state_since: None,
             },
             planned_at: Some(time(from)),
             since: Some(time(to)),

@@ -35,7 +35,7 @@ const BATCH_PASSES: usize = 100;
 const BATCH_FAILURES: usize = 20_000;
 /// Epochs that are passed over. Leaders that certified nothing have used some above the highest
 /// certificate's, and one of them may still be about to write a certificate.
-const EPOCH_MARGIN: u64 = 1_000;
+const EPOCH_MARGIN: u64 = 1_000_000;
 
 /// What a ledger lacks, and what it will hold. Nothing is changed yet.
 #[derive(Clone, Debug)]

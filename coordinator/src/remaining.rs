@@ -131,6 +131,9 @@ impl<'a> Remaining<'a> {
         let next =
             self.scanned.next_row().and_then(|row| row.map(Record::to_sorted_row).transpose());
         self.next_scanned = next.map_err(self.spool_error)?;
+        if self.next_scanned.is_none() {
+            self.scanned.require_all().map_err(self.spool_error)?;
+        }
         Ok(())
     }
 

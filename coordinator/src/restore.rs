@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backends::queue::Lane;
+use backends::trace::Span;
 use backends::{BackendError, Store, TaskQueue};
 use protocol::certificate::PartitionRef;
 use protocol::message::{PartitionAddress, Restore, Task, TaskResult};
-use protocol::{ArchiveIdentity, Certificate, names};
+use protocol::{ArchiveIdentity, Certificate, Timestamp, names};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -47,6 +48,10 @@ pub(crate) struct Restorer {
     pub(crate) silence: Duration,
     /// How often a task is tried.
     pub(crate) attempts: u32,
+    /// The end of the window whose objects they are.
+    pub(crate) window: Timestamp,
+    /// The span of the plan that it is for.
+    pub(crate) trace: Span,
     pub(crate) answers: mpsc::Receiver<Answer>,
 }
 
@@ -70,8 +75,9 @@ impl Restorer {
             if tasks.is_empty() {
                 break;
             }
-            info!(tasks = tasks.len(), "objects are being made again under their own names");
-            self.carry_out(tasks).await?;
+            info!(window = %self.window, trace_id = self.trace.trace_id(),
+                tasks = tasks.len(), "objects are being made again under their own names");
+            self.carry_out(tasks).await;
         }
         if before > 0 {
             survey.look_again(&self.store).await?;
@@ -114,7 +120,7 @@ impl Restorer {
         Ok(tasks)
     }
 
-    /// `None` where the manifest cannot be read.
+    /// `None` where the manifest is gone or damaged.
     async fn task(
         &self,
         certificate: &Certificate,
@@ -123,11 +129,12 @@ impl Restorer {
     ) -> Result<Option<Task>, BackendError> {
         let settings = match settings_of(&self.store, &partition.manifest).await {
             Ok(settings) => settings,
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => {
-                warn!("its shards cannot be made again: {error}");
+            Err(error) if error.is_lost_or_damaged() => {
+                warn!(window = %self.window, partition = partition.partition,
+                    trace_id = self.trace.trace_id(), "its shards cannot be made again: {error}");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let Some(manifest_hash) = names::content_hash(&partition.manifest) else { return Ok(None) };
         Ok(Some(Task {
@@ -152,25 +159,30 @@ impl Restorer {
     }
 
     /// Publishes the tasks until each is answered, or used up its attempts.
-    async fn carry_out(&mut self, tasks: Vec<Task>) -> Result<(), BackendError> {
+    async fn carry_out(&mut self, tasks: Vec<Task>) {
         let now = Instant::now();
         let wait = |task| Waiting { task, last_sign: None, not_before: now };
         let mut waiting: Vec<Waiting> = tasks.into_iter().map(wait).collect();
         while !waiting.is_empty() {
             for it in &mut waiting {
                 if it.last_sign.is_none() && it.not_before <= Instant::now() {
-                    publish_task(&*self.queue, &it.task).await?;
+                    if let Err(error) = publish_task(&*self.queue, &it.task, &self.trace).await {
+                        // What was verified so far is not to be verified again for that.
+                        warn!("a task to restore was not published, and will be again: {error}");
+                        it.not_before = Instant::now() + FIRST_WAIT;
+                        // The others would wait for the same broker as long.
+                        break;
+                    }
                     it.last_sign = Some(Instant::now());
                 }
             }
             match tokio::time::timeout(TICK, self.answers.recv()).await {
                 Ok(Some(answer)) => self.take(answer, &mut waiting),
                 // Nobody leads any more, so that nobody is to be waited for.
-                Ok(None) => return Ok(()),
+                Ok(None) => return,
                 Err(_elapsed) => self.find_silent(&mut waiting).await,
             }
         }
-        Ok(())
     }
 
     fn take(&self, answer: Answer, waiting: &mut Vec<Waiting>) {
@@ -178,13 +190,15 @@ impl Restorer {
             return;
         };
         let it = &mut waiting[at];
+        let (window, partition) = (self.window, it.task.address.partition);
         let why = match answer.result {
             None => {
                 it.last_sign = Some(Instant::now());
                 return;
             }
             Some(TaskResult::Restored { objects }) => {
-                info!(partition = it.task.address.partition, objects = objects.len(), "restored");
+                info!(window = %window, partition, trace_id = self.trace.trace_id(),
+                    objects = objects.len(), "restored");
                 waiting.swap_remove(at);
                 return;
             }
@@ -198,7 +212,8 @@ impl Restorer {
                 "a worker of an older release, which cannot restore".to_owned()
             }
         };
-        info!(partition = it.task.address.partition, attempt = it.task.attempt, "{why}");
+        info!(window = %window, partition, trace_id = self.trace.trace_id(),
+            attempt = it.task.attempt, "{why}");
         if it.task.attempt >= self.attempts {
             waiting.swap_remove(at);
             return;

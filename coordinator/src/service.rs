@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use backends::ledger::{Lease, Pause, WindowTotals};
 use backends::queue::Consumer;
+use backends::trace::Span;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attempts::AttemptLimits;
+use crate::behind::is_behind;
 use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::decide::FailureLimits;
@@ -23,6 +25,7 @@ use crate::partitions::PartitionLimits;
 use crate::pause::standing;
 use crate::sabotage;
 use crate::split::Splitter;
+use crate::throttle::ThrottleSettings;
 
 /// How a coordinator works. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -59,6 +62,10 @@ pub struct CoordinatorSettings {
     /// Whether a run with a goal ends when an operator pauses, once nobody is at work any more,
     /// rather than wait until somebody resumes.
     pub leave_when_paused: bool,
+    /// How much may be begun, and when.
+    pub throttle: ThrottleSettings,
+    /// The part of windows that is traced, 0 to 1.
+    pub trace_ratio: f64,
 }
 
 /// What a run is for.
@@ -213,8 +220,13 @@ impl Coordinator {
                 self.settings.lease_ttl,
                 (self.board.clone(), lost.clone()),
             ));
-            let ended =
-                Leader::new(self, lease.clone(), until, &mut report).lead(&goal, &lost).await;
+            let ended = match self.require_current_ledger().await {
+                Ok(()) => {
+                    let leader = Leader::new(self, lease.clone(), until, &mut report);
+                    leader.lead(&goal, &lost).await
+                }
+                Err(error) => Err(error),
+            };
             renewing.abort();
             let reached = match ended {
                 Ok(Ended::GoalReached) => true,
@@ -239,6 +251,15 @@ impl Coordinator {
             if reached {
                 return Ok(report);
             }
+        }
+    }
+
+    /// Refuses a ledger that is older than the archive. It may have been restored at any moment, so
+    /// that every leader looks.
+    async fn require_current_ledger(&self) -> Result<(), BackendError> {
+        match is_behind(&self.store, &*self.ledger, &self.identity).await? {
+            Some(what) => Err(BackendError::Invalid { what }),
+            None => Ok(()),
         }
     }
 
@@ -320,11 +341,8 @@ impl Coordinator {
     }
 
     /// How far windows may reach now.
-    pub(crate) async fn cutoff(&self) -> Result<Timestamp, BackendError> {
-        let lag_days = self.ledger.watermark().await?.map_or(0, |row| row.lag_days);
-        let clocks = (self.catalog.now().await?, self.ledger.now().await?);
-        let oldest = if lag_days < 1 { self.catalog.oldest_transaction().await? } else { None };
-        Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, self.settings.window_span_micros))
+    async fn cutoff(&self) -> Result<Timestamp, BackendError> {
+        reach(&*self.ledger, &*self.catalog, self.settings.window_span_micros).await
     }
 
     async fn wait_out(&self, error: &BackendError, shutdown: &CancellationToken) {
@@ -359,7 +377,13 @@ impl Coordinator {
             limits: self.settings.partition,
             sort_memory: self.settings.sort_memory,
             spool_dir: self.settings.spool_dir.clone(),
+            trace: Span::none(),
         }
+    }
+
+    /// A window's own span, to be the parent of whatever is done for it.
+    pub(crate) fn trace(&self, window: WindowKey) -> Span {
+        Span::of_window(&self.identity, window, self.settings.trace_ratio)
     }
 
     pub(crate) async fn consume(
@@ -368,6 +392,18 @@ impl Coordinator {
     ) -> Result<Box<dyn Consumer>, BackendError> {
         self.queue.consume(lane, CONSUMER_PREFETCH).await
     }
+}
+
+/// How far windows may reach now; they end on multiples of `span` microseconds.
+pub(crate) async fn reach(
+    ledger: &dyn Ledger,
+    catalog: &dyn Catalog,
+    span: i64,
+) -> Result<Timestamp, BackendError> {
+    let lag_days = ledger.watermark().await?.map_or(0, |row| row.lag_days);
+    let clocks = (catalog.now().await?, ledger.now().await?);
+    let oldest = if lag_days < 1 { catalog.oldest_transaction().await? } else { None };
+    Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, span))
 }
 
 /// The longest pause between two tries to take the lease: a fraction of the second that a takeover

@@ -20,7 +20,7 @@ use order::Order;
 use record::{BUCKETS, bucket};
 use run::Merged;
 
-pub(crate) use record::Record;
+pub(crate) use record::{Record, Sum};
 
 /// A row with what it is sorted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub(crate) struct Sorter {
     spool: Option<File>,
     spooled: u64,
     loads: Vec<IndexLoad>,
+    sum: Sum,
     spool_dir: PathBuf,
 }
 
@@ -88,6 +89,7 @@ impl Sorter {
             spool: None,
             spooled: 0,
             loads: vec![IndexLoad::default(); n_bits.shard_count() as usize],
+            sum: Sum::default(),
             spool_dir: spool_dir.to_owned(),
         }
     }
@@ -101,7 +103,9 @@ impl Sorter {
         load.row_bytes += (row.heap_bytes() + size_of::<SortedRow>() - size_of::<Row>()) as u64;
         let number = bucket(self.n_bits, index, fingerprint);
         let bucket = &mut self.buckets[number];
+        let begin = bucket.in_memory.len();
         record::append(row, index, fingerprint, &mut bucket.in_memory)?;
+        self.sum.count(&bucket.in_memory[begin..]);
         bucket.rows += 1;
         if bucket.in_memory.len() >= self.limit / BUCKETS { self.spool(number) } else { Ok(()) }
     }
@@ -136,8 +140,8 @@ impl Sorter {
                 self.buckets[number].in_memory = Vec::new();
             }
         }
-        let Self { buckets, limit, spool, loads, spool_dir, .. } = self;
-        Ok(Sorted { buckets, limit, spool, loads, spool_dir })
+        let Self { buckets, limit, spool, loads, sum, spool_dir, .. } = self;
+        Ok(Sorted { buckets, limit, spool, loads, sum, spool_dir })
     }
 }
 
@@ -147,6 +151,8 @@ pub(crate) struct Sorted {
     limit: usize,
     spool: Option<File>,
     loads: Vec<IndexLoad>,
+    /// Of everything that was pushed.
+    sum: Sum,
     spool_dir: PathBuf,
 }
 
@@ -166,8 +172,33 @@ impl Sorted {
     /// 16 KiB each where there are very many.
     pub(crate) fn iter(&self, readers: usize) -> SortedIter<'_> {
         let memory = self.limit / 2 / readers.max(1);
-        SortedIter { sorted: self, memory, next_bucket: 0, position: 0, rows: Rows::none() }
+        SortedIter {
+            sorted: self,
+            memory,
+            next_bucket: 0,
+            position: 0,
+            rows: Rows::none(),
+            sum: Sum::default(),
+        }
     }
+
+    /// Compares what was read, by one reader or by several together, with what was pushed.
+    ///
+    /// # Errors
+    /// When it is not the same rows, each of them once.
+    pub(crate) fn require_all(&self, read: Sum) -> std::io::Result<()> {
+        if read == self.sum {
+            return Ok(());
+        }
+        Err(other_rows())
+    }
+}
+
+/// What was read back is not what was scanned: nothing may come of it, and scanning again is right.
+pub(crate) fn other_rows() -> std::io::Error {
+    let why = "the sorted rows are not those that were scanned, as after a flipped bit in memory or \
+               on the disk; if it comes again, please report this";
+    std::io::Error::new(std::io::ErrorKind::InvalidData, why)
 }
 
 /// The rows of one bucket after the other.
@@ -177,6 +208,8 @@ pub(crate) struct SortedIter<'a> {
     next_bucket: usize,
     position: u64,
     rows: Rows<'a>,
+    /// Of the rows that were read so far, without those that were passed over.
+    sum: Sum,
 }
 
 /// The rows of one bucket.
@@ -189,23 +222,52 @@ impl Rows<'_> {
     fn none() -> Self {
         Self::InMemory { bytes: Cow::Borrowed(&[]), order: Order::default(), next: 0 }
     }
+
+    fn next(&mut self) -> std::io::Result<Option<Record<'_>>> {
+        match self {
+            Self::InMemory { bytes, order, next } => {
+                *next += 1;
+                order.record(bytes, *next - 1).map(Some)
+            }
+            Self::Merged(merged) => merged.next(),
+        }
+    }
 }
 
 impl SortedIter<'_> {
     pub(crate) fn next_row(&mut self) -> std::io::Result<Option<Record<'_>>> {
+        if !self.begin_row()? {
+            return Ok(None);
+        }
+        let row = self.rows.next()?;
+        if let Some(row) = &row {
+            self.sum.count(row.bytes());
+        }
+        Ok(row)
+    }
+
+    /// What was read so far.
+    pub(crate) const fn sum(&self) -> Sum {
+        self.sum
+    }
+
+    /// The same check as [`Sorted::require_all`], of a reader that has read everything.
+    ///
+    /// # Errors
+    /// When what it read are other rows.
+    pub(crate) fn require_all(&self) -> std::io::Result<()> {
+        self.sorted.require_all(self.sum)
+    }
+
+    /// Goes to the next row; false at the end.
+    fn begin_row(&mut self) -> std::io::Result<bool> {
         while self.is_at_end() {
             if !self.open_bucket()? {
-                return Ok(None);
+                return Ok(false);
             }
         }
         self.position += 1;
-        match &mut self.rows {
-            Rows::InMemory { bytes, order, next } => {
-                *next += 1;
-                order.record(bytes, *next - 1).map(Some)
-            }
-            Rows::Merged(merged) => merged.next(),
-        }
+        Ok(true)
     }
 
     /// Goes on at the row of this number. Costs nothing where it is the next one, and else the
@@ -222,7 +284,9 @@ impl SortedIter<'_> {
         }
         self.end_bucket();
         (self.next_bucket, self.position) = (number, begin);
-        while self.position < row && self.next_row()?.is_some() {}
+        while self.position < row && self.begin_row()? {
+            self.rows.next()?;
+        }
         Ok(())
     }
 

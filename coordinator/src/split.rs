@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use backends::catalog::RowBatch;
 use backends::ledger::NewPartition;
+use backends::trace::Span;
 use backends::{BackendError, Catalog, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::manifest::{ManifestHeader, ManifestTotals, ManifestWriter};
@@ -20,7 +21,7 @@ use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
 use crate::remaining::{Difference, Remaining};
 use crate::sabotage;
-use crate::sort::{Sorted, Sorter};
+use crate::sort::{Sorted, Sorter, other_rows};
 use crate::survey::Survey;
 
 use write::write_all;
@@ -40,6 +41,8 @@ pub(crate) struct Splitter {
     pub(crate) limits: PartitionLimits,
     pub(crate) sort_memory: usize,
     pub(crate) spool_dir: PathBuf,
+    /// The span that it works under.
+    pub(crate) trace: Span,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +69,10 @@ impl Splitter {
         revision: Revision,
         survey: Option<Survey>,
     ) -> Result<Split, BackendError> {
+        let scan = self.trace.child("scan");
         let sorted = self.scan_and_sort(window).await?;
+        drop(scan);
+        let writing_manifests = self.trace.child("manifests");
         let key = WindowKey::new(window, revision);
         let (finished, to_upload) = mpsc::channel(1);
         let writer = self.clone();
@@ -91,6 +97,9 @@ impl Splitter {
         if !partitions.is_empty() {
             self.store.flush().await?;
         }
+        let rows = partitions.iter().map(|partition| partition.rows.rows).sum();
+        writing_manifests.note_count("partitions", partitions.len() as u64);
+        writing_manifests.note_count("rows", rows);
         Ok(Split { partitions, difference })
     }
 
@@ -126,7 +135,14 @@ impl Splitter {
         })?;
         // A sorter that failed made the scan end early, without an error of its own.
         let sorted = sorted.map_err(|error| self.spool_error(error))?;
-        scanned?;
+        // A table that is not there, as while it is renamed, is no object of the archive that is lost.
+        scanned.map_err(|error| match error {
+            BackendError::NotFound { what } => {
+                let cause = "no window can be read until it is there again".into();
+                BackendError::Failed { what, cause }
+            }
+            other => other,
+        })?;
         Ok(sorted)
     }
 
@@ -154,19 +170,26 @@ impl Splitter {
         let (loads, difference) = self.compare(sorted, survey, &spool_error)?;
         let known = survey.rows(&self.store, self.settings.n_bits);
         let mut rows = Remaining::new(sorted.iter(1), known, &spool_error)?;
-        for (number, row_count) in cut(&loads, self.limits).into_iter().enumerate() {
+        let cuts = cut(&loads, self.limits);
+        for (number, row_count) in cuts.iter().enumerate() {
             let header = header(number);
             let mut manifest = ManifestWriter::new(&header).map_err(spool_error)?;
-            for _ in 0..row_count {
-                let Some((row, _)) = rows.next_row()? else { break };
+            for _ in 0..*row_count {
+                let Some((row, _)) = rows.next_row()? else {
+                    return Err(spool_error(other_rows()));
+                };
                 manifest.push(&row.row).map_err(spool_error)?;
             }
             let (bytes, totals) = manifest.finish().map_err(spool_error)?;
             let manifest = FinishedManifest { partition: header.partition, bytes, totals };
             if finished.blocking_send(manifest).is_err() {
                 // The upload failed, and says why itself.
-                break;
+                return Ok(difference);
             }
+        }
+        // Whether what was written are the rows that were scanned shows at their end.
+        if !cuts.is_empty() && rows.next_row()?.is_some() {
+            return Err(spool_error(other_rows()));
         }
         Ok(difference)
     }

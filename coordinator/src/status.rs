@@ -13,7 +13,8 @@ use serde::Serialize;
 pub use self::each::{EachPartition, PartitionState};
 pub use self::read::StatusReader;
 use crate::explain::{
-    Broker, Facts, Lease, PauseFacts, Reason, StuckFacts, Trouble, Watermark, WindowFacts,
+    Broker, Facts, Lease, PauseFacts, Reason, StuckFacts, ThrottledFacts, Trouble, Watermark,
+    WindowFacts,
 };
 use crate::figures::Figures;
 use crate::held::HeldWindow;
@@ -45,6 +46,8 @@ pub struct Status {
     pub lease: Option<Lease>,
     /// The pause that stands.
     pub paused: Option<PauseFacts>,
+    /// What whoever leads waits for because of its configuration or a throttle.
+    pub throttled: Option<ThrottledFacts>,
     /// What is to be done: by the ledger, and by the broker.
     pub backlog: Backlog,
     /// Windows that are not committed, requested passes included.
@@ -101,6 +104,8 @@ pub enum Tone {
     Idle,
     /// An operator paused.
     Paused,
+    /// Nothing new is begun, because of limits.
+    Throttled,
     /// A window waits for an operator.
     Held,
     /// Something is in the way.
@@ -203,6 +208,7 @@ impl Status {
             lag_seconds: lag,
             lease: facts.lease,
             paused: facts.paused,
+            throttled: facts.throttled.map(shortened_reason),
             backlog,
             open_windows: facts.open_windows,
             windows: windows.collect(),
@@ -250,6 +256,10 @@ fn shortened(text: String) -> String {
     }
 }
 
+fn shortened_reason(it: ThrottledFacts) -> ThrottledFacts {
+    ThrottledFacts { reason: shortened(it.reason), ..it }
+}
+
 fn shortened_trouble(mut facts: WindowFacts) -> WindowFacts {
     if let Some(troubled) = &mut facts.troubled {
         troubled.detail = shortened(std::mem::take(&mut troubled.detail));
@@ -271,7 +281,9 @@ fn tone(facts: &Facts) -> Tone {
         () if facts.stuck.is_some() || facts.windows.iter().any(|it| it.held) => Tone::Held,
         () if !facts.troubles.is_empty() => Tone::Trouble,
         () if facts.open_windows == 0 && watermark.target <= watermark.archived_until => Tone::Idle,
-        () if nobody_leads || waits || (nobody_works && first.is_some()) => Tone::Trouble,
+        () if nobody_leads => Tone::Trouble,
+        () if facts.throttled.as_ref().is_some_and(ThrottledFacts::stops) => Tone::Throttled,
+        () if waits || (nobody_works && first.is_some()) => Tone::Trouble,
         () => Tone::Moving,
     }
 }

@@ -89,7 +89,7 @@ pub(crate) async fn survey(
     Ok(survey)
 }
 
-async fn read_certificates(
+pub(crate) async fn read_certificates(
     store: &Store,
     committed: &[WindowRecord],
 ) -> Result<Vec<Certificate>, BackendError> {
@@ -219,6 +219,8 @@ async fn piece(store: &Store, key: &str, range: Range<u64>) -> Result<Option<Byt
         match store.get_range(key, range.clone()).await {
             Ok(bytes) => return Ok(Some(bytes)),
             Err(_may_pass) if tries < READ_TRIES => tokio::time::sleep(READ_PAUSE).await,
+            // Whoever may not read it cannot tell whether it is damaged.
+            Err(refused @ BackendError::Denied { .. }) => return Err(refused),
             Err(error) => {
                 let _others_can_be_read = store.get(names::ARCHIVE, MAX_IDENTITY_BYTES).await?;
                 warn!(object = key, "it cannot be read: {error}");

@@ -9,6 +9,7 @@ use coordinator::held::HeldError;
 use coordinator::init::InitError;
 use coordinator::operate::RequestError;
 use coordinator::pause::PauseError;
+use coordinator::throttle::ThrottleError;
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -61,6 +62,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             || matches!(error.downcast_ref(), Some(AdjustError::Refused(_)))
             || matches!(error.downcast_ref(), Some(HeldError::NotHeld(_)))
             || matches!(error.downcast_ref(), Some(PauseError::Refused(_)))
+            || matches!(error.downcast_ref(), Some(ThrottleError::Refused(_)))
             || matches!(error.downcast_ref(), Some(RequestError::Refused(_)))
             || matches!(error.downcast_ref(), Some(GcError::Refused(_)));
         if is_usage { Self::Usage(error.to_string()) } else { Self::Failed(error) }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backends::catalog::{PostgresCatalog, SqliteCatalog};
+use backends::catalog::{
+    ArchivedColumn, PostgresArchivedColumn, PostgresCatalog, SqliteArchivedColumn, SqliteCatalog,
+};
 use backends::ledger::{PostgresLedger, SqliteLedger};
 use backends::queue::{InProcessQueue, RabbitQueue};
 use backends::{Catalog, Ledger, Store, TaskQueue};
@@ -15,13 +17,14 @@ use coordinator::figures::Watch;
 use coordinator::init::{self, ArchiveSeed, Examined, InitError, InitReport};
 use coordinator::partitions::PartitionLimits;
 use coordinator::status::StatusReader;
+use coordinator::sync::{ArchivedSync, SyncRequest, SyncSettings};
 use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use worker::{Sources, Worker, WorkerSettings};
 
-use crate::config::{Config, DatabaseUrl, StoreConfig};
+use crate::config::{Config, DatabaseUrl, StoreConfig, SyncArchivedConfig};
 use crate::http::PageSource;
 use crate::output::Failure;
 
@@ -38,6 +41,24 @@ pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure
         DatabaseUrl::Postgres(url) => Arc::new(PostgresCatalog::connect(url, table).await?),
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteCatalog::open(path, table).await?),
     })
+}
+
+/// The column of the catalog that says which files are archived: the one thing that writes there.
+pub(crate) async fn archived_column(
+    config: &Config,
+    wanted: &SyncArchivedConfig,
+) -> Result<Arc<dyn ArchivedColumn>, Failure> {
+    let (table, mark) = (config.table.clone(), wanted.mark.clone());
+    Ok(match &wanted.database {
+        DatabaseUrl::Postgres(url) => {
+            Arc::new(PostgresArchivedColumn::connect(url, table, mark).await?)
+        }
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteArchivedColumn::open(path, table, mark).await?),
+    })
+}
+
+pub(crate) const fn sync_settings(wanted: &SyncArchivedConfig) -> SyncSettings {
+    SyncSettings { batch_rows: wanted.batch_rows, rows_per_second: wanted.rows_per_second }
 }
 
 /// The ledger, to be looked at: nothing is changed, a SQLite file's journal mode included.
@@ -149,12 +170,8 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
     if let Some(ledger) = &existing_ledger {
         refuse_without_privileges(&**ledger).await?;
     }
-    if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate)
-        && let Some(first) = ledger.pending_migrations().await?.first()
-    {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "des's tables are not up to date ({first} is missing): run `des init`"
-        )));
+    if let Some(ledger) = existing_ledger.as_ref().filter(|_| !permissions.migrate) {
+        refuse_older_tables(&**ledger).await?;
     }
     let existing_store =
         if store_exists(config) { Some(store(config, false).await?) } else { None };
@@ -188,6 +205,16 @@ pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result
         },
     };
     Ok(Fleet { ledger, catalog, store, queue, archive })
+}
+
+/// Refuses a ledger that an older release made, and nobody upgraded.
+pub(crate) async fn refuse_older_tables(ledger: &dyn Ledger) -> Result<(), Failure> {
+    match ledger.pending_migrations().await?.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::Failed(anyhow::anyhow!(
+            "des's tables are not up to date ({first} is missing): run `des init`"
+        ))),
+    }
 }
 
 async fn refuse_without_privileges(ledger: &dyn Ledger) -> Result<(), Failure> {
@@ -259,6 +286,34 @@ impl Fleet {
         coordinator.on(board)
     }
 
+    /// Brings the catalog's column up to the watermark until `stop`, as often as the configuration
+    /// says, while the board's process leads or rests.
+    ///
+    /// # Errors
+    /// When the column cannot be written: at start, rather than when somebody looks at it.
+    pub(crate) async fn sync_archived(
+        &self,
+        config: &Config,
+        board: &Board,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let Some(wanted) = &config.sync_archived else { return Ok(()) };
+        let Some(every) = wanted.every else { return Ok(()) };
+        let sync = ArchivedSync {
+            ledger: Arc::clone(&self.ledger),
+            store: self.store.clone(),
+            column: archived_column(config, wanted).await?,
+            settings: sync_settings(wanted),
+            stop: stop.clone(),
+            board: Some(board.clone()),
+        };
+        let actor = process_name("coordinator").to_string();
+        let reason = Some("by its schedule".to_owned());
+        let request = SyncRequest { dry_run: false, again: false, actor, reason };
+        tokio::spawn(sync.run_every(every, request));
+        Ok(())
+    }
+
     /// Reads figures for the board until `stop`, as long as they are this process's to show.
     pub(crate) fn watch(&self, config: &Config, board: &Board, stop: &CancellationToken) {
         let watch = Watch::new(
@@ -310,6 +365,8 @@ fn coordinator_settings(config: &Config, continuous: bool) -> CoordinatorSetting
         silence: SILENCE,
         takeover_wait: TAKEOVER_WAIT,
         leave_when_paused: !continuous,
+        throttle: config.throttle.clone(),
+        trace_ratio: config.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_ratio),
     }
 }
 

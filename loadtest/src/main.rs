@@ -83,6 +83,9 @@ struct GenArgs {
     /// Its name there.
     #[arg(long, default_value = "files", requires = "postgres")]
     table: String,
+    /// Leave a table that has rows as it is.
+    #[arg(long, requires = "postgres")]
+    keep: bool,
 }
 
 impl GenArgs {
@@ -105,6 +108,9 @@ impl GenArgs {
         let bytes = spec.make_files(&root)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let place = match &self.postgres {
+            Some(url) if self.keep && runtime.block_on(catalog::has_rows(url, &self.table))? => {
+                return Ok(format!("the table {} has rows and is left as it is\n", self.table));
+            }
             Some(url) => {
                 runtime.block_on(catalog::postgres(url, &self.table, &spec, &root))?;
                 format!("the table {}", self.table)

@@ -96,6 +96,8 @@ fn volume(args: &ProjectArgs) -> Volume {
         raw_bytes: args.files * args.file_bytes,
         windows: args.days,
         stored_ratio: args.stored_ratio,
+        big_files: 0.0,
+        big_bytes: 0.0,
     }
 }
 

@@ -123,6 +123,20 @@ pub enum TaskResult {
     },
 }
 
+impl TaskResult {
+    /// What it is called in metrics and traces; a retry by its class.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done { .. } => "done",
+            Self::Restored { .. } => "restored",
+            Self::Returned => "returned",
+            Self::Interrupted => "interrupted",
+            Self::Refused { .. } => "refused",
+            Self::Retry { class, .. } => class.as_str(),
+        }
+    }
+}
+
 /// Kinds of trouble that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

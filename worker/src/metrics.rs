@@ -33,8 +33,15 @@ pub fn describe() {
     describe_counter!(DEAD_LETTERS, Unit::Count, "Messages that nobody could read");
     gauge!(SLOTS).set(0.0);
     gauge!(SLOTS_BUSY).set(0.0);
+    let others = [
+        TaskResult::Done { receipt: String::new(), receipt_size: 0 },
+        TaskResult::Restored { objects: Vec::new() },
+        TaskResult::Returned,
+        TaskResult::Interrupted,
+        TaskResult::Refused { detail: String::new() },
+    ];
     let classes = RetryClass::ALL.iter().map(|class| class.as_str());
-    for result in [DONE, RESTORED, RETURNED, INTERRUPTED, REFUSED].into_iter().chain(classes) {
+    for result in others.iter().map(TaskResult::as_str).chain(classes) {
         counter!(TASKS, "result" => result).absolute(0);
     }
     counter!(FILES_READ).absolute(0);
@@ -42,12 +49,6 @@ pub fn describe() {
     counter!(DEAD_LETTERS, "queue" => "tasks").absolute(0);
     let _registered = (histogram!(TASK_SECONDS), histogram!(SOURCE_READ));
 }
-
-const DONE: &str = "done";
-const RESTORED: &str = "restored";
-const RETURNED: &str = "returned";
-const INTERRUPTED: &str = "interrupted";
-const REFUSED: &str = "refused";
 
 /// Adds to a gauge for as long as it lives.
 pub(crate) struct Held(&'static str, f64);
@@ -76,15 +77,7 @@ impl Drop for Held {
 }
 
 pub(crate) fn answered(result: &TaskResult) {
-    let result = match result {
-        TaskResult::Done { .. } => DONE,
-        TaskResult::Restored { .. } => RESTORED,
-        TaskResult::Returned => RETURNED,
-        TaskResult::Interrupted => INTERRUPTED,
-        TaskResult::Refused { .. } => REFUSED,
-        TaskResult::Retry { class, .. } => class.as_str(),
-    };
-    counter!(TASKS, "result" => result).increment(1);
+    counter!(TASKS, "result" => result.as_str()).increment(1);
 }
 
 pub(crate) fn executed(took: std::time::Duration) {

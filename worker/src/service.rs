@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::trace::{Span, SpanKind};
 use backends::{Store, TaskQueue, crash, sabotage};
 use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::metrics::{self, Held};
@@ -134,7 +136,8 @@ impl Unbegun {
     pub(crate) async fn give_back(self) {
         let Self { queue, worker, delivery } = self;
         if let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await {
-            answer(&*queue, &worker, &task, TaskResult::Returned).await;
+            let span = begin(&delivery, &task, &worker);
+            answer(&*queue, &worker, &task, TaskResult::Returned, &span).await;
         }
         delivery.settle.ack().await;
     }
@@ -186,6 +189,9 @@ pub(crate) async fn handle(
         delivery.settle.ack().await;
         return;
     };
+    let span = begin(&delivery, &task, &context.worker);
+    let (window, partition) = (task.address.window.end(), task.address.partition);
+    let trace_id = span.trace_id();
     let mut settle = Some(delivery.settle);
     if sabotage::is("ack_before_upload")
         && let Some(settle) = settle.take()
@@ -199,26 +205,29 @@ pub(crate) async fn handle(
     } else {
         let (_busy, began) = (Held::busy(), Instant::now());
         let counters = Arc::new(Counters::default());
-        let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters);
-        let work = execute(&context, &task, Arc::clone(&counters), Arc::clone(&stop.cancel));
+        let heartbeat = tell_progress(&*queue, &context.worker, &task, &counters, &span);
+        let shared = (Arc::clone(&counters), Arc::clone(&stop.cancel));
+        let work = execute(&context, &task, shared, &span);
         let result = tokio::select! {
             result = work => result,
             never = heartbeat => never,
             () = stop.abandon.cancelled() => {
-                warn!(window = %task.address.window.end(), partition = task.address.partition,
-                    "given back while something of it hangs");
+                warn!(%window, partition, trace_id, "given back while something of it hangs");
                 TaskResult::Returned
             }
         };
         metrics::executed(began.elapsed());
+        span.note_count("bytes", counters.bytes.load(Ordering::Relaxed));
         result
     };
     match &result {
         TaskResult::Retry { class, detail } => {
-            warn!(window = %task.address.window.end(), partition = task.address.partition, class = class.as_str(), "{detail}");
+            span.fail(class.as_str());
+            warn!(%window, partition, trace_id, class = class.as_str(), "{detail}");
         }
         TaskResult::Refused { detail } => {
-            warn!(window = %task.address.window.end(), partition = task.address.partition, "refused: {detail}");
+            span.fail(result.as_str());
+            warn!(%window, partition, trace_id, "refused: {detail}");
         }
         TaskResult::Done { .. }
         | TaskResult::Restored { .. }
@@ -232,17 +241,29 @@ pub(crate) async fn handle(
         // This worker cannot do anything: it is not to be the one that is always free.
         tokio::time::sleep(UNFIT_PAUSE).await;
     }
-    answer(&*queue, &context.worker, &task, result).await;
+    answer(&*queue, &context.worker, &task, result, &span).await;
     crash::point("before_ack");
     if let Some(settle) = settle
         && !settle.ack().await
     {
         info!(
-            partition = task.address.partition,
+            %window, partition, trace_id,
             "the task will be delivered again: its connection was lost"
         );
     }
     crash::point("after_ack");
+}
+
+/// The span of a task, below that of whoever published it.
+fn begin(delivery: &Delivery, task: &Task, worker: &WorkerId) -> Span {
+    Span::of_headers(&delivery.headers)
+        .child_of_kind("task", SpanKind::Consumer)
+        .with("job", &task.address.job)
+        .with("window", task.address.window.end())
+        .with_count("partition", task.address.partition.into())
+        .with_count("attempt", task.attempt.into())
+        .with_count("rows", task.rows)
+        .with("worker", worker)
 }
 
 /// The task in a delivery, or `None` after it was published as a dead letter.
@@ -258,12 +279,20 @@ async fn parse(queue: &dyn TaskQueue, kind: &str, body: &[u8]) -> Option<Task> {
         body: body.iter().copied().take(DEAD_LETTER_BYTES).collect(),
         headers: vec![("reason".to_owned(), reason), ("from".to_owned(), "tasks".to_owned())],
     };
-    publish_until_confirmed(queue, Lane::Dead, message).await;
+    publish_until_confirmed(queue, Lane::Dead, message, None).await;
     None
 }
 
-async fn answer(queue: &dyn TaskQueue, worker: &WorkerId, task: &Task, result: TaskResult) {
+async fn answer(
+    queue: &dyn TaskQueue,
+    worker: &WorkerId,
+    task: &Task,
+    result: TaskResult,
+    span: &Span,
+) {
     metrics::answered(&result);
+    span.note("result", result.as_str());
+    let span = span.child_of_kind("answer", SpanKind::Producer);
     let outcome = Outcome {
         version: Outcome::VERSION,
         address: task.address.clone(),
@@ -274,16 +303,24 @@ async fn answer(queue: &dyn TaskQueue, worker: &WorkerId, task: &Task, result: T
     let message = OutgoingMessage {
         kind: Outcome::KIND.to_owned(),
         body: outcome.encode(),
-        headers: headers(task),
+        headers: headers(task).into_iter().chain(span.headers()).collect(),
     };
-    publish_until_confirmed(queue, Lane::Outcomes, message).await;
+    publish_until_confirmed(queue, Lane::Outcomes, message, Some((task, &span))).await;
 }
 
 /// An outcome that is not confirmed would leave the task's partition waiting, so this goes on
 /// until it is, or the drain ends it.
-async fn publish_until_confirmed(queue: &dyn TaskQueue, lane: Lane, message: OutgoingMessage) {
+async fn publish_until_confirmed(
+    queue: &dyn TaskQueue,
+    lane: Lane,
+    message: OutgoingMessage,
+    about: Option<(&Task, &Span)>,
+) {
     while let Err(error) = queue.publish(lane, message.clone()).await {
-        warn!("publishing again: {error}");
+        let window = about.map(|(task, _)| display(task.address.window.end()));
+        let partition = about.map(|(task, _)| task.address.partition);
+        let trace_id = about.and_then(|(_, span)| span.trace_id());
+        warn!(window, partition, trace_id, "publishing again: {error}");
         tokio::time::sleep(PUBLISH_AGAIN_AFTER).await;
     }
 }
@@ -294,6 +331,7 @@ async fn tell_progress(
     worker: &WorkerId,
     task: &Task,
     counters: &Counters,
+    span: &Span,
 ) -> TaskResult {
     let mut told = None;
     loop {
@@ -302,7 +340,7 @@ async fn tell_progress(
             && told.as_ref() != Some(&reading.location)
         {
             warn!(window = %task.address.window.end(), partition = task.address.partition,
-                uid = reading.uid, seconds = reading.seconds,
+                trace_id = span.trace_id(), uid = reading.uid, seconds = reading.seconds,
                 "reading {} hangs: does its file system answer?", reading.location);
         }
         told = reading.as_ref().map(|reading| reading.location.clone());

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use backends::store::AcceptAll;
+use backends::trace::Span;
 use backends::{BackendError, Store, crash, sabotage};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,6 +25,8 @@ use crate::source::Sources;
 /// Shards of one partition whose uploads are under way at a time; their memory is bounded
 /// separately.
 const UPLOADS_IN_FLIGHT: usize = 16;
+/// Uploads of one partition that are seen in its trace; of the others it has their number.
+const UPLOADS_TRACED: usize = 64;
 /// The largest manifest that is read. Coordinators cut far below this.
 const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 pub(crate) const MAX_RECEIPT_BYTES: u64 = 256 * 1024 * 1024;
@@ -58,12 +61,12 @@ impl From<BackendError> for Undone {
 pub(crate) async fn execute(
     context: &TaskContext,
     task: &Task,
-    counters: Arc<Counters>,
-    cancel: Arc<AtomicBool>,
+    (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
+    span: &Span,
 ) -> TaskResult {
     let done = match &task.restore {
-        Some(wanted) => restore(context, task, wanted, (counters, cancel)).await,
-        None => try_execute(context, task, counters, cancel)
+        Some(wanted) => restore(context, task, wanted, (counters, cancel), span).await,
+        None => try_execute(context, task, (counters, cancel), span)
             .await
             .map(|(receipt, receipt_size)| TaskResult::Done { receipt, receipt_size }),
     };
@@ -81,18 +84,21 @@ async fn restore(
     task: &Task,
     restore: &Restore,
     (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
+    span: &Span,
 ) -> Result<TaskResult, Undone> {
     check_addressee(&context.identity, task)?;
     check_roots(&context.sources).await?;
     let wanted = Arc::new(Wanted::read(&context.store, task, restore).await?);
+    let reading = span.child("read manifest");
     let (rows, _) = read_manifest(&context.store, task).await?;
+    drop(reading);
     let input = PackInput {
         left_out: wanted.left_out(&rows, task.settings.n_bits),
         last_attempt: false,
         wanted: Some(Arc::clone(&wanted)),
         ..pack_input(context, task, rows, (counters, cancel))
     };
-    let (_, shards, _) = pack_and_upload(&context.store, input).await?;
+    let (_, shards, _) = pack_and_upload(&context.store, input, span.child("pack")).await?;
     context.store.flush().await?;
     let mut objects: Vec<String> = shards.into_iter().map(|shard| shard.key).collect();
     objects.extend(wanted.big_files_made());
@@ -103,17 +109,22 @@ async fn restore(
 async fn try_execute(
     context: &TaskContext,
     task: &Task,
-    counters: Arc<Counters>,
-    cancel: Arc<AtomicBool>,
+    (counters, cancel): (Arc<Counters>, Arc<AtomicBool>),
+    span: &Span,
 ) -> Result<(String, u64), Undone> {
     check_addressee(&context.identity, task)?;
     check_roots(&context.sources).await?;
+    let looking = span.child("look for receipt");
     if let Some(found) = earlier_receipt(&context.store, task).await? {
         return Ok(found);
     }
+    drop(looking);
+    let reading = span.child("read manifest");
     let (rows, expected) = read_manifest(&context.store, task).await?;
+    drop(reading);
     let input = pack_input(context, task, rows, (counters, cancel));
-    let (packed, shards, packed_tally) = pack_and_upload(&context.store, input).await?;
+    let packing = span.child("pack");
+    let (packed, shards, packed_tally) = pack_and_upload(&context.store, input, packing).await?;
     crash::point("after_upload");
     let receipt = write_up(context, task, packed, shards, packed_tally);
     if receipt.packed + receipt.failed != expected {
@@ -136,6 +147,7 @@ async fn try_execute(
     }
 
     // Shards are durable before the receipt, and the receipt before anybody hears of it.
+    let writing = span.child("write receipt");
     context.store.flush().await?;
     let bytes = Bytes::from(receipt.encode());
     let size = bytes.len() as u64;
@@ -144,6 +156,7 @@ async fn try_execute(
     let key = names::receipt(window_key(task), address.partition, address.manifest_hash, hash);
     context.store.put(&key, bytes).await?;
     context.store.flush().await?;
+    drop(writing);
     crash::point("after_receipt");
     if sabotage::is("shard_overwritten")
         && let Some(shard) = receipt.shards.first()
@@ -302,6 +315,7 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Rows, Tally), Undo
 async fn pack_and_upload(
     store: &Store,
     input: PackInput,
+    span: Span,
 ) -> Result<(Packed, Vec<ShardRef>, Tally), Undone> {
     let (finished, to_upload) = mpsc::channel::<FinishedShard>(1);
     let packing = tokio::task::spawn_blocking(move || {
@@ -314,7 +328,11 @@ async fn pack_and_upload(
     let uploads = stream::unfold(to_upload, |mut receiver| async move {
         receiver.recv().await.map(|shard| (shard, receiver))
     })
-    .map(|shard| upload(store, shard))
+    .enumerate()
+    .map(|(number, shard)| {
+        let traced = number < UPLOADS_TRACED;
+        upload(store, shard, if traced { span.child("upload") } else { Span::none() })
+    })
     .buffer_unordered(UPLOADS_IN_FLIGHT)
     .try_fold(
         (Vec::new(), Tally::default()),
@@ -334,14 +352,22 @@ async fn pack_and_upload(
         Err(panicked) => return Err(Undone::Retry(RetryClass::Panic, panicked.to_string())),
     };
     let (mut shards, tally) = uploaded?;
+    span.note_count("shards", shards.len() as u64);
+    span.note_count("bytes", shards.iter().map(|shard| shard.size).sum());
     shards.sort_by(|a: &ShardRef, b| a.key.cmp(&b.key));
     Ok((packed, shards, tally))
 }
 
 /// Uploads a shard. It is PUT also when its name is there already: only a receipt proves that
 /// what lies there is whole and durable.
-async fn upload(store: &Store, shard: FinishedShard) -> Result<(ShardRef, Tally), BackendError> {
+async fn upload(
+    store: &Store,
+    shard: FinishedShard,
+    span: Span,
+) -> Result<(ShardRef, Tally), BackendError> {
     let (reference, packed) = shard.reference();
+    span.note("object", &reference.key);
+    span.note_count("bytes", reference.size);
     match shard.body {
         ShardBody::Memory(bytes) if sabotage::is("receipt_before_shards") => {
             let (store, key) = (store.clone(), reference.key.clone());

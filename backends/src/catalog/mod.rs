@@ -1,20 +1,23 @@
-//! The customer's table of files: read, never written.
+//! The customer's table of files: read, never written, but for [`ArchivedColumn`] where an operator
+//! asks for it.
 
 use async_trait::async_trait;
 use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 
-use crate::error::Result;
+use crate::error::{BackendError, Result};
 
+mod archived;
 mod batch;
 mod names;
 pub mod postgres;
 mod sql_error;
 pub mod sqlite;
 
+pub use archived::{ArchivedColumn, MAX_MARKED_AT_ONCE, Mark};
 pub use batch::RowBatch;
-pub use postgres::PostgresCatalog;
-pub use sqlite::SqliteCatalog;
+pub use postgres::{PostgresArchivedColumn, PostgresCatalog};
+pub use sqlite::{SqliteArchivedColumn, SqliteCatalog};
 
 /// Rows handed over at once by [`Catalog::scan`]: enough to make the channel cheap, few enough
 /// to keep memory flat.
@@ -74,12 +77,59 @@ pub trait Catalog: Send + Sync {
     /// below a boundary; `None` when there is none, or the database cannot say.
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>>;
 
+    /// Asks how busy the database is, in a session that only reads, within a few seconds.
+    ///
+    /// # Errors
+    /// Also when what is asked cannot be seen with this user's privileges, or the database knows
+    /// nothing of the kind; the message says what to do.
+    async fn measure(&self, check: LoadCheck<'_>) -> Result<f64>;
+
     /// Looks at what the table is like, for `--check` and at start.
     ///
     /// # Errors
     /// When the table or a column is missing, a column's type cannot be used, or the texts of
     /// `created_at` are not in one sortable form; the message says which, with an example row.
     async fn inspect(&self) -> Result<CatalogReport>;
+}
+
+/// What [`Catalog::measure`] can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadCheck<'a> {
+    /// The largest number in the first column of what this query answers, at most a thousand rows
+    /// of it; true is 1, NULL and no row at all are 0.
+    Query(&'a str),
+    /// By how many seconds the slowest standby is behind; on a standby, its own delay.
+    ReplicationLag,
+    /// Sessions of clients that are at work or in a transaction, on the whole server, without our
+    /// own.
+    ActiveConnections,
+}
+
+/// Rows of a query of [`LoadCheck::Query`] that are looked at.
+const LOAD_ROWS: usize = 1_000;
+
+/// The answer to [`LoadCheck::Query`], from the texts of the first column.
+fn largest(action: &str, answers: impl Iterator<Item = Option<String>>) -> Result<f64> {
+    let mut largest: f64 = 0.0;
+    for text in answers.flatten() {
+        let number = match text.trim() {
+            "true" => Some(1.0),
+            "false" => Some(0.0),
+            other => other.parse().ok().filter(|number: &f64| !number.is_nan()),
+        };
+        largest = largest.max(number.ok_or_else(|| BackendError::Invalid {
+            what: format!(
+                "{action}: it answers {text:?} in its first column, which is no number; of a length \
+                 of time use extract(epoch FROM ...)"
+            ),
+        })?);
+    }
+    Ok(largest)
+}
+
+/// The query as a part of another one.
+fn bare(query: &str) -> &str {
+    query.trim().trim_end_matches(|c: char| c == ';' || c.is_whitespace())
 }
 
 /// Answer of [`Catalog::count`].

@@ -4,8 +4,10 @@
 //! a stream: the driver, the decoder and the channel hold a batch, the rest waits in the server.
 //! Sessions are read-only and in UTC, and no statement depends on either.
 
+mod archived;
 mod copy_format;
 mod inspect;
+mod load;
 mod scan;
 mod server;
 mod table;
@@ -17,11 +19,13 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use protocol::{Timestamp, Window};
 use tokio::sync::mpsc;
 
-use super::{Catalog, CatalogReport, CatalogTable, RangeCount, RowBatch, Unplaceable};
+use super::{Catalog, CatalogReport, CatalogTable, LoadCheck, RangeCount, RowBatch, Unplaceable};
 use crate::error::{BackendError, Result};
 
-use server::Server;
+use server::{Access, Server};
 use table::Table;
+
+pub use archived::PostgresArchivedColumn;
 
 /// A catalog in a PostgreSQL database.
 ///
@@ -43,7 +47,7 @@ impl PostgresCatalog {
     /// `NotFound` when the table or a column is missing, with those that exist; `Invalid` for
     /// another kind of URL; otherwise what connecting answers.
     pub async fn connect(url: &str, table: CatalogTable) -> Result<Self> {
-        let server = Server::connect(url).await?;
+        let server = Server::connect(url, Access::Read).await?;
         let found = Table::find(&server, &table).await?;
         Ok(Self {
             server,
@@ -128,6 +132,10 @@ impl Catalog for PostgresCatalog {
 
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>> {
         inspect::oldest_transaction(&self.server, &self.told_of_hidden_transactions).await
+    }
+
+    async fn measure(&self, check: LoadCheck<'_>) -> Result<f64> {
+        load::measure(&self.server, check).await
     }
 
     async fn inspect(&self) -> Result<CatalogReport> {

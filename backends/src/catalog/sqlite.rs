@@ -4,6 +4,7 @@
 //! (the form), and bounds are written in the same form, so that comparing is comparing times and an
 //! index is of use. The file is opened read-only, anew for every operation.
 
+mod archived;
 mod detect;
 mod failure;
 mod form;
@@ -26,7 +27,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::LAST_PLACEABLE;
-use super::{Catalog, CatalogReport, CatalogTable, RangeCount, RowBatch, Unplaceable};
+use super::sql_error::no_answer;
+use super::{
+    Catalog, CatalogReport, CatalogTable, LOAD_ROWS, LoadCheck, RangeCount, RowBatch, Unplaceable,
+    bare, largest,
+};
 use crate::error::{BackendError, Result};
 
 use detect::{Detected, detect};
@@ -36,10 +41,14 @@ use session::{File, Session, within};
 use stamp::Stamp;
 use table::Table;
 
+pub use archived::SqliteArchivedColumn;
+
 /// The largest size that is summed (8 PiB): what is larger is no file's, and SQLite refuses to sum
 /// beyond 64 bits.
 const LARGEST_SIZE: i64 = 1 << 53;
 
+/// How long a query that is asked for the load may take.
+const LOAD_LIMIT: Duration = Duration::from_secs(5);
 /// For the end of a session whose work has been stopped.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -329,6 +338,28 @@ impl Catalog for SqliteCatalog {
     /// SQLite cannot say.
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>> {
         Ok(None)
+    }
+
+    async fn measure(&self, check: LoadCheck<'_>) -> Result<f64> {
+        let LoadCheck::Query(query) = check else {
+            return Err(BackendError::Invalid {
+                what: format!(
+                    "{}: SQLite knows of no standbys and no connections; of what is asked, only a \
+                     query can be",
+                    self.opened.file.database
+                ),
+            });
+        };
+        let sql = format!("SELECT * FROM (\n{}\n) LIMIT {LOAD_ROWS}", bare(query));
+        let reading = self.read(CancellationToken::new(), move |opened, session| {
+            let action = format!("{}: running the throttle query", opened.file.database);
+            largest(&action, rows::first_column(&session.connection, &action, &sql)?.into_iter())
+        });
+        let action = format!("{}: running the throttle query", self.opened.file.database);
+        // What is dropped is interrupted.
+        timeout(LOAD_LIMIT, reading)
+            .await
+            .unwrap_or_else(|_elapsed| Err(no_answer(&action, LOAD_LIMIT)))
     }
 
     /// Reads the whole table: for the sizes, and for the form, unless the file is as it was when

@@ -29,7 +29,7 @@ pub struct PassQuery {
 pub struct ListedPass {
     /// The pass.
     pub record: WindowRecord,
-    /// When its plan was recorded; `None` while it is requested, or where nobody wrote it down.
+    /// When planning it began; `None` while it is requested, or where nobody wrote it down.
     pub planned_at: Option<Timestamp>,
     /// Since when it has been in its state; `None` where nobody wrote it down.
     pub since: Option<Timestamp>,
@@ -92,7 +92,7 @@ pub(super) async fn passes<S: Session>(
     query: PassQuery,
 ) -> Result<Vec<ListedPass>> {
     const SELECT: &str = select_windows!(
-        ", w.planned_at, w.state_since, w.committed_at",
+        ", w.planned_at, w.committed_at",
         "w.window_end >= $2 AND w.window_start < $3 \
          AND w.window_end <= $4 AND (w.window_end < $4 OR w.revision < $5)",
         " ORDER BY w.window_end DESC, w.revision DESC LIMIT $6"

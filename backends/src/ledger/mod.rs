@@ -24,9 +24,12 @@ mod pause;
 mod port;
 pub mod postgres;
 mod record;
+mod scope;
 mod session;
 mod sql_ledger;
 pub mod sqlite;
+mod synced;
+mod throttle;
 mod values;
 mod watermark;
 mod windows;
@@ -36,8 +39,11 @@ pub use listing::{ErrorQuery, ListedError, ListedPass, PartitionCounts, PassQuer
 pub use looks::{Look, Purpose};
 pub use pause::Pause;
 pub use postgres::PostgresLedger;
+pub use scope::Scope;
 pub use sql_ledger::SqlLedger;
 pub use sqlite::SqliteLedger;
+pub use synced::SyncPosition;
+pub use throttle::{LiveLimits, Override, Throttle, Wait};
 pub use values::{
     AcceptedReceipt, Adjustment, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, HeldPass, Lease,
     LeaseStatus, NewPart, NewPartition, NewWindow, PartitionRecord, Setback, Stuck, WatermarkRow,
@@ -292,32 +298,90 @@ pub trait Ledger: Send + Sync {
     /// watermark is not where it was.
     async fn adopt_archive(&self, lease: &Lease, adopted: &AdoptedArchive) -> Result<()>;
 
-    /// The pause that stands, also one whose time is over and that nobody ended yet; `None` when
-    /// there is none (also when the table is missing).
+    /// The pause that holds the job back, its own or that of all jobs, whichever lasts longer; also
+    /// one whose time is over and that nobody ended yet. `None` when there is none (also when the
+    /// table is missing).
     async fn pause_status(&self) -> Result<Option<Pause>>;
 
     /// Records a pause at an operator's word, who and why being those of `audit`, and writes the
     /// audit row. The lease stays with whoever has it.
     ///
     /// # Errors
-    /// [`Conflict`](crate::BackendError::Conflict) with the pause that stands already;
+    /// [`Conflict`](crate::BackendError::Conflict) with the pause of this scope that stands already;
     /// [`Invalid`](crate::BackendError::Invalid) when `until` is not ahead of the database's clock.
-    async fn pause(&self, until: Option<Timestamp>, audit: &AuditEntry) -> Result<Pause>;
+    async fn pause(
+        &self,
+        scope: Scope,
+        until: Option<Timestamp>,
+        audit: &AuditEntry,
+    ) -> Result<Pause>;
 
-    /// Ends the pause at an operator's word and returns it. Writes the audit row.
+    /// Ends the pause of this scope at an operator's word and returns it. Writes the audit row.
     ///
     /// # Errors
     /// [`Conflict`](crate::BackendError::Conflict) when there is none.
-    async fn resume(&self, audit: &AuditEntry) -> Result<Pause>;
+    async fn resume(&self, scope: Scope, audit: &AuditEntry) -> Result<Pause>;
 
-    /// Ends a pause whose time is over and returns it; `None` when there is none such. The audit
-    /// row names `actor`.
+    /// Ends pauses whose time is over, the job's and that of all jobs, and returns the one that
+    /// lasted longest; `None` when there is none such. The audit rows name `actor`.
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>>;
-    /// Records over which window the watermark cannot move for now, and why, or that it can.
+    /// The throttles that operators set: the job's own, then that of all jobs. Empty when there is
+    /// none (also when the table is missing).
+    async fn throttles(&self) -> Result<Vec<Throttle>>;
+
+    /// Sets a throttle at an operator's word, in the place of the one of this scope that stands; who
+    /// and why are those of `audit`. Writes the audit row, with the limits before and after.
+    async fn set_throttle(
+        &self,
+        scope: Scope,
+        limits: &LiveLimits,
+        audit: &AuditEntry,
+    ) -> Result<Throttle>;
+
+    /// Takes the throttle of this scope back and returns it. Writes the audit row.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::BackendError::Conflict) when there is none.
+    async fn end_throttle(&self, scope: Scope, audit: &AuditEntry) -> Result<Throttle>;
+
+    /// Records what the lease's holder waits for at an operator's wish, kind and reason, or that it
+    /// waits for nothing. It has waited since the kind was another.
+    async fn note_wait(&self, lease: &Lease, wait: Option<(&str, &str)>) -> Result<()>;
+
+    /// What was recorded last of what a leader waits for. Nothing is known of it when nobody leads.
+    async fn wait(&self) -> Result<Option<Wait>>;
+
+    /// Committed passes with a certificate over windows that end at or before `until`, whose files
+    /// are not all marked for `target` yet; those after `after`, by end and revision, at most
+    /// `limit`.
+    async fn passes_to_sync(
+        &self,
+        target: &str,
+        after: Option<WindowKey>,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>>;
+
+    /// How far the files of one pass are marked for `target`.
+    async fn sync_position(&self, target: &str, window: WindowKey) -> Result<SyncPosition>;
+
+    /// Notes how far the files of one pass are marked for `target`.
+    async fn note_synced(
+        &self,
+        target: &str,
+        window: WindowKey,
+        position: SyncPosition,
+    ) -> Result<()>;
+
+    /// Forgets how far all passes are marked for `target`.
+    async fn forget_synced(&self, target: &str) -> Result<()>;
+
+    /// Records over which window the watermark cannot move for now, or a pass over which window below
+    /// it cannot be planned, and why; or that there is none.
     async fn note_stuck(&self, lease: &Lease, stuck: Option<&Stuck>) -> Result<()>;
 
-    /// What was recorded last of a window over which the watermark cannot move, while the watermark
-    /// has not passed it.
+    /// What was recorded last by [`note_stuck`](Self::note_stuck), while the watermark has not passed
+    /// the window, or a pass over it is not committed.
     async fn stuck(&self) -> Result<Option<Stuck>>;
 
     /// The newest entries of the audit log, newest first, at most `limit`.

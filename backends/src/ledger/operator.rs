@@ -5,6 +5,7 @@ use protocol::names::parse_certificate;
 use protocol::{Job, Timestamp, Window, WindowKey};
 
 use super::record::{Record, nonsense};
+use super::scope::ALL_JOBS;
 use super::session::{Param, Session};
 use super::{
     Adjustment, AuditEntry, AuditRecord, ErrorRow, Lease, Purpose, WindowRecord, WindowState,
@@ -13,7 +14,7 @@ use super::{
 use crate::error::{BackendError, Result};
 
 /// Records the next revision of the window that ends at `end` as requested, unless one is
-/// already under way.
+/// already under way; who asked is written down either way.
 pub(super) async fn request_pass<S: Session>(
     session: &mut S,
     job: &Job,
@@ -29,6 +30,7 @@ pub(super) async fn request_pass<S: Session>(
         });
     };
     if let Some(under_way) = passes.iter().find(|pass| pass.revision > last.revision) {
+        append_audit(session, job, audit).await?;
         return Ok(under_way.clone());
     }
     if last.revision >= MAX_REVISION {
@@ -120,12 +122,21 @@ pub(super) async fn append_audit<S: Session>(
     job: &Job,
     entry: &AuditEntry,
 ) -> Result<()> {
+    append_audit_of(session, job.as_str(), entry).await
+}
+
+/// Appends to the audit log of a job, or of all jobs: see [`super::Scope`].
+pub(super) async fn append_audit_of<S: Session>(
+    session: &mut S,
+    key: &str,
+    entry: &AuditEntry,
+) -> Result<()> {
     let insert = "INSERT INTO des_audit_log (at, job, actor, action, from_value, to_value, \
                   reason) VALUES ($1, $2, $3, $4, $5, $6, $7)";
     let now = session.now().await?;
     let params = [
         Param::Time(now),
-        Param::Text(job.as_str()),
+        Param::Text(key),
         Param::Text(&entry.actor),
         Param::Text(&entry.action),
         Param::OptText(entry.from.as_deref()),
@@ -136,15 +147,15 @@ pub(super) async fn append_audit<S: Session>(
     Ok(())
 }
 
-/// The newest entries of the audit log, newest first.
+/// The newest entries of the audit log, newest first, also those that are about all jobs.
 pub(super) async fn audit_log<S: Session>(
     session: &mut S,
     job: &Job,
     limit: u32,
 ) -> Result<Vec<AuditRecord>> {
     let select = "SELECT at, actor, action, from_value, to_value, reason FROM des_audit_log \
-                  WHERE job = $1 ORDER BY id DESC LIMIT $2";
-    let params = [Param::Text(job.as_str()), Param::Int(limit.into())];
+                  WHERE job IN ($1, $2) ORDER BY id DESC LIMIT $3";
+    let params = [Param::Text(job.as_str()), Param::Text(ALL_JOBS), Param::Int(limit.into())];
     session.fetch(select, &params).await?.iter().map(Record::audit).collect()
 }
 

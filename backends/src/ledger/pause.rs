@@ -3,13 +3,16 @@
 use protocol::{Job, Timestamp};
 
 use super::record::Record;
+use super::scope::ALL_JOBS;
 use super::session::{Param, Session};
-use super::{AuditEntry, lease, operator};
+use super::{AuditEntry, Scope, lease, operator};
 use crate::error::{BackendError, Result};
 
 /// A pause that an operator asked for: `des_pauses`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
+    /// Whether it is for this job or for all.
+    pub scope: Scope,
     /// Since when, by the database's clock.
     pub since: Timestamp,
     /// Who: user and host.
@@ -25,11 +28,19 @@ impl Pause {
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
+
+    /// Of several pauses that stand the one that lasts longest; of such the job's own.
+    fn longest(pauses: Vec<Self>) -> Option<Self> {
+        pauses.into_iter().max_by_key(|it| (it.until.is_none(), it.until, it.scope == Scope::Job))
+    }
 }
 
 impl std::fmt::Display for Pause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "paused since {} by {}", self.since, self.actor)?;
+        if self.scope == Scope::AllJobs {
+            f.write_str(", for all jobs,")?;
+        }
         if let Some(until) = self.until {
             write!(f, " until {until}")?;
         }
@@ -37,11 +48,20 @@ impl std::fmt::Display for Pause {
     }
 }
 
-/// The pause that stands, unlocked.
+/// The pause that holds the job back: its own or that of all jobs, whichever lasts longer. Unlocked.
 pub(super) async fn read<S: Session>(session: &mut S, job: &Job) -> Result<Option<Pause>> {
-    let select = "SELECT paused_at, actor, reason, until_time FROM des_pauses WHERE job = $1";
-    let row = session.fetch_optional(select, &[Param::Text(job.as_str())]).await?;
-    row.as_ref().map(Record::pause).transpose()
+    Ok(Pause::longest(read_all(session, job).await?))
+}
+
+async fn read_all<S: Session>(session: &mut S, job: &Job) -> Result<Vec<Pause>> {
+    let select = "SELECT job, paused_at, actor, reason, until_time FROM des_pauses \
+                  WHERE job IN ($1, $2)";
+    let params = [Param::Text(job.as_str()), Param::Text(ALL_JOBS)];
+    session.fetch(select, &params).await?.iter().map(Record::pause).collect()
+}
+
+async fn read_of<S: Session>(session: &mut S, job: &Job, scope: Scope) -> Result<Option<Pause>> {
+    Ok(read_all(session, job).await?.into_iter().find(|it| it.scope == scope))
 }
 
 /// Records a pause in the name of `audit.actor`, with the audit row. One that stands and is over
@@ -49,7 +69,7 @@ pub(super) async fn read<S: Session>(session: &mut S, job: &Job) -> Result<Optio
 pub(super) async fn pause<S: Session>(
     session: &mut S,
     job: &Job,
-    until: Option<Timestamp>,
+    (scope, until): (Scope, Option<Timestamp>),
     audit: &AuditEntry,
 ) -> Result<Pause> {
     lease::lock(session, job).await?;
@@ -59,31 +79,36 @@ pub(super) async fn pause<S: Session>(
             what: format!("a pause until {until} would be over already: it is {now} by the ledger"),
         });
     }
-    if let Some(standing) = read(session, job).await? {
+    let stands = |standing: String| BackendError::Conflict {
+        what: format!(
+            "{} {standing}. Nothing was changed; to give another reason or time, resume first",
+            scope.are(job)
+        ),
+    };
+    if let Some(standing) = read_of(session, job, scope).await? {
         if !standing.is_over(now) {
-            return Err(BackendError::Conflict {
-                what: format!(
-                    "job `{job}` is {standing}. Nothing was changed; to give another reason or \
-                     time, resume first"
-                ),
-            });
+            return Err(stands(standing.to_string()));
         }
-        delete(session, job).await?;
-        operator::append_audit(session, job, &over(&standing, &audit.actor)).await?;
+        delete(session, job, scope).await?;
+        let over = over(&standing, &audit.actor);
+        operator::append_audit_of(session, scope.key(job), &over).await?;
     }
     let reason = audit.reason.clone().unwrap_or_default();
-    let pause = Pause { since: now, actor: audit.actor.clone(), reason, until };
+    let pause = Pause { scope, since: now, actor: audit.actor.clone(), reason, until };
     let insert = "INSERT INTO des_pauses (job, paused_at, actor, reason, until_time) \
-                  VALUES ($1, $2, $3, $4, $5)";
+                  VALUES ($1, $2, $3, $4, $5) ON CONFLICT (job) DO NOTHING";
     let params = [
-        Param::Text(job.as_str()),
+        Param::Text(scope.key(job)),
         Param::Time(pause.since),
         Param::Text(&pause.actor),
         Param::Text(&pause.reason),
         Param::OptTime(pause.until),
     ];
-    session.execute(insert, &params).await?;
-    operator::append_audit(session, job, audit).await?;
+    // Whoever says something of all jobs holds the lock of one of them.
+    if session.execute(insert, &params).await? == 0 {
+        return Err(stands("paused, at this very moment, by somebody else".to_owned()));
+    }
+    operator::append_audit_of(session, scope.key(job), audit).await?;
     Ok(pause)
 }
 
@@ -91,21 +116,37 @@ pub(super) async fn pause<S: Session>(
 pub(super) async fn resume<S: Session>(
     session: &mut S,
     job: &Job,
+    scope: Scope,
     audit: &AuditEntry,
 ) -> Result<Pause> {
     lease::lock(session, job).await?;
-    let Some(standing) = read(session, job).await? else {
+    let standing = read_of(session, job, scope).await?;
+    let found = match standing {
+        Some(standing) => (delete(session, job, scope).await? > 0).then_some(standing),
+        None => None,
+    };
+    let Some(standing) = found else {
+        let other = read(session, job).await?;
+        let other = other.map_or_else(String::new, |other| match other.scope {
+            Scope::AllJobs => format!(" by itself: all jobs are {other}; resume with --all-jobs"),
+            Scope::Job => format!(": only job `{job}` is {other}"),
+        });
+        let whose = match scope {
+            Scope::Job => format!("job `{job}` is not paused"),
+            Scope::AllJobs => "all jobs together are not paused".to_owned(),
+        };
         return Err(BackendError::Conflict {
-            what: format!("job `{job}` is not paused; nothing was changed"),
+            what: format!("{whose}{other}; nothing was changed"),
         });
     };
-    delete(session, job).await?;
     let from = audit.from.clone().or_else(|| Some(standing.to_string()));
-    operator::append_audit(session, job, &AuditEntry { from, ..audit.clone() }).await?;
+    let audit = AuditEntry { from, ..audit.clone() };
+    operator::append_audit_of(session, scope.key(job), &audit).await?;
     Ok(standing)
 }
 
-/// Ends the pause when its time is over, with an audit row in the name of `actor`.
+/// Ends pauses of the job and of all jobs whose time is over, each with an audit row in the name of
+/// `actor`, and returns the one that lasted longest.
 pub(super) async fn end_if_over<S: Session>(
     session: &mut S,
     job: &Job,
@@ -113,18 +154,21 @@ pub(super) async fn end_if_over<S: Session>(
 ) -> Result<Option<Pause>> {
     lease::lock(session, job).await?;
     let now = session.now().await?;
-    let Some(standing) = read(session, job).await?.filter(|it| it.is_over(now)) else {
-        return Ok(None);
-    };
-    delete(session, job).await?;
-    operator::append_audit(session, job, &over(&standing, actor)).await?;
-    Ok(Some(standing))
+    let mut ended = Vec::new();
+    for standing in read_all(session, job).await? {
+        // The leader of another job may have ended that of all jobs just now.
+        if standing.is_over(now) && delete(session, job, standing.scope).await? > 0 {
+            let key = standing.scope.key(job);
+            operator::append_audit_of(session, key, &over(&standing, actor)).await?;
+            ended.push(standing);
+        }
+    }
+    Ok(Pause::longest(ended))
 }
 
-async fn delete<S: Session>(session: &mut S, job: &Job) -> Result<()> {
+async fn delete<S: Session>(session: &mut S, job: &Job, scope: Scope) -> Result<u64> {
     let delete = "DELETE FROM des_pauses WHERE job = $1";
-    session.execute(delete, &[Param::Text(job.as_str())]).await?;
-    Ok(())
+    session.execute(delete, &[Param::Text(scope.key(job))]).await
 }
 
 fn over(pause: &Pause, actor: &str) -> AuditEntry {

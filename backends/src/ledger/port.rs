@@ -12,9 +12,10 @@ use super::sql_ledger::{ACTION_LIMIT, SqlLedger};
 use super::{
     AcceptedReceipt, Adjustment, AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry,
     AuditRecord, ErrorQuery, ErrorRow, HeldPass, Lease, LeaseStatus, Ledger, ListedError,
-    ListedPass, Look, NewPart, NewWindow, PartitionRecord, PassQuery, Pause, Purpose, ReasonCount,
-    Setback, Stuck, WatermarkRow, WindowCommit, WindowRecord, WindowState, adopt, commit, held,
-    lease, listing, looks, operator, parts, pause, watermark, windows,
+    ListedPass, LiveLimits, Look, NewPart, NewWindow, PartitionRecord, PassQuery, Pause, Purpose,
+    ReasonCount, Scope, Setback, Stuck, SyncPosition, Throttle, Wait, WatermarkRow, WindowCommit,
+    WindowRecord, WindowState, adopt, commit, held, lease, listing, looks, operator, parts, pause,
+    synced, throttle, watermark, windows,
 };
 use crate::error::{BackendError, Result};
 
@@ -365,20 +366,105 @@ where
         self.none_without("des_pauses", look).await
     }
 
-    async fn pause(&self, until: Option<Timestamp>, audit: &AuditEntry) -> Result<Pause> {
+    async fn pause(
+        &self,
+        scope: Scope,
+        until: Option<Timestamp>,
+        audit: &AuditEntry,
+    ) -> Result<Pause> {
         transaction!(self, "record a pause", |session| {
-            pause::pause(session, &self.job, until, audit)
+            pause::pause(session, &self.job, (scope, until), audit)
         })
     }
 
-    async fn resume(&self, audit: &AuditEntry) -> Result<Pause> {
-        transaction!(self, "end the pause", |session| pause::resume(session, &self.job, audit))
+    async fn resume(&self, scope: Scope, audit: &AuditEntry) -> Result<Pause> {
+        transaction!(self, "end the pause", |session| {
+            pause::resume(session, &self.job, scope, audit)
+        })
     }
 
     async fn end_pause_if_over(&self, actor: &str) -> Result<Option<Pause>> {
         transaction!(self, "end a pause that is over", |session| {
             pause::end_if_over(session, &self.job, actor)
         })
+    }
+
+    async fn passes_to_sync(
+        &self,
+        target: &str,
+        after: Option<WindowKey>,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WindowRecord>> {
+        query!(self, "list passes whose files are not marked", |session| {
+            synced::passes_to_sync(session, &self.job, target, (after, until), limit)
+        })
+    }
+
+    async fn sync_position(&self, target: &str, window: WindowKey) -> Result<SyncPosition> {
+        query!(self, "ask how far a pass is marked", |session| {
+            synced::position(session, &self.job, target, window)
+        })
+    }
+
+    async fn note_synced(
+        &self,
+        target: &str,
+        window: WindowKey,
+        position: SyncPosition,
+    ) -> Result<()> {
+        transaction!(self, "note how far a pass is marked", |session| {
+            synced::note(session, &self.job, target, (window, position))
+        })
+    }
+
+    async fn forget_synced(&self, target: &str) -> Result<()> {
+        transaction!(self, "forget how far passes are marked", |session| {
+            synced::forget(session, &self.job, target)
+        })
+    }
+
+    async fn throttles(&self) -> Result<Vec<Throttle>> {
+        let job = &self.job;
+        let look = || async {
+            let found = query!(self, "ask for throttles", |session| throttle::read(session, job));
+            found.map(Some)
+        };
+        Ok(self.none_without("des_throttles", look).await?.unwrap_or_default())
+    }
+
+    async fn set_throttle(
+        &self,
+        scope: Scope,
+        limits: &LiveLimits,
+        audit: &AuditEntry,
+    ) -> Result<Throttle> {
+        transaction!(self, "set a throttle", |session| {
+            throttle::set(session, &self.job, (scope, limits), audit)
+        })
+    }
+
+    async fn end_throttle(&self, scope: Scope, audit: &AuditEntry) -> Result<Throttle> {
+        transaction!(self, "take a throttle back", |session| {
+            throttle::end(session, &self.job, scope, audit)
+        })
+    }
+
+    async fn note_wait(&self, lease: &Lease, wait: Option<(&str, &str)>) -> Result<()> {
+        transaction!(self, "record what is waited for", |session| {
+            throttle::note_wait(session, &self.job, lease, wait)
+        })
+    }
+
+    async fn wait(&self) -> Result<Option<Wait>> {
+        let job = &self.job;
+        let asked =
+            query!(self, "read what is waited for", |session| throttle::wait_of(session, job));
+        match asked {
+            // Tables of before this release, of which nobody waited for anything.
+            Err(error) if error.is_not_found() => Ok(None),
+            asked => asked,
+        }
     }
 
     async fn audit_log(&self, limit: u32) -> Result<Vec<AuditRecord>> {

@@ -74,6 +74,8 @@ const MIGRATIONS: &[Step] = &[
     (5, "stuck", include_str!("../../../migrations/postgres/0005_stuck.sql")),
     (6, "partition rows", include_str!("../../../migrations/postgres/0006_partition_rows.sql")),
     (7, "since", include_str!("../../../migrations/postgres/0007_since.sql")),
+    (8, "throttle", include_str!("../../../migrations/postgres/0008_throttle.sql")),
+    (9, "synced", include_str!("../../../migrations/postgres/0009_synced.sql")),
 ];
 
 /// As the migrating library makes it.
@@ -170,6 +172,8 @@ const LACKS: &str = "\
         ('des_passes', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_looks', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_pauses', '{SELECT,INSERT,DELETE}'), \
+        ('des_throttles', '{SELECT,INSERT,DELETE}'), \
+        ('des_synced', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_migration_errors', '{SELECT,INSERT,UPDATE,DELETE}'), \
         ('des_audit_log', '{SELECT,INSERT}')), \
     there AS (SELECT name, privileges, to_regclass(name) AS id FROM ours) \

@@ -11,8 +11,8 @@ use sqlx::{Decode, Postgres, Row, Sqlite};
 
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
-    Look, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount, WatermarkRow,
-    WindowRecord, WindowState, WindowTotals,
+    LiveLimits, Look, Override, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount,
+    Scope, SyncPosition, Throttle, Wait, WatermarkRow, WindowRecord, WindowState, WindowTotals,
 };
 use crate::error::{BackendError, Result};
 
@@ -175,6 +175,7 @@ impl Record {
             findings: self.opt_text("findings")?,
             released: self.opt_number("released")?,
             splits_before: self.number("splits_before")?,
+            state_since: self.opt_time("state_since")?,
             partition_rows: self.opt_number("partition_rows")?,
         })
     }
@@ -182,7 +183,7 @@ impl Record {
     /// A row of `des_windows` with its times, without its partitions.
     pub(super) fn listed_pass(&self) -> Result<ListedPass> {
         let record = self.window()?;
-        let (planned_at, in_state) = (self.opt_time("planned_at")?, self.opt_time("state_since")?);
+        let (planned_at, in_state) = (self.opt_time("planned_at")?, record.state_since);
         let since = match record.state {
             WindowState::Committed => self.opt_time("committed_at")?,
             _ => in_state,
@@ -266,10 +267,54 @@ impl Record {
     /// A row of `des_pauses`.
     pub(super) fn pause(&self) -> Result<Pause> {
         Ok(Pause {
+            scope: Scope::of(&self.text("job")?),
             since: self.time("paused_at")?,
             actor: self.text("actor")?,
             reason: self.text("reason")?,
             until: self.opt_time("until_time")?,
+        })
+    }
+
+    /// A row of `des_synced`.
+    pub(super) fn sync_position(&self) -> Result<SyncPosition> {
+        Ok(SyncPosition {
+            partitions: self.number("partitions")?,
+            marked: self.number("marked")?,
+            finished: self.opt_time("finished_at")?.is_some(),
+        })
+    }
+
+    /// A row of `des_throttles`.
+    pub(super) fn throttle(&self) -> Result<Throttle> {
+        let number = |column| match self.opt_number(column) {
+            Ok(None) => Ok(Override::Unsaid),
+            Ok(Some(0_u64)) => Ok(Override::Off),
+            Ok(Some(limit)) => Ok(Override::To(limit)),
+            Err(error) => Err(error),
+        };
+        Ok(Throttle {
+            scope: Scope::of(&self.text("job")?),
+            since: self.time("set_at")?,
+            actor: self.text("actor")?,
+            reason: self.text("reason")?,
+            limits: LiveLimits {
+                files_per_second: number("files_per_second")?,
+                bytes_per_second: number("bytes_per_second")?,
+                not_between: match self.opt_text("not_between")? {
+                    None => Override::Unsaid,
+                    Some(text) if text.is_empty() => Override::Off,
+                    Some(text) => Override::To(text),
+                },
+            },
+        })
+    }
+
+    /// What the leader waits for: columns of `des_archives`.
+    pub(super) fn wait(&self) -> Result<Wait> {
+        Ok(Wait {
+            kind: self.text("wait_kind")?,
+            reason: self.text("wait_reason")?,
+            since: self.time("wait_since")?,
         })
     }
 

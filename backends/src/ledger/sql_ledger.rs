@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use protocol::Job;
-use sqlx::{Database, Pool};
+use sqlx::{ConnectOptions as _, Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use crate::error::{BackendError, Result};
@@ -17,6 +17,8 @@ use crate::sql::sql_error;
 pub(super) const ACTION_LIMIT: Duration = Duration::from_secs(30);
 /// How long an action waits for a connection: to be free, and to be made.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long is looked for the reason when that was not enough.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
 
 /// The ledger of one job in a SQL database.
 pub struct SqlLedger<DB: Database> {
@@ -108,6 +110,14 @@ where
         match pool.acquire().await {
             Ok(connection) => {
                 Ok(Pooled { connection, what, in_transaction: false, settled: false })
+            }
+            // The pool says only that time ran out; a connection of our own says why.
+            Err(sqlx::Error::PoolTimedOut) => {
+                let connecting = pool.connect_options();
+                match tokio::time::timeout(REASON_LIMIT, connecting.connect()).await {
+                    Ok(Err(reason)) => Err(sql_error(what, reason)),
+                    Ok(Ok(_)) | Err(_) => Err(sql_error(what, sqlx::Error::PoolTimedOut)),
+                }
             }
             Err(error) => Err(sql_error(what, error)),
         }

@@ -36,6 +36,9 @@ const MIGRATIONS: &[Step] = &[
     (5, "stuck", include_str!("../../../migrations/sqlite/0005_stuck.sql")),
     (6, "partition rows", include_str!("../../../migrations/sqlite/0006_partition_rows.sql")),
     (7, "since", include_str!("../../../migrations/sqlite/0007_since.sql")),
+    (8, "throttle", include_str!("../../../migrations/sqlite/0008_throttle.sql")),
+    (9, "synced", include_str!("../../../migrations/sqlite/0009_synced.sql")),
+    (10, "append only", include_str!("../../../migrations/sqlite/0010_append_only.sql")),
 ];
 
 /// As the migrating library makes it.

@@ -1,5 +1,7 @@
 //! What the ledger is told and tells: windows, partitions, the lease, error rows, the audit log.
 
+use std::time::Duration;
+
 use protocol::manifest::RowRange;
 use protocol::{
     ArchiveId, FailedRow, NBits, PartitionId, Revision, Tally, Timestamp, Window, WindowKey,
@@ -111,6 +113,8 @@ pub struct WindowRecord {
     pub released: Option<u64>,
     /// Splits of its partitions before an operator last had it tried again.
     pub splits_before: u64,
+    /// Since when it has been in its state, but for the commit; `None` where nobody wrote it down.
+    pub state_since: Option<Timestamp>,
     /// The most rows that its partitions were cut with, where that is known.
     pub partition_rows: Option<u64>,
 }
@@ -161,6 +165,8 @@ pub struct NewWindow {
     pub partitions: Vec<NewPartition>,
     /// The most rows that they were cut with; `None` for a pass that was not planned here.
     pub partition_rows: Option<u64>,
+    /// How long planning it has taken: it counts as open from when that began.
+    pub planned_in: Duration,
 }
 
 /// A partition whose manifest is durable.

@@ -208,7 +208,7 @@ async fn stamp<S: Session>(session: &mut S, config_id: i32, actor: &str) -> Resu
     Ok(())
 }
 
-/// Records over which certified window the watermark cannot move again.
+/// Records over which window the watermark cannot move, or which pass below it cannot be planned.
 pub(super) async fn note_stuck<S: Session>(
     session: &mut S,
     job: &Job,
@@ -226,10 +226,12 @@ pub(super) async fn note_stuck<S: Session>(
     Ok(())
 }
 
-/// What was recorded last, as long as the watermark is below it.
+/// What was recorded last, as long as the watermark is below it, or a pass over it is not committed.
 pub(super) async fn stuck<S: Session>(session: &mut S, job: &Job) -> Result<Option<Stuck>> {
     let select = "SELECT stuck_end, stuck_reason FROM des_archives \
-                  WHERE job = $1 AND stuck_end > settled_until AND stuck_reason IS NOT NULL";
+                  WHERE job = $1 AND stuck_reason IS NOT NULL AND (stuck_end > settled_until \
+                  OR EXISTS (SELECT 1 FROM des_windows WHERE des_windows.job = des_archives.job \
+                  AND window_end = stuck_end AND state <> 'committed'))";
     match session.fetch_optional(select, &[Param::Text(job.as_str())]).await? {
         Some(row) => {
             Ok(Some(Stuck { end: row.time("stuck_end")?, reason: row.text("stuck_reason")? }))

@@ -1,5 +1,7 @@
 //! Windows and their partitions: planned, accepted, set back, until the commit.
 
+use std::time::Duration;
+
 use protocol::{Digest, Job, PartitionId, Tally, Timestamp, WindowKey, WorkerId};
 use sqlx::AssertSqlSafe;
 
@@ -23,7 +25,7 @@ macro_rules! select_windows {
         concat!(
             "SELECT w.window_end, w.revision, window_start, state, row_count, digest, replaces, \
              files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate, \
-             released, splits_before, partition_rows, p.purpose, p.findings",
+             released, splits_before, state_since, partition_rows, p.purpose, p.findings",
             $more_columns,
             " FROM des_windows w LEFT JOIN des_passes p \
              ON p.job = w.job AND p.window_end = w.window_end AND p.revision = w.revision \
@@ -186,7 +188,9 @@ pub(super) async fn insert<S: Session>(
     let [job, end, revision] = key_params(job, WindowKey::new(new.window, new.revision));
     let digest = rows.digest.to_string();
     let now = session.now().await?;
-    let planned_at = (state != WindowState::Requested).then_some(now);
+    let planned_in = i64::try_from(new.planned_in.as_micros()).unwrap_or(i64::MAX);
+    let since = now.saturating_add_micros(planned_in.saturating_neg());
+    let planned_at = (state != WindowState::Requested).then_some(since);
     let params = [
         job,
         end,
@@ -198,7 +202,7 @@ pub(super) async fn insert<S: Session>(
         Param::Texts(&new.replaces),
         Param::opt_count(new.partition_rows),
         Param::OptTime(planned_at),
-        Param::Time(now),
+        Param::Time(since),
     ];
     session.execute(insert, &params).await?;
     Ok(())
@@ -453,6 +457,7 @@ pub(super) fn without_rows(window: protocol::Window, revision: protocol::Revisio
         replaces: Vec::new(),
         partitions: Vec::new(),
         partition_rows: None,
+        planned_in: Duration::ZERO,
     }
 }
 

@@ -219,6 +219,7 @@ impl Buffer {
         Some(Delivery {
             kind: message.kind.clone(),
             body: message.body.clone(),
+            headers: message.headers.clone(),
             redelivered,
             settle: Box::new(InProcessSettle { buffer: Arc::clone(self), id }),
         })

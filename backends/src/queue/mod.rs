@@ -32,7 +32,8 @@ pub struct OutgoingMessage {
     pub kind: String,
     /// JSON.
     pub body: Vec<u8>,
-    /// Headers, for a person who looks into the broker: archive, job, reason of a dead letter.
+    /// Headers: archive, job and reason of a dead letter for a person who looks into the broker, and
+    /// the context of the trace that the message belongs to.
     pub headers: Vec<(String, String)>,
 }
 
@@ -102,6 +103,9 @@ pub struct Delivery {
     pub kind: String,
     /// The body.
     pub body: Vec<u8>,
+    /// The headers that the publisher gave it, in no particular order; those that are no texts are
+    /// left out.
+    pub headers: Vec<(String, String)>,
     /// Whether the broker delivered it before, so that someone may have died over it.
     pub redelivered: bool,
     /// Settles the delivery.

@@ -17,7 +17,13 @@ pub(super) fn store_error(what: String, error: object_store::Error) -> BackendEr
     use object_store::Error as E;
     // Only some of its calls turn a server's answer into a kind of error.
     match (&error, status(&error)) {
-        (E::NotFound { .. }, _) | (E::Generic { .. }, Some(404)) => missing(&what, &error),
+        (E::NotFound { .. } | E::Generic { .. }, _) if is_without_bucket(&error) => {
+            let check = "the bucket is not there; check its name, the endpoint and the region";
+            BackendError::Failed { what: format!("{what}: {check}"), cause: error.into() }
+        }
+        (E::NotFound { .. }, _) | (E::Generic { .. }, Some(404)) => {
+            BackendError::NotFound { what: format!("{what}: it is not there") }
+        }
         (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _)
         | (E::Generic { .. }, Some(401 | 403)) => {
             BackendError::Denied { what, cause: error.into() }
@@ -36,13 +42,10 @@ pub(super) fn store_error(what: String, error: object_store::Error) -> BackendEr
     }
 }
 
-fn missing(what: &str, error: &object_store::Error) -> BackendError {
-    let missing = if error.to_string().contains("NoSuchBucket") {
-        "the bucket is not there; check its name, the endpoint and the region"
-    } else {
-        "it is not there"
-    };
-    BackendError::NotFound { what: format!("{what}: {missing}") }
+/// Whether the whole bucket is missing, which says nothing about the object: it may have been made,
+/// named or mounted wrong only now.
+fn is_without_bucket(error: &object_store::Error) -> bool {
+    error.to_string().contains("NoSuchBucket")
 }
 
 /// Whether a failed read may be due to a range that the object does not have. Stores answer that

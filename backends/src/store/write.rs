@@ -8,7 +8,7 @@ use protocol::names;
 
 use super::fault::store_error;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, REQUEST_TIMEOUT, Store, bounded, time_for};
-use crate::error::Result;
+use crate::error::{BackendError, Result};
 use crate::metrics::timed;
 use crate::sabotage;
 
@@ -82,5 +82,28 @@ impl Store {
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(store_error(what, error)),
         }
+    }
+
+    /// Writes an object that is never to have other bytes. Where a server knows no conditional
+    /// writes, it is looked for first.
+    ///
+    /// # Errors
+    /// [`BackendError::Conflict`] when one is there that has other bytes, others when the store
+    /// refuses or does not answer in time.
+    pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let is_new = match self.create(key, bytes.clone()).await {
+            Err(BackendError::Failed { .. }) if self.size(key).await?.is_none() => {
+                return self.put(key, bytes).await;
+            }
+            Err(BackendError::Failed { .. }) => false,
+            other => other?,
+        };
+        // A write whose answer was lost is found there as well.
+        if is_new || self.get(key, bytes.len() as u64).await.is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        Err(BackendError::Conflict {
+            what: format!("{}: one is there that has other bytes", self.what("write", key)),
+        })
     }
 }

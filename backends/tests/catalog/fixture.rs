@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backends::Catalog;
-use backends::catalog::CatalogTable;
+use backends::catalog::{ArchivedColumn, CatalogTable, Mark};
 use protocol::{Row, Timestamp, Window};
 use tokio::sync::mpsc;
 
@@ -81,6 +81,16 @@ pub(crate) trait Fixture: Sized {
     async fn fill(&self, rows: u32, location_bytes: u32);
     /// The adapter, with these names.
     async fn open(&self, names: CatalogTable) -> backends::error::Result<Box<dyn Catalog>>;
+    /// Runs SQL that both databases read.
+    async fn run(&self, sql: &str);
+    /// The first column of all rows.
+    async fn texts(&self, sql: &str) -> Vec<String>;
+    /// The column that says which files are archived.
+    async fn column(
+        &self,
+        names: CatalogTable,
+        mark: Mark,
+    ) -> backends::error::Result<Box<dyn ArchivedColumn>>;
     /// Removes the database.
     async fn remove(self);
 }

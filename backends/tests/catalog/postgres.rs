@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use backends::Catalog;
-use backends::catalog::{CatalogTable, PostgresCatalog};
+use backends::catalog::{
+    ArchivedColumn, CatalogTable, Mark, PostgresArchivedColumn, PostgresCatalog,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
@@ -161,6 +163,24 @@ impl Fixture for PostgresFixture {
 
     async fn open(&self, names: CatalogTable) -> backends::error::Result<Box<dyn Catalog>> {
         Ok(Box::new(PostgresCatalog::connect(&self.url, names).await?))
+    }
+
+    async fn run(&self, sql: &str) {
+        self.execute(sql).await;
+    }
+
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let rows = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    async fn column(
+        &self,
+        names: CatalogTable,
+        mark: Mark,
+    ) -> backends::error::Result<Box<dyn ArchivedColumn>> {
+        Ok(Box::new(PostgresArchivedColumn::connect(&self.url, names, mark).await?))
     }
 
     async fn remove(self) {

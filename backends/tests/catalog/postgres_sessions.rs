@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use backends::catalog::PostgresCatalog;
+use backends::catalog::{LoadCheck, PostgresCatalog};
 use backends::{BackendError, Catalog};
 use protocol::Timestamp;
 use tokio::sync::mpsc;
@@ -231,5 +231,51 @@ async fn what_prevents_connecting_is_told_apart_and_never_shows_the_password() {
         assert!(!format!("{error} {error:?}").contains("wrong-secret"), "{error:?}");
     }
     assert!(deaf.to_string().contains("127.0.0.1:1/d"), "{deaf}");
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn sessions_at_work_are_counted_by_whoever_may_see_them() {
+    use sqlx::Executor as _;
+
+    let fixture = PostgresFixture::create(Shape::default()).await;
+    let catalog = fixture.open(Shape::default().names()).await.expect("a catalog");
+    let mut working = fixture.connect().await;
+    working.execute("BEGIN").await.expect("a transaction");
+    let active = catalog.measure(LoadCheck::ActiveConnections).await.expect("a number");
+    assert!(active >= 1.0, "there is one in a transaction, and {active} were counted");
+
+    let (url, user) = fixture.user().await;
+    fixture.execute(&format!("GRANT SELECT ON files TO {user}")).await;
+    let unprivileged = PostgresCatalog::connect(&url, names("files")).await.expect("a catalog");
+    let refusal = unprivileged.measure(LoadCheck::ActiveConnections).await.expect_err("hidden");
+    assert!(matches!(refusal, BackendError::Denied { .. }), "{refusal}");
+    assert!(refusal.to_string().contains("GRANT pg_read_all_stats"), "{refusal}");
+    fixture.execute(&format!("GRANT pg_read_all_stats TO {user}")).await;
+    let active = unprivileged.measure(LoadCheck::ActiveConnections).await.expect("a number");
+    assert!(active >= 1.0, "{active}");
+    fixture.execute(&format!("DROP OWNED BY {user}")).await;
+    drop(working);
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn without_a_standby_nobody_knows_its_lag() {
+    let fixture = PostgresFixture::create(Shape::default()).await;
+    let catalog = fixture.open(Shape::default().names()).await.expect("a catalog");
+    let unknown = catalog.measure(LoadCheck::ReplicationLag).await.expect_err("no standby");
+    assert!(unknown.to_string().contains("no standby is connected"), "{unknown}");
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn a_load_query_that_takes_long_is_ended_by_the_server() {
+    let fixture = PostgresFixture::create(Shape::default()).await;
+    let catalog = fixture.open(Shape::default().names()).await.expect("a catalog");
+    let asking = catalog.measure(LoadCheck::Query("SELECT 1 FROM pg_sleep(1000)"));
+    let error = timeout(PATIENCE, asking).await.expect("an end").expect_err("it took long");
+    assert!(error.is_retryable() && error.to_string().contains("statement timeout"), "{error}");
+    let next = catalog.measure(LoadCheck::Query("SELECT 2")).await;
+    assert_eq!(next.expect("the session is in order"), 2.0);
     fixture.remove().await;
 }

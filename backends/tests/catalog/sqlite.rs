@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backends::catalog::{CatalogTable, SqliteCatalog};
+use backends::catalog::{ArchivedColumn, CatalogTable, Mark, SqliteArchivedColumn, SqliteCatalog};
 use backends::{BackendError, Catalog};
 use protocol::Timestamp;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -143,6 +143,24 @@ impl Fixture for SqliteFixture {
 
     async fn open(&self, names: CatalogTable) -> backends::error::Result<Box<dyn Catalog>> {
         Ok(Box::new(SqliteCatalog::open(&self.path(), names).await?))
+    }
+
+    async fn run(&self, sql: &str) {
+        self.execute(sql).await;
+    }
+
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let rows = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    async fn column(
+        &self,
+        names: CatalogTable,
+        mark: Mark,
+    ) -> backends::error::Result<Box<dyn ArchivedColumn>> {
+        Ok(Box::new(SqliteArchivedColumn::open(&self.path(), names, mark).await?))
     }
 
     async fn remove(self) {}

@@ -1,8 +1,10 @@
 //! The promises that every catalog keeps.
 
+pub(crate) use crate::archived::*;
+
 use backends::Catalog;
 use backends::catalog::{
-    CatalogTable, RangeCount, RowBatch, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable,
+    CatalogTable, LoadCheck, RangeCount, RowBatch, SCAN_BATCH_BYTES, SCAN_BATCH_ROWS, Unplaceable,
 };
 use protocol::row::{MAX_LOCATION_BYTES, MAX_UID_BYTES, RowDefect};
 use protocol::{Timestamp, Window};
@@ -462,5 +464,43 @@ pub(crate) async fn the_clock_is_now<F: Fixture>() {
     let here = Timestamp::from_chrono(std::time::SystemTime::now().into()).expect("a time");
     let there = catalog.now().await.expect("the clock");
     assert!(there.seconds_since(here).abs() < 60, "{there} is not {here}");
+    fixture.remove().await;
+}
+
+pub(crate) async fn a_load_query_answers_its_largest_number<F: Fixture>() {
+    let files = [file("a", "2024-12-01"), file("b", "2024-12-02")];
+    let (fixture, catalog) = with_files::<F>(Shape::default(), &files).await;
+    for (query, expected) in [
+        ("SELECT count(*) FROM files", 2.0),
+        ("SELECT 3, 'of which only the first column counts';", 3.0),
+        ("SELECT 1.5 -- a comment", 1.5),
+        ("SELECT -4", 0.0),
+        ("SELECT NULL", 0.0),
+        ("SELECT 1 WHERE 1 = 0", 0.0),
+        ("SELECT 1 UNION ALL SELECT 7 UNION ALL SELECT 2", 7.0),
+        ("SELECT '12'", 12.0),
+        ("SELECT 1 = 1", 1.0),
+    ] {
+        let measured = catalog.measure(LoadCheck::Query(query)).await;
+        assert_eq!(measured.expect(query), expected, "{query}");
+    }
+    fixture.remove().await;
+}
+
+pub(crate) async fn a_load_query_that_cannot_run_says_why<F: Fixture>() {
+    let files = [file("a", "2024-12-01"), file("b", "2024-12-02")];
+    let (fixture, catalog) = with_files::<F>(Shape::default(), &files).await;
+    for (query, told) in [
+        ("SELECT busy FROM maintenance", "maintenance"),
+        ("SELECT 'a while'", "no number"),
+        ("SELEKT 1", "throttle query"),
+        ("DELETE FROM files RETURNING 1", "throttle query"),
+        ("SELECT 1) AS x; DELETE FROM files; SELECT (1", "throttle query"),
+    ] {
+        let measured = catalog.measure(LoadCheck::Query(query)).await;
+        let why = measured.expect_err(query).to_string();
+        assert!(why.contains(told), "{query}: {why}");
+    }
+    assert_eq!(catalog.count_files(None, None).await.expect("a count"), 2);
     fixture.remove().await;
 }

@@ -1,8 +1,10 @@
 //! What people look through, page by page: passes over windows and error rows.
 
+use std::time::Duration;
+
 use backends::ledger::{
-    ErrorQuery, ListedError, ListedPass, PartitionCounts, PassQuery, Purpose, ReasonCount,
-    WindowState,
+    ErrorQuery, ListedError, ListedPass, NewWindow, PartitionCounts, PassQuery, Purpose,
+    ReasonCount, WindowState,
 };
 use protocol::{FailureReason, WindowKey};
 
@@ -102,6 +104,15 @@ pub(crate) async fn a_pass_says_since_when_it_is_what_it_is(bench: &dyn Bench) {
     ledger.commit_window(&lease, &failing).await.expect("it is committed");
     let committed = pass().await;
     assert!(committed.since >= released.since && committed.was_held, "{committed:?}");
+
+    // Planning is part of the work: it counts from when that began.
+    let slow = NewWindow { planned_in: Duration::from_secs(3_600), ..new_window(2, 1) };
+    ledger.add_window(&lease, &slow).await.expect("it is recorded");
+    let (slow, now) = (pass().await, ledger.now().await.expect("the time"));
+    let began = slow.planned_at.expect("it is written down");
+    assert!((3_600..3_700).contains(&now.seconds_since(began)), "{slow:?}");
+    assert_eq!((slow.since, slow.was_held), (Some(began), false));
+    let pass = async || page(&*ledger, Some(key(2, 0)), 1).await.remove(0);
 
     // What an older release recorded has no times but that of its commit.
     bench.sql("UPDATE des_windows SET planned_at = NULL, state_since = NULL").await;

@@ -14,6 +14,8 @@ pub(crate) mod rework_suite;
 pub(crate) mod setup_suite;
 mod sqlite_only;
 mod stalls;
+pub(crate) mod synced_suite;
+pub(crate) mod throttle_suite;
 pub(crate) mod windows_suite;
 
 pub(crate) use bench::{Bench, PostgresBench, SqliteBench};

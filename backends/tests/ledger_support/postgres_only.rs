@@ -217,7 +217,8 @@ async fn a_user_without_the_right_to_create_uses_the_tables() {
             "GRANT SELECT, INSERT, UPDATE, DELETE ON des_archive_config, des_archives, des_lease, \
              des_windows, des_partitions, des_passes, des_looks, des_migration_errors TO {role}; \
              GRANT SELECT ON _des_migrations TO {role}; GRANT SELECT, INSERT ON des_audit_log TO \
-             {role}; GRANT SELECT, INSERT, DELETE ON des_pauses TO {role}"
+             {role}; GRANT SELECT, INSERT, DELETE ON des_pauses, des_throttles TO {role}; \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON des_synced TO {role}"
         ))
         .await;
     ledger.migrate().await.expect("there is nothing to do");

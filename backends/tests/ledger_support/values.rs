@@ -60,6 +60,7 @@ pub(crate) fn new_window(day: i64, partitions: u32) -> NewWindow {
         replaces: Vec::new(),
         partitions: (0..partitions).map(partition).collect(),
         partition_rows: Some(50_000),
+        planned_in: std::time::Duration::ZERO,
     }
 }
 

@@ -15,6 +15,9 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
     new.replaces = vec!["20241201_7F_a.des".to_owned(), "with \"quotes\", {braces}".to_owned()];
     ledger.add_window(&lease, &new).await.expect("it is recorded");
 
+    let found = ledger.open_windows().await.expect("windows");
+    let state_since = found[0].state_since;
+    assert!(state_since.is_some_and(|since| since > at("2024-12-20")), "{state_since:?}");
     let expected = WindowRecord {
         window: window(1),
         revision: 0,
@@ -27,9 +30,10 @@ pub(crate) async fn a_window_is_recorded_with_its_partitions(bench: &dyn Bench) 
         findings: None,
         released: None,
         splits_before: 0,
+        state_since,
         partition_rows: Some(50_000),
     };
-    assert_eq!(ledger.open_windows().await.expect("windows"), [expected]);
+    assert_eq!(found, [expected]);
     let partitions = ledger.partitions(key(1, 0)).await.expect("partitions");
     let expected: Vec<PartitionRecord> = (0..)
         .zip(&new.partitions)

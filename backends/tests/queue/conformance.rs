@@ -15,6 +15,9 @@ use crate::support::{
     bodies, consume, depth, depth_becomes, message, next, nothing_comes, publish, take, take_all,
 };
 
+/// A header that has to arrive as it is.
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 pub(crate) async fn what_is_published_arrives_byte_for_byte(queue: &dyn TaskQueue) {
     let sent = [
         ("des.task.v1", br#"{"partition":1}"#.to_vec()),
@@ -24,7 +27,10 @@ pub(crate) async fn what_is_published_arrives_byte_for_byte(queue: &dyn TaskQueu
         ("des.large", (0..300_000_u32).flat_map(u32::to_le_bytes).collect()),
     ];
     for (kind, body) in &sent {
-        let headers = vec![("reason".to_owned(), "ł".repeat(10_000))];
+        let headers = vec![
+            ("reason".to_owned(), "ł".repeat(10_000)),
+            ("traceparent".to_owned(), TRACEPARENT.to_owned()),
+        ];
         let message = OutgoingMessage { kind: (*kind).to_owned(), body: body.clone(), headers };
         queue.publish(Lane::Dead, message).await.expect("the message is confirmed");
     }
@@ -33,6 +39,8 @@ pub(crate) async fn what_is_published_arrives_byte_for_byte(queue: &dyn TaskQueu
     for _ in &sent {
         let delivery = next(&mut *consumer).await;
         assert!(!delivery.redelivered, "it is delivered for the first time");
+        let arrived = delivery.headers.iter().find(|(name, _)| name == "traceparent");
+        assert_eq!(arrived.map(|(_, value)| value.as_str()), Some(TRACEPARENT));
         assert!(delivery.settle.ack().await);
         received.insert((delivery.kind, delivery.body));
     }

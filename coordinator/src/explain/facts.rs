@@ -1,6 +1,6 @@
 //! What was found out. Stable keys in JSON.
 
-use backends::ledger::Pause;
+use backends::ledger::{Pause, Scope, Wait};
 use protocol::Timestamp;
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ pub struct Facts {
     pub lease: Option<Lease>,
     /// The pause that stands; `None` when there is none.
     pub paused: Option<PauseFacts>,
+    /// What whoever leads waits for because of its configuration or a throttle; `None`: for nothing.
+    pub throttled: Option<ThrottledFacts>,
     /// Why the ledger must not be used with this store, if so.
     pub behind: Option<String>,
     /// Windows that are not committed, requested replays included.
@@ -78,12 +80,31 @@ pub struct PauseFacts {
     pub reason: String,
     /// When it ends by itself; null: only with `des resume`.
     pub until: Option<Timestamp>,
+    /// Whether it is one of all jobs whose ledger is in the same database.
+    pub all_jobs: bool,
+}
+
+/// What whoever leads waits for, at an operator's wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ThrottledFacts {
+    /// Since when.
+    pub since: Timestamp,
+    /// A word for the reason: one of [`crate::throttle::Reason::KINDS`].
+    pub kind: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<Wait> for ThrottledFacts {
+    fn from(Wait { kind, reason, since }: Wait) -> Self {
+        Self { since, kind, reason }
+    }
 }
 
 impl From<&Pause> for PauseFacts {
     fn from(pause: &Pause) -> Self {
-        let Pause { since, actor, reason, until } = pause.clone();
-        Self { since, by: actor, reason, until }
+        let Pause { scope, since, actor, reason, until } = pause.clone();
+        Self { since, by: actor, reason, until, all_jobs: scope == Scope::AllJobs }
     }
 }
 
@@ -110,6 +131,9 @@ pub struct WindowFacts {
     pub troubled: Option<TroubledPartition>,
     /// Since when it has been asked for, open or held; null where nobody wrote it down.
     pub since: Option<Timestamp>,
+    /// Why the pass cannot be planned for now, where it lies below the watermark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// The partition that its end waits for most, while it is open.
     pub slowest: Option<SlowPartition>,
 }
@@ -129,7 +153,8 @@ pub struct SlowPartition {
     pub worker: Option<String>,
 }
 
-/// A certified window that the watermark cannot pass again, after it was moved back.
+/// A window that the watermark cannot pass: one that cannot be planned for now, or a certified one
+/// that it was moved back over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StuckFacts {
     /// Its end.

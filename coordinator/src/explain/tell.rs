@@ -1,7 +1,8 @@
 //! What the facts come to, in words. Pure.
 
-use super::facts::{Facts, Lease, PauseFacts, Watermark, WindowFacts};
+use super::facts::{Facts, Lease, PauseFacts, ThrottledFacts, Watermark, WindowFacts};
 use crate::attempts::{UNPUBLISHED, is_waited_for};
+use crate::throttle::Reason;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
@@ -18,7 +19,8 @@ impl Facts {
             .or_else(|| self.stuck(&watermark))
             .or_else(|| self.unreachable(&watermark))
             .or_else(|| self.idle(&watermark))
-            .unwrap_or_else(|| self.under_way(&watermark))
+            .or_else(|| self.throttled(&watermark))
+            .unwrap_or_else(|| self.under_way(&watermark) + &self.spaced_out())
     }
 
     fn without_watermark(&self) -> String {
@@ -49,12 +51,16 @@ impl Facts {
     /// An operator paused.
     fn paused(&self, watermark: &Watermark) -> Option<String> {
         let pause = self.paused.as_ref()?;
+        let (what, resume) = match pause.all_jobs {
+            false => ("the archive", "des resume"),
+            true => ("all jobs", "des resume --all-jobs"),
+        };
         let ends = match pause.until {
-            Some(until) => format!("It ends at {until}, or with `des resume`"),
-            None => "It ends with `des resume`".to_owned(),
+            Some(until) => format!("It ends at {until}, or with `{resume}`"),
+            None => format!("It ends with `{resume}`"),
         };
         Some(format!(
-            "The watermark stands at {} because {} paused the archive at {}: {}. {ends}",
+            "The watermark stands at {} because {} paused {what} at {}: {}. {ends}",
             watermark.archived_until,
             pause.by,
             pause.since,
@@ -125,14 +131,33 @@ impl Facts {
         ))
     }
 
+    /// Nothing is begun, at an operator's wish.
+    fn throttled(&self, watermark: &Watermark) -> Option<String> {
+        let it = self.throttled.as_ref().filter(|it| it.stops())?;
+        Some(format!(
+            "The watermark stands at {} and nothing new has been begun since {}: {}",
+            watermark.archived_until, it.since, it.reason
+        ))
+    }
+
+    /// Work is spaced out, at an operator's wish.
+    fn spaced_out(&self) -> String {
+        let it = self.throttled.as_ref().filter(|it| !it.stops());
+        it.map_or_else(String::new, |it| format!("; {}", it.reason))
+    }
+
     /// Somebody leads and something is to be done.
     fn under_way(&self, watermark: &Watermark) -> String {
         let until = watermark.archived_until;
         let Some(window) = self.windows.iter().find(|window| !window.requested) else {
-            return match self.windows.first() {
-                Some(requested) => {
-                    format!("A replay of {} was asked for and begins", requested.name())
-                }
+            let waits = self.windows.iter().find(|window| window.waits.is_some());
+            return match waits.or(self.windows.first()) {
+                Some(requested) => match &requested.waits {
+                    Some(why) => {
+                        format!("A replay of {} was asked for and waits: {why}", requested.name())
+                    }
+                    None => format!("A replay of {} was asked for and begins", requested.name()),
+                },
                 None => format!(
                     "The watermark stands at {until}, and the next window is being read from the catalog"
                 ),
@@ -166,7 +191,17 @@ impl Facts {
                 partition.class,
                 partition.detail
             ),
-            _ => format!("The watermark is moving from {until}: {progress}"),
+            _ => {
+                let dead = self.broker.map_or(0, |broker| broker.dead_letters);
+                let unread = (dead > 0 && done < all).then(|| {
+                    format!(
+                        "; {dead} messages that nobody could read are dead letters, and may be what \
+                         is missing: is a process of another release at work?"
+                    )
+                });
+                let unread = unread.unwrap_or_default();
+                format!("The watermark is moving from {until}: {progress}{unread}")
+            }
         }
     }
 
@@ -206,7 +241,11 @@ impl Facts {
             let until =
                 it.until.map_or_else(|| "until resumed".to_owned(), |it| format!("until {it}"));
             let (since, by, reason) = (it.since, &it.by, it.one_line());
-            lines.push(format!("paused     since {since}, {until}, by {by}: {reason}"));
+            let whose = if it.all_jobs { ", of all jobs" } else { "" };
+            lines.push(format!("paused     since {since}, {until}, by {by}{whose}: {reason}"));
+        }
+        if let Some(it) = &self.throttled {
+            lines.push(format!("throttled  since {}: {}", it.since, it.reason));
         }
         for window in self.windows.iter().take(WINDOWS_NAMED) {
             lines.extend(window.lines());
@@ -242,6 +281,13 @@ impl PauseFacts {
     /// The reason, into which whoever gave it may have put lines or worse.
     fn one_line(&self) -> String {
         self.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+impl ThrottledFacts {
+    /// Whether nothing at all is begun; else work is only spaced out.
+    pub(crate) fn stops(&self) -> bool {
+        !Reason::is_rate(&self.kind)
     }
 }
 
@@ -282,6 +328,11 @@ impl WindowFacts {
             vec![format!("{:<11}{}", state.split(' ').next().unwrap_or(state), self.name())];
         if self.requested {
             lines[0].push_str(", asked for and not begun");
+        }
+        if let Some(why) = &self.waits {
+            lines.push(format!("           it cannot be planned and is tried again: {why}"));
+        }
+        if self.requested {
             return lines;
         }
         let Self { partitions: it, files, files_failed, .. } = self;
@@ -368,6 +419,7 @@ mod tests {
             partitions,
             troubled: None,
             since: Some(at("2024-12-20T09:58")),
+            waits: None,
             slowest: None,
         }
     }
@@ -394,6 +446,11 @@ mod tests {
             detail: "503 Slow Down".to_owned(),
             not_before: again.map(at),
         }
+    }
+
+    fn throttled(kind: &str, reason: &str) -> Option<ThrottledFacts> {
+        let (kind, reason) = (kind.to_owned(), reason.to_owned());
+        Some(ThrottledFacts { since: at("2024-12-20T09:00"), kind, reason })
     }
 
     macro_rules! snapshot {
@@ -480,8 +537,27 @@ mod tests {
             by: "ada@console".to_owned(),
             reason: "backup of\nthe source".to_owned(),
             until: Some(at("2024-12-20T18:00")),
+            all_jobs: false,
         };
         Facts { paused: Some(paused), ..with_window(held) }
+    });
+    snapshot!(all_jobs_are_paused, {
+        let (since, by) = (at("2024-12-20T08:00"), "ada@console".to_owned());
+        let reason = "the file server moves".to_owned();
+        let paused = PauseFacts { since, by, reason, until: None, all_jobs: true };
+        Facts { paused: Some(paused), ..facts() }
+    });
+    snapshot!(limits_say_wait, {
+        let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
+        Facts {
+            throttled: throttled("query", "the query answers 3"),
+            ..with_window(window(partitions))
+        }
+    });
+    snapshot!(work_is_spaced_out, {
+        let partitions = Partitions { all: 16, accepted: 9, to_do: 7, ..Partitions::default() };
+        let throttled = throttled("files_per_second", "at most 5 files per second may begin");
+        Facts { throttled, ..with_window(window(partitions)) }
     });
     snapshot!(there_is_no_archive, Facts { now: Some(at("2024-12-20")), ..Facts::default() });
     snapshot!(a_certified_window_cannot_be_passed, {
@@ -491,6 +567,15 @@ mod tests {
     snapshot!(a_replay_was_asked_for, {
         let requested =
             WindowFacts { revision: 1, requested: true, ..window(Partitions::default()) };
+        with_window(requested)
+    });
+    snapshot!(a_replay_cannot_be_planned, {
+        let requested = WindowFacts {
+            revision: 1,
+            requested: true,
+            waits: Some("reading its certificate: 403 AccessDenied".to_owned()),
+            ..window(Partitions::default())
+        };
         with_window(requested)
     });
     snapshot!(the_ledger_is_older_than_the_store, {

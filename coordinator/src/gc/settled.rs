@@ -67,8 +67,21 @@ impl Settled {
             Some(epoch) if epoch == name.epoch => Standing::Committed,
             Some(epoch) if epoch > name.epoch => Standing::Superseded,
             None if self.open.contains(&name.window) => Standing::Open,
+            None if self.was_covered_later(name) => Standing::Superseded,
             Some(_) | None => Standing::Unknown,
         }
+    }
+
+    /// Whether the certificate's window ends inside a committed one whose first certificate has a
+    /// later epoch: a leader ended just before it committed, and an operator skipped over its window.
+    /// One of a later epoch than what covers it is of another time than the ledger.
+    fn was_covered_later(&self, name: CertificateName) -> bool {
+        let end = name.window.end;
+        let after = (Bound::Excluded(end), Bound::Unbounded);
+        self.ends.range(after).next().is_some_and(|(_, settled)| {
+            let first = settled.epochs.values().next();
+            settled.start < end && first.is_some_and(|epoch| *epoch > name.epoch)
+        })
     }
 }
 
@@ -77,7 +90,7 @@ impl Settled {
 pub(crate) enum Standing {
     /// It counts.
     Committed,
-    /// One of a later epoch counts for the same pass.
+    /// One of a later epoch counts for the same pass, or for a stretch around its window.
     Superseded,
     /// Its window was not committed yet when the ledger was asked.
     Open,
@@ -180,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_superseded_only_by_a_later_epoch() {
+    fn a_certificate_is_superseded_only_by_a_later_epoch_of_its_pass_or_around_its_window() {
         let settled = settled();
         let standing = |end, revision, epoch| {
             settled.standing(CertificateName { window: key(end, revision), epoch })
@@ -189,7 +202,13 @@ mod tests {
         assert_eq!(standing("2024-12-02", 1, 4), Standing::Superseded);
         assert_eq!(standing("2024-12-02", 1, 6), Standing::Unknown);
         assert_eq!(standing("2024-12-02", 2, 1), Standing::Unknown);
-        assert_eq!(standing("2024-12-05", 0, 1), Standing::Unknown);
+        // Inside the stretch that was skipped under epoch 6.
+        assert_eq!(standing("2024-12-05", 0, 5), Standing::Superseded);
+        assert_eq!(standing("2024-12-05", 0, 6), Standing::Unknown);
+        assert_eq!(standing("2024-12-05", 0, 7), Standing::Unknown, "the ledger is older");
+        assert_eq!(standing("2024-12-06", 0, 1), Standing::Open);
+        assert_eq!(standing("2024-12-02", 9, 1), Standing::Unknown);
+        assert_eq!(standing("2024-12-01", 0, 1), Standing::Unknown);
         assert_eq!(standing("2024-12-11", 0, 9), Standing::Open);
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use backends::ledger::{AcceptedReceipt, PartitionRecord, Setback};
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::trace::{Span, SpanKind};
 use backends::{BackendError, crash};
 use protocol::message::{Outcome, RetryClass, TaskResult};
 use protocol::{PartitionId, Receipt, Timestamp, WindowKey};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 use super::Leader;
 use super::answers::{Answer, Checked, Read};
 use crate::answer::{Meaning, meaning};
-use crate::attempts::{REFUSED, give_back_wait};
+use crate::attempts::{REFUSED, give_back_wait, is_timely, setback_of_store};
 use crate::decide::is_same_work;
 use crate::metrics;
 use crate::sabotage;
@@ -29,7 +30,11 @@ impl Leader<'_> {
             Ok(outcome) if self.is_ours(&outcome.address) => {
                 let about = self.flight.awaited(&outcome).cloned();
                 let from = (&self.it.store, &self.it.identity);
-                self.answers.take_up(Answer { delivery, outcome }, about, from);
+                let span = match &about {
+                    Some(_) => self.begin_accept(&delivery, &outcome),
+                    None => Span::none(),
+                };
+                self.answers.take_up(Answer { delivery, outcome, span }, about, from);
                 return Ok(());
             }
             Ok(outcome) => self.bury(&delivery, &stranger(&outcome, self.it)).await?,
@@ -37,6 +42,21 @@ impl Leader<'_> {
         }
         delivery.settle.ack().await;
         Ok(())
+    }
+
+    /// The span of what an answer means, below that of the worker who gave it.
+    fn begin_accept(&self, delivery: &Delivery, outcome: &Outcome) -> Span {
+        let address = &outcome.address;
+        self.it
+            .trace(WindowKey::new(address.window, address.revision))
+            .continued_by(&delivery.headers)
+            .child_of_kind("accept", SpanKind::Consumer)
+            .with("job", &address.job)
+            .with("window", address.window.end())
+            .with_count("partition", address.partition.into())
+            .with_count("attempt", outcome.attempt.into())
+            .with("worker", &outcome.worker)
+            .with("result", outcome.result.as_str())
     }
 
     /// Carries out what an answer means, then acks it. On an error the answer stays with the
@@ -50,7 +70,15 @@ impl Leader<'_> {
         let receipt = match (&awaited, &outcome.result, read) {
             // Meanwhile its window may have been planned anew, or its partition split.
             (Some(now), TaskResult::Done { .. }, read) => match read {
-                Some(read) if is_same_work(&read.partition, now) => Some(read.checked?),
+                Some(Read { partition, checked, .. }) if is_same_work(&partition, now) => {
+                    match checked {
+                        Ok(checked) => Some(checked),
+                        Err(error) => {
+                            let (answer, partition) = (answer, now.clone());
+                            return self.wait_for_receipt(answer, &partition, &error).await;
+                        }
+                    }
+                }
                 _ => {
                     let from = (&self.it.store, &self.it.identity);
                     self.answers.take_up_again(answer, now.clone(), from);
@@ -60,6 +88,26 @@ impl Leader<'_> {
             _ => None,
         };
         self.apply(outcome, awaited, receipt).await?;
+        answer.delivery.settle.ack().await;
+        Ok(())
+    }
+
+    /// Has a partition whose receipt cannot be read for now tried again, as after any trouble with
+    /// the store: its worker, or another, answers with the same receipt.
+    async fn wait_for_receipt(
+        &mut self,
+        answer: Answer,
+        partition: &PartitionRecord,
+        error: &BackendError,
+    ) -> Result<(), BackendError> {
+        let outcome = &answer.outcome;
+        self.it.board.answered(outcome);
+        if is_timely(partition, outcome.attempt) {
+            let key = WindowKey::new(outcome.address.window, outcome.address.revision);
+            let now = self.it.ledger.now().await?;
+            let why = format!("its receipt cannot be read: {error}");
+            self.set_back(key, outcome, setback_of_store(partition, &why, now)).await?;
+        }
         answer.delivery.settle.ack().await;
         Ok(())
     }
@@ -114,12 +162,22 @@ impl Leader<'_> {
         if of_manifest && self.check_manifest(key, &partition).await? {
             return Ok(());
         }
-        info!(window = %key.end, partition = address.partition, worker = %outcome.worker,
+        self.set_back(key, outcome, setback).await
+    }
+
+    async fn set_back(
+        &mut self,
+        key: WindowKey,
+        outcome: &Outcome,
+        setback: Setback,
+    ) -> Result<(), BackendError> {
+        let partition = outcome.address.partition;
+        info!(window = %key.end, partition, worker = %outcome.worker, trace_id = self.trace_id(key),
             class = setback.class, "to be tried again: {}", setback.detail);
         let reason = format!("{}: {}", setback.class, setback.detail);
         self.tell(Event::Waiting { reason });
-        self.it.ledger.set_back(&self.lease, key, address.partition, &setback).await?;
-        self.publish_again(key, address.partition, setback);
+        self.it.ledger.set_back(&self.lease, key, partition, &setback).await?;
+        self.publish_again(key, partition, setback);
         Ok(())
     }
 
@@ -175,6 +233,10 @@ impl Leader<'_> {
             let rows = open.record.rows.rows.saturating_sub(open.reported.0);
             self.it.board.accepted(open.record.rows.rows);
             metrics::accepted();
+            if let Some(read) = &read {
+                let files = read.packed.rows;
+                self.throttling.rates.measured(open.charge.take(), files, read.bytes_raw);
+            }
             open.kept = read.and_then(|read| self.room.keep(read, receipt.receipt_size));
             open.record.accepted = Some(receipt);
             self.tell(Event::Read { rows, bytes: 0 });

@@ -1,8 +1,10 @@
 //! Committing: certificates and the watermark, in order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use backends::ledger::{WindowCommit, WindowState};
+use backends::trace::{self, Span};
 use backends::{BackendError, crash};
 use protocol::{PartitionId, Timestamp, Window, WindowKey};
 use tokio::task::JoinError;
@@ -10,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::Leader;
+use super::waits::{Waits, What};
 use crate::attempts::setback_of_lost_object;
 use crate::certify::{Basis, Certifier, Compared};
 use crate::metrics;
@@ -21,6 +24,7 @@ pub(super) struct Certifying {
     key: WindowKey,
     basis: Arc<Basis>,
     certifier: Certifier,
+    span: Span,
     comparing: AbortOnDropHandle<Result<Compared, BackendError>>,
 }
 
@@ -37,8 +41,11 @@ pub(super) async fn compared(
 impl Leader<'_> {
     /// Begins to certify the first window that may commit, unless one is being certified.
     pub(super) async fn commit_complete(&mut self) -> Result<(), BackendError> {
+        let now = Instant::now();
+        let waits = |waits: &Waits, key| waits.is_waiting(What::Compare(key), now);
         while self.certifying.is_none()
-            && let Some(key) = self.flight.next_complete(self.watermark)
+            && let Some(key) =
+                self.flight.next_complete(self.watermark, |key| waits(&self.waits, key))
         {
             let Some(window) = self.flight.windows.get(&key) else { break };
             let ledger = &self.it.ledger;
@@ -71,13 +78,15 @@ impl Leader<'_> {
     fn begin_certifying(&mut self, key: WindowKey, certifier: Certifier) {
         let Some(window) = self.flight.windows.get_mut(&key) else { return };
         let basis = Arc::new(Basis::of(window));
+        let span = self.it.trace(key).child("certify");
+        span.note_count("partitions", window.partitions.len() as u64);
         let kept = window.partitions.iter_mut().map(|open| open.kept.take()).collect();
         let comparing = tokio::spawn({
             let (basis, certifier) = (Arc::clone(&basis), certifier.clone());
             async move { certifier.compare(&basis, kept).await }
         });
         let comparing = AbortOnDropHandle::new(comparing);
-        self.certifying = Some(Certifying { key, basis, certifier, comparing });
+        self.certifying = Some(Certifying { key, basis, certifier, span, comparing });
     }
 
     /// Writes the certificate of a window that was compared, and commits it. Both happen here, one
@@ -86,24 +95,35 @@ impl Leader<'_> {
         &mut self,
         compared: Result<Result<Compared, BackendError>, JoinError>,
     ) -> Result<(), BackendError> {
-        let Some(Certifying { key, basis, certifier, .. }) = self.certifying.take() else {
+        let Some(Certifying { key, basis, certifier, span, .. }) = self.certifying.take() else {
             return Ok(());
         };
-        let compared = compared.map_err(|panicked| BackendError::Failed {
-            what: format!("comparing the receipts of the window {key}"),
-            cause: panicked.into(),
-        })?;
+        let compared = compared.unwrap_or_else(|panicked| {
+            let what = format!("comparing the receipts of the window {key}");
+            Err(BackendError::Failed { what, cause: panicked.into() })
+        });
         let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
         if !self.flight.may_commit(key, self.watermark) || !basis.is_of(window) {
             // What was found out is about what it was before. If it may commit, that begins anew.
             return Ok(());
         }
-        match compared? {
+        let compared = match compared {
+            Ok(compared) => compared,
+            // Nothing is written yet.
+            Err(error) => return self.wait_out(What::Compare(key), key.end, error).await,
+        };
+        self.done(What::Compare(key), key.end).await?;
+        let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
+        match compared {
             Compared::Sound(certificate) => {
+                // A write that failed may still happen, at any time: nothing else may be written
+                // under its name, and only another epoch gives another.
                 let commit = certifier.write(*certificate, &window.record).await?;
+                drop(span);
                 self.commit(key, commit).await
             }
             Compared::NotSo(partition, why) => {
+                span.fail("lost");
                 let open = self.flight.partition_mut(key, partition);
                 let Some(record) = open.map(|open| open.record.clone()) else { return Ok(()) };
                 if self.check_manifest(key, &record).await? {
@@ -121,13 +141,18 @@ impl Leader<'_> {
     ) -> Result<(), BackendError> {
         commit.advance_from = self.advance_from(commit.window)?;
         crash::point("before_commit");
+        let committing = self.it.trace(key).child("commit");
         self.it.ledger.commit_window(&self.lease, &commit).await?;
+        drop(committing);
         crash::point("after_commit");
         self.watermark = self.watermark.max(key.end);
         let committed = self.flight.windows.remove(&key);
         let totals = commit.totals;
-        metrics::committed(totals, committed.and_then(|window| window.began));
-        info!(window = %commit.window, revision = commit.revision, files = totals.files_archived,
+        metrics::committed(totals, committed.as_ref().and_then(|window| window.began));
+        let met = committed.map_or_else(Instant::now, |window| window.began.unwrap_or(window.met));
+        self.end_trace(key, &commit, met);
+        info!(window = %key.end, revision = commit.revision, trace_id = self.trace_id(key),
+            from = %commit.window.start(), files = totals.files_archived,
             failed = totals.files_failed, shards = totals.shards, "committed");
         self.report.windows += 1;
         let sum = &mut self.report.totals;
@@ -140,13 +165,30 @@ impl Leader<'_> {
         Ok(())
     }
 
+    /// Tells the trace of a settled window what became of it, in the window's own span, which began
+    /// when this process met the window.
+    pub(super) fn end_trace(&self, key: WindowKey, commit: &WindowCommit, met: Instant) {
+        let span = self.it.trace(key).child_since(trace::WINDOW, met);
+        let totals = commit.totals;
+        span.note("job", &self.it.identity.job);
+        span.note("window", key.end);
+        span.note("from", commit.window.start());
+        span.note_count("revision", key.revision.into());
+        span.note_count("rows", totals.files_archived + totals.files_failed);
+        span.note_count("files_failed", totals.files_failed);
+        span.note_count("shards", totals.shards);
+        span.note_count("bytes", totals.bytes_stored);
+        span.note_count("epoch", self.lease.epoch);
+    }
+
     async fn reopen(
         &mut self,
         window: WindowKey,
         partition: PartitionId,
         why: &str,
     ) -> Result<(), BackendError> {
-        warn!(window = %window.end, partition, "to be done again: {why}");
+        warn!(window = %window.end, partition, trace_id = self.trace_id(window),
+            "to be done again: {why}");
         let now = self.it.ledger.now().await?;
         let Some(open) = self.flight.partition_mut(window, partition) else { return Ok(()) };
         let setback = setback_of_lost_object(&open.record, why, now);

@@ -3,14 +3,17 @@
 use std::time::Instant;
 
 use backends::queue::{Delivery, Lane, OutgoingMessage};
+use backends::trace::{Span, SpanKind};
 use backends::{BackendError, TaskQueue, crash};
 use futures::{StreamExt, stream};
 use protocol::message::{Progress, Task};
 use protocol::{PartitionId, Timestamp, WindowKey};
 use tracing::{info, warn};
 
+use super::waits::What;
 use super::{Leader, TICK};
 use crate::attempts::{READING, UNPUBLISHED, next_alone, worker_to_avoid};
+use crate::flight::OpenWindow;
 use crate::metrics;
 use crate::service::Event;
 
@@ -19,22 +22,37 @@ const RESUMED: &str = "resumed";
 /// Tasks published at a time.
 const PUBLISHES_IN_FLIGHT: usize = 64;
 
-/// Publishes a task, with the headers by which people tell fleets apart.
-pub(crate) async fn publish_task(queue: &dyn TaskQueue, task: &Task) -> Result<(), BackendError> {
-    let message = OutgoingMessage {
-        kind: Task::KIND.to_owned(),
-        body: task.encode(),
-        headers: vec![
-            ("archive".to_owned(), task.address.archive.to_string()),
-            ("job".to_owned(), task.address.job.to_string()),
-        ],
-    };
-    queue.publish(Lane::Tasks, message).await
+/// Publishes a task, with the headers by which people tell fleets apart and, below `trace`, spans
+/// meet in one trace.
+pub(crate) async fn publish_task(
+    queue: &dyn TaskQueue,
+    task: &Task,
+    trace: &Span,
+) -> Result<(), BackendError> {
+    let address = &task.address;
+    let span = trace
+        .child_of_kind("publish", SpanKind::Producer)
+        .with("job", &address.job)
+        .with("window", address.window.end())
+        .with_count("partition", address.partition.into())
+        .with_count("attempt", task.attempt.into())
+        .with_count("rows", task.rows);
+    let mut headers = vec![
+        ("archive".to_owned(), address.archive.to_string()),
+        ("job".to_owned(), address.job.to_string()),
+    ];
+    headers.extend(span.headers());
+    let message = OutgoingMessage { kind: Task::KIND.to_owned(), body: task.encode(), headers };
+    let published = queue.publish(Lane::Tasks, message).await;
+    if published.is_err() {
+        span.fail("not confirmed");
+    }
+    published
 }
 
 impl Leader<'_> {
     pub(super) async fn publish_due(&mut self) -> Result<(), BackendError> {
-        if Instant::now() < self.publish_from {
+        if !self.may_begin() || Instant::now() < self.publish_from {
             return Ok(());
         }
         if self.flight.due(Timestamp::MAX).is_empty() {
@@ -42,19 +60,27 @@ impl Leader<'_> {
             return Ok(());
         }
         let now = self.it.ledger.now().await?;
-        let due = self.within_this_process(self.flight.due(now)).await?;
+        let mut due = self.flight.due(now);
+        // What is to be isolated, and cannot be yet, is tried no more meanwhile.
+        due.retain(|at| !self.is_to_be_isolated(*at));
+        let due = self.within_this_process(due);
+        let due = self.within_rates(due);
+        self.note_under_way(&due).await?;
         let mut tasks: Vec<_> = due.iter().filter_map(|&at| Some((at, self.task(at)?))).collect();
         self.let_others_look(&mut tasks).await;
-        let queue = &self.it.queue;
+        let it = self.it;
         crash::point("before_publish");
         let published = stream::iter(tasks)
-            .map(|(at, task)| async move { (at, publish_task(&**queue, &task).await) })
+            .map(|(at, task)| async move {
+                (at, publish_task(&*it.queue, &task, &it.trace(at.0)).await)
+            })
             .buffer_unordered(PUBLISHES_IN_FLIGHT);
         futures::pin_mut!(published);
         while let Some(((window, partition), result)) = published.next().await {
             if let Err(error) = result {
                 // The others would wait for the same broker as long, one batch after the other.
-                warn!("a task was not published, and will be again: {error}");
+                warn!(window = %window.end, partition, trace_id = self.trace_id(window),
+                    "a task was not published, and will be again: {error}");
                 self.tell(Event::Waiting { reason: error.to_string() });
                 self.unpublished = Some(error.to_string());
                 self.publish_from = Instant::now() + TICK;
@@ -66,10 +92,20 @@ impl Leader<'_> {
             self.note_published((window, partition), None).await?;
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.note_published();
+                open.charge = Some(self.throttling.rates.charge(open.record.rows.rows));
             }
         }
         crash::point("after_publish");
         Ok(())
+    }
+
+    fn is_to_be_isolated(&self, (key, partition): (WindowKey, PartitionId)) -> bool {
+        let settings = &self.it.settings;
+        let is_used_up = |window: &OpenWindow| {
+            window.is_used_up(partition, settings.attempts, settings.failures)
+        };
+        self.waits.has(|what| what == What::Isolate(key))
+            && self.flight.windows.get(&key).is_some_and(is_used_up)
     }
 
     /// Records that the broker does not take a task, or took it after all, for whoever asks why
@@ -94,22 +130,26 @@ impl Leader<'_> {
 
     /// Where workers are threads of this very process, nobody is left to tell what it died over: so
     /// only as much is published as they take at a time, and that is written down before.
-    async fn within_this_process(
+    fn within_this_process(
         &self,
         due: Vec<(WindowKey, PartitionId)>,
-    ) -> Result<Vec<(WindowKey, PartitionId)>, BackendError> {
-        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return Ok(due) };
+    ) -> Vec<(WindowKey, PartitionId)> {
+        let Some(at_a_time) = self.it.queue.tasks_at_a_time() else { return due };
         let interruptions = |(window, partition): &(WindowKey, PartitionId)| {
             let window = self.flight.windows.get(window)?;
             let mut records = window.partitions.iter().map(|open| &open.record);
             records.find(|it| it.partition == *partition).map(|it| it.interruptions)
         };
         let due = due.into_iter().map(|at| (at, interruptions(&at).unwrap_or_default())).collect();
-        let next = next_alone(due, &self.flight.under_way(), at_a_time);
-        if !next.is_empty() {
-            self.it.ledger.note_under_way(&self.lease, &next).await?;
+        next_alone(due, &self.flight.under_way(), at_a_time)
+    }
+
+    /// Writes down what this very process is about to work on.
+    async fn note_under_way(&self, next: &[(WindowKey, PartitionId)]) -> Result<(), BackendError> {
+        if self.it.queue.tasks_at_a_time().is_some() && !next.is_empty() {
+            self.it.ledger.note_under_way(&self.lease, next).await?;
         }
-        Ok(next)
+        Ok(())
     }
 
     fn task(&self, (window, partition): (WindowKey, PartitionId)) -> Option<Task> {
@@ -143,7 +183,7 @@ impl Leader<'_> {
     pub(super) async fn republish_silent(&mut self) -> Result<(), BackendError> {
         self.it.board.publishes(self.flight.published());
         let silent = self.flight.silent(self.it.settings.silence);
-        if silent.is_empty() || self.paused.is_some() {
+        if silent.is_empty() || !self.may_begin() {
             return Ok(());
         }
         match self.it.queue.depth(Lane::Tasks).await {
@@ -152,7 +192,8 @@ impl Leader<'_> {
             Ok(_) | Err(_) => return Ok(()),
         }
         for (window, partition) in silent {
-            info!(window = %window.end, partition, "no sign of life: publishing again");
+            info!(window = %window.end, partition, trace_id = self.trace_id(window),
+                "no sign of life: publishing again");
             if let Some(open) = self.flight.partition_mut(window, partition) {
                 open.last_sign = None;
             }
@@ -225,7 +266,8 @@ impl Leader<'_> {
         ledger.note_trouble(&self.lease, window, partition, told).await?;
         if open.hangs_in.is_some() {
             let reason = trouble.1.clone();
-            warn!(window = %window.end, partition, "{reason}");
+            warn!(window = %window.end, partition, trace_id = self.it.trace(window).trace_id(),
+                "{reason}");
             let _nobody_listens = self.it.events.send(Event::Waiting { reason });
         }
         open.record.trouble = Some(trouble);

@@ -1,14 +1,17 @@
 //! Isolating what a partition fails on: two halves supersede it, then halves of these, down to the
 //! row, which is given up.
 
+use std::time::Instant;
+
 use backends::BackendError;
-use backends::ledger::{NewPart, PartitionRecord};
+use backends::ledger::{AcceptedReceipt, NewPart, PartitionRecord};
 use protocol::manifest::{ManifestReader, RowRange};
 use protocol::row::RowDefect;
 use protocol::{ContentHash, FailedRow, FailureReason, Receipt, RowRef, Tally, WindowKey, names};
 use tracing::warn;
 
 use super::Leader;
+use super::waits::{Waits, What};
 use crate::attempts::{Verdict, attempt_number};
 use crate::decide::{Expected, accepted, check_receipt};
 use crate::metrics;
@@ -17,24 +20,34 @@ use crate::survey::MAX_MANIFEST_BYTES;
 /// Class of what is recorded of a part before its first attempt.
 const SPLIT: &str = "split";
 
+/// What came of isolating; the error is the store's, and keeps nothing but its window.
+type Isolated = Result<(), BackendError>;
+
 impl Leader<'_> {
     /// Splits partitions that used up their attempts, and gives up what cannot be split. What is
     /// to be done follows from the ledger alone, so that a successor goes on with it.
     pub(super) async fn settle_used_up(&mut self) -> Result<(), BackendError> {
         let settings = &self.it.settings;
         let (limits, failures) = (settings.attempts, settings.failures);
-        while let Some((key, partition, verdict)) = self.flight.used_up(limits, failures) {
-            let settled = match verdict {
+        let now = Instant::now();
+        let waits = |waits: &Waits, key| waits.is_waiting(What::Isolate(key), now);
+        while let Some((key, partition, verdict)) =
+            self.flight.used_up(limits, failures, |key| waits(&self.waits, key))
+        {
+            let isolated = match verdict {
                 Verdict::TryAgain => break,
-                Verdict::Split => self.split(key, &partition).await,
-                Verdict::GiveUp => self.give_up(key, &partition).await,
+                Verdict::Split => self.split(key, &partition).await?,
+                Verdict::GiveUp => self.give_up(key, &partition).await?,
             };
-            match settled {
-                Ok(()) => {}
-                Err(error) if error.is_retryable() || error.is_conflict() => return Err(error),
+            match isolated {
+                Ok(()) => self.done(What::Isolate(key), key.end).await?,
                 // Without its manifest nobody can tell which rows these are.
-                Err(error) if !self.check_manifest(key, &partition).await? => return Err(error),
-                Err(_planned_anew) => {}
+                Err(error)
+                    if error.is_lost_or_damaged()
+                        && self.check_manifest(key, &partition).await? => {}
+                Err(error) => {
+                    self.wait_out(What::Isolate(key), key.end, error).await?;
+                }
             }
         }
         Ok(())
@@ -44,12 +57,12 @@ impl Leader<'_> {
         &mut self,
         key: WindowKey,
         partition: &PartitionRecord,
-    ) -> Result<(), BackendError> {
+    ) -> Result<Isolated, BackendError> {
         let number = partition.partition;
-        let Some(halves) = whole(partition).halves() else { return Ok(()) };
+        let Some(halves) = whole(partition).halves() else { return Ok(Ok(())) };
         let history = history(partition);
         warn!(window = %key.end, partition = number, rows = partition.rows.rows,
-            "split into two, since it {history}");
+            trace_id = self.trace_id(key), "split into two, since it {history}");
         let count = move |tallies: &mut [Tally; 2], position, row: RowRef<'_>| {
             for (half, tally) in halves.iter().zip(tallies) {
                 if half.contains(position) {
@@ -57,7 +70,10 @@ impl Leader<'_> {
                 }
             }
         };
-        let rows = self.gather(partition, [Tally::default(); 2], count).await?;
+        let rows = match self.gather(partition, [Tally::default(); 2], count).await {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
         let part = |at: usize| NewPart { first_row: halves[at].first, rows: rows[at] };
         let why = format!("a part of partition {number}, which {history}");
         let ledger = &self.it.ledger;
@@ -69,7 +85,7 @@ impl Leader<'_> {
         if let Some(window) = self.flight.windows.get_mut(&key) {
             window.refresh(records);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Writes and accepts a receipt that lists every row as failed.
@@ -77,20 +93,34 @@ impl Leader<'_> {
         &mut self,
         key: WindowKey,
         partition: &PartitionRecord,
-    ) -> Result<(), BackendError> {
-        let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };
+    ) -> Result<Isolated, BackendError> {
+        let (accepted, receipt) = match self.receipt_of_none(key, partition).await {
+            Ok(Some(given_up)) => given_up,
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        };
+        metrics::given_up();
+        self.accept(key, partition.partition, accepted, Some(receipt)).await.map(Ok)
+    }
+
+    /// Writes the receipt of a partition that is given up; `None` where its window is gone.
+    async fn receipt_of_none(
+        &self,
+        key: WindowKey,
+        partition: &PartitionRecord,
+    ) -> Result<Option<(AcceptedReceipt, Receipt)>, BackendError> {
+        let Some(window) = self.flight.windows.get(&key) else { return Ok(None) };
         let (window, revision) = (window.record.window, window.record.revision);
         let range = whole(partition);
         let history = history(partition);
         warn!(window = %key.end, partition = partition.partition, rows = range.rows,
-            "given up, since it {history}");
+            trace_id = self.trace_id(key), "given up, since it {history}");
         let why = format!("its partition {history}");
         let list = move |failures: &mut Vec<FailedRow>, position, row: RowRef<'_>| {
             if range.contains(position) {
                 failures.push(given_up(row, &why));
             }
         };
-        metrics::given_up();
         let failures = self.gather(partition, Vec::new(), list).await?;
         let identity = &self.it.identity;
         let mut receipt = Receipt {
@@ -126,8 +156,7 @@ impl Leader<'_> {
         let size = bytes.len() as u64;
         self.it.store.put(&name, bytes.into()).await?;
         self.it.store.flush().await?;
-        let accepted = accepted(&name, size, &receipt);
-        self.accept(key, partition.partition, accepted, Some(receipt)).await
+        Ok(Some((accepted(&name, size, &receipt), receipt)))
     }
 
     /// Shows every row of a partition's manifest to `see`, with its position and what was gathered

@@ -47,7 +47,7 @@ impl Leader<'_> {
         let Some(open) = self.flight.windows.get_mut(&window) else { return Ok(()) };
         open.to_be_planned_anew = true;
         warn!(window = %window.end, revision = window.revision, partition,
-            "the window is planned anew: {why}");
+            trace_id = self.trace_id(window), "the window is planned anew: {why}");
         let told = format!("{why}; the window is planned anew from the catalog");
         self.it.ledger.note_trouble(&self.lease, window, partition, (MANIFEST, &told)).await?;
         self.tell(Event::Waiting { reason: told });
@@ -56,14 +56,16 @@ impl Leader<'_> {
 }
 
 /// Why this manifest cannot be used; `None` for one that is as its name says, and where the store
-/// does not answer, which says nothing about the manifest.
+/// does not answer or refuses, which says nothing about the manifest.
 async fn what_is_wrong(store: &Store, manifest: &str) -> Result<Option<String>, BackendError> {
     let got = tokio::time::timeout(CHECK_LIMIT, store.get(manifest, MAX_MANIFEST_BYTES)).await;
     let Ok(got) = got else { return Ok(None) };
     let bytes = match got {
         Ok(bytes) => bytes,
-        Err(error) if error.is_retryable() => return Ok(None),
-        Err(error) => return Ok(Some(format!("its manifest cannot be read: {error}"))),
+        Err(error) if error.is_lost_or_damaged() => {
+            return Ok(Some(format!("its manifest cannot be read: {error}")));
+        }
+        Err(_says_nothing_about_it) => return Ok(None),
     };
     let expected = names::content_hash(manifest);
     let checking = tokio::task::spawn_blocking(move || {

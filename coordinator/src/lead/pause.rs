@@ -58,6 +58,7 @@ impl Leader<'_> {
             planning.abort();
         }
         self.restoring = None;
+        (self.looking_ahead, self.seen) = (None, None);
         self.rechecking.stop();
         self.it.queue.purge(Lane::Tasks).await?;
         Ok(())
@@ -66,6 +67,11 @@ impl Leader<'_> {
     fn end_pause(&mut self) {
         info!("resumed: work goes on");
         self.tell(Event::Resumed);
+        self.begin_again();
+    }
+
+    /// Begins to publish and to plan again, after tasks were taken out of the queue.
+    pub(super) fn begin_again(&mut self) {
         // Which tasks were taken out of the queue is not known: whoever still has one says so.
         self.flight.forget_signs();
         let now = Instant::now();

@@ -14,7 +14,9 @@ use tracing::{debug, info, warn};
 
 use super::Leader;
 use super::again::plan_again;
-use crate::cutting::{Ahead, Next, next_window};
+use super::ahead::Seen;
+use super::waits::What;
+use crate::cutting::{Next, next_window};
 use crate::findings::Findings;
 use crate::flight::OpenWindow;
 use crate::held::HeldWindow;
@@ -58,30 +60,50 @@ impl Leader<'_> {
     /// Begins to plan the next window, where there is room and one is due. True while windows
     /// remain to be planned.
     pub(super) async fn plan_next(&mut self, goal: &Goal) -> Result<bool, BackendError> {
-        if self.planning.is_some() {
+        if self.planning.is_some() || self.looking_ahead.is_some() {
             return Ok(true);
         }
-        if let Some(lost) = self.flight.to_be_planned_anew() {
-            self.begin_plan(lost.window, lost.revision, lost.purpose);
+        let now = Instant::now();
+        let nothing_new = !self.may_begin();
+        let may_begin = |key| !self.waits.is_waiting(What::Pass(key), now);
+        let lost = self.flight.to_be_planned_anew().find(|it| may_begin(it.key()));
+        if let Some((window, revision, purpose)) =
+            lost.map(|it| (it.window, it.revision, it.purpose))
+        {
+            if nothing_new {
+                return Ok(true);
+            }
+            self.begin_plan(window, revision, purpose);
             return Ok(true);
         }
         // A window above the watermark, which was moved back over it, is met when it is its turn.
         let watermark = self.watermark;
         let wanted = |key: WindowKey| {
             key.end <= watermark
+                && may_begin(key)
+                && !self.left.contains(&key)
                 && match goal {
                     Goal::Replays(keys) => keys.contains(&key),
                     Goal::Forever | Goal::UpToCutoff => true,
                 }
         };
         if let Some(at) = self.requested.iter().position(|record| wanted(record.key())) {
+            if nothing_new {
+                return Ok(true);
+            }
             let requested = self.requested.swap_remove(at);
             self.begin_plan(requested.window, requested.revision, requested.purpose);
             return Ok(true);
         }
+        let some_wait = self.waits.has(|it| matches!(it, What::Pass(_)));
         if matches!(goal, Goal::Replays(_)) {
-            return Ok(false);
+            return Ok(some_wait);
         }
+        Ok(self.plan_ahead(goal, now).await? || some_wait)
+    }
+
+    /// Begins to plan the next window, or to look where it lies. True while windows remain.
+    async fn plan_ahead(&mut self, goal: &Goal, now: Instant) -> Result<bool, BackendError> {
         // Replays below the watermark neither take room nor stand in the way.
         let ahead = |end: Timestamp| end > self.watermark;
         let in_flight = self.flight.windows.keys().filter(|key| ahead(key.end)).count();
@@ -89,28 +111,29 @@ impl Leader<'_> {
         if self.blocked().iter().any(|(window, _)| ahead(window.end())) {
             return Ok(false);
         }
-        if !room || Instant::now() < self.plan_not_before {
+        let waits = [What::Ahead, What::Next].iter().any(|it| self.waits.is_waiting(*it, now));
+        if !room || now < self.plan_not_before || waits {
             return Ok(true);
         }
         let frontier = self.flight.frontier(self.watermark);
-        let cutoff = match self.until {
-            Some(until) => until,
-            None => self.it.cutoff().await?,
+        if self.until.is_some_and(|until| frontier >= until) {
+            return Ok(false);
+        }
+        // Not even the catalog's clock is asked.
+        if !self.may_begin() {
+            return Ok(true);
+        }
+        let Some(seen) = self.seen.take().filter(|seen| seen.frontier == frontier) else {
+            self.look_ahead(frontier);
+            return Ok(true);
         };
+        let Seen { cutoff, ahead, .. } = seen;
         if frontier >= cutoff {
             if *goal == Goal::Forever {
-                self.plan_not_before = Instant::now() + PLAN_AGAIN_AFTER;
+                self.plan_not_before = now + PLAN_AGAIN_AFTER;
             }
             return Ok(false);
         }
-        let ledger = &self.it.ledger;
-        let certified = ledger.committed_windows(Some(frontier), None, 1).await?;
-        let oldest_row = if self.last_was_empty {
-            Some(self.it.catalog.oldest_after(Some(frontier)).await?)
-        } else {
-            None
-        };
-        let ahead = Ahead { certified: certified.first().map(|record| record.window), oldest_row };
         match next_window(frontier, cutoff, self.it.settings.window_span_micros, ahead) {
             Next::Nothing => Ok(false),
             Next::Fresh(window) => {
@@ -142,8 +165,13 @@ impl Leader<'_> {
 
     fn begin_plan(&mut self, window: Window, revision: Revision, purpose: Purpose) {
         self.planning_began = Instant::now();
+        let key = WindowKey::new(window, revision);
+        let plan = self.it.trace(key).child("plan").with("job", &self.it.identity.job);
+        plan.note("window", window.end());
+        plan.note_count("revision", revision.into());
         let mut splitter = self.it.splitter();
-        let partition_rows = self.size_for(WindowKey::new(window, revision));
+        splitter.trace = plan.clone();
+        let partition_rows = self.size_for(key);
         splitter.limits.rows = partition_rows;
         let (answer, answers) = mpsc::channel(ANSWERS_IN_FLIGHT);
         let restorer = Restorer {
@@ -152,10 +180,13 @@ impl Leader<'_> {
             identity: self.it.identity.clone(),
             silence: self.it.settings.silence,
             attempts: self.it.settings.attempts.attempts,
+            window: window.end(),
+            trace: plan.clone(),
             answers,
         };
         let ledger = Arc::clone(&self.it.ledger);
         let planning = tokio::spawn(async move {
+            let _ends_with_the_plan = plan;
             if purpose == Purpose::Scan {
                 let Split { partitions, .. } = splitter.split(window, revision, None).await?;
                 let scanned = partitions.iter().map(|partition| partition.rows).sum();
@@ -176,7 +207,7 @@ impl Leader<'_> {
                 ledger.committed_windows(Some(just_before), Some(window.end()), u32::MAX).await?;
             plan_again(restorer, splitter, &revisions, (window, revision, purpose)).await
         });
-        debug!(window = %window, revision, purpose = purpose.as_str(), partition_rows, "planning");
+        debug!(window = %window.end(), revision, purpose = purpose.as_str(), partition_rows, "planning");
         self.restoring = Some(answer);
         self.planning = Some((window, revision, planning));
     }
@@ -190,27 +221,41 @@ impl Leader<'_> {
         let Some(((window, revision), planned)) = planned else { return Ok(()) };
         let key = WindowKey::new(window, revision);
         self.restoring = None;
-        let plan = planned.map_err(|panicked| BackendError::Failed {
-            what: "planning a window".to_owned(),
-            cause: panicked.into(),
-        })?;
-        let plan = match plan {
+        let planned = planned.unwrap_or_else(|panicked| {
+            let what = "planning a window".to_owned();
+            Err(BackendError::Failed { what, cause: panicked.into() })
+        });
+        let is_next = key.end > self.watermark && !self.flight.windows.contains_key(&key);
+        let what = if is_next { What::Next } else { What::Pass(key) };
+        let plan = match planned {
             Ok(plan) => plan,
-            Err(error) if error.is_retryable() || revision == 0 => {
-                if revision == 0 && window.end() > self.watermark {
-                    self.note_unplanned(window, &error).await;
-                }
-                return Err(error);
-            }
-            Err(error) => {
+            // Only what is gone or damaged will not be otherwise.
+            Err(error) if revision > 0 && error.is_lost_or_damaged() => {
+                self.waits.over(what);
                 self.drop_request(key, error.to_string()).await?;
                 if key.end > self.watermark {
-                    self.stick(window, &error).await?;
+                    self.stick(key, window, &error).await?;
                 }
                 return Ok(());
             }
+            // The pass stays asked for; this run has other things to do than to wait for it.
+            Err(error)
+                if !(self.may_pass(&error)
+                    || is_next
+                    || self.flight.windows.contains_key(&key)) =>
+            {
+                self.note_waiting(window.end(), &error).await;
+                let reason = format!("its pass waits for another run: {error}");
+                warn!(window = %key.end, "{reason}");
+                self.tell(Event::Held { window, reason: reason.clone() });
+                self.left.insert(key);
+                self.unplannable.push((window, reason));
+                return Ok(());
+            }
+            Err(error) => return self.wait_out(what, window.end(), error).await,
         };
-        self.pull_free(window).await?;
+        self.waits.over(what);
+        self.pull_free(key, window).await?;
         let rows: Tally = plan.partitions.iter().map(|partition| partition.rows).sum();
         self.last_was_empty = rows.rows == 0;
         if plan.revision > 0 && rows.rows == 0 && plan.replaces.is_empty() {
@@ -229,14 +274,19 @@ impl Leader<'_> {
             replaces,
             partitions,
             partition_rows,
+            planned_in: self.planning_began.elapsed(),
         };
         crash::point("after_manifest");
+        let record = self.it.trace(key).child("ledger");
+        record.note_count("partitions", new.partitions.len() as u64);
         match self.flight.windows.contains_key(&key) {
             true => self.it.ledger.plan_again(&self.lease, &new).await?,
             false => self.it.ledger.add_window(&self.lease, &new).await?,
         }
+        drop(record);
         crash::point("after_ledger");
-        info!(window = %window, revision, rows = rows.rows, partitions = new.partitions.len(), "planned");
+        info!(window = %window.end(), revision, trace_id = self.trace_id(key), from = %window.start(),
+            rows = rows.rows, partitions = new.partitions.len(), "planned");
         metrics::planned(rows.rows);
         self.tell(Event::Planned { window, rows: rows.rows, partitions: new.partitions.len() });
         let records = self.it.ledger.partitions(key).await?;
@@ -252,6 +302,7 @@ impl Leader<'_> {
             findings: new.findings,
             released: None,
             splits_before: 0,
+            state_since: None,
             partition_rows,
         };
         let settings = self.it.settings.pack;
@@ -267,44 +318,33 @@ impl Leader<'_> {
     }
 
     /// Notes that the watermark cannot pass a certified window again. Everything else goes on.
-    async fn stick(&mut self, window: Window, error: &BackendError) -> Result<(), BackendError> {
+    async fn stick(
+        &mut self,
+        key: WindowKey,
+        window: Window,
+        error: &BackendError,
+    ) -> Result<(), BackendError> {
         let (end, reason) = (window.end(), HeldWindow::why_stuck(window, error));
         let stuck = Stuck { end, reason: reason.clone() };
         self.it.ledger.note_stuck(&self.lease, Some(&stuck)).await?;
         if self.stuck.as_ref().is_none_or(|known| known.reason != reason) {
-            warn!(window = %end, "stuck: {reason}");
+            warn!(window = %end, trace_id = self.trace_id(key), "stuck: {reason}");
             self.tell(Event::Held { window, reason: reason.clone() });
         }
         self.stuck = Some(StuckAt { window, reason, again: Instant::now() + STUCK_AGAIN_AFTER });
         Ok(())
     }
 
-    /// Writes down that a new window cannot be planned for now, as when there is no space for its
-    /// manifests: it has no partitions yet of which whoever asks could learn it.
-    async fn note_unplanned(&self, window: Window, error: &BackendError) {
-        let stuck = Stuck { end: window.end(), reason: error.to_string() };
-        let ledger = &self.it.ledger;
-        let noted = match ledger.stuck().await {
-            Ok(known) if known.as_ref() == Some(&stuck) => Ok(()),
-            Ok(_) => ledger.note_stuck(&self.lease, Some(&stuck)).await,
-            Err(unknown) => Err(unknown),
-        };
-        if let Err(unnoted) = noted {
-            debug!("`des explain` does not know of it: {unnoted}");
-        }
-    }
-
     /// Forgets that a window could not be planned, now that it could.
-    async fn pull_free(&mut self, window: Window) -> Result<(), BackendError> {
-        if window.end() <= self.watermark {
-            return Ok(());
-        }
+    async fn pull_free(&mut self, key: WindowKey, window: Window) -> Result<(), BackendError> {
         let known = self.it.ledger.stuck().await?;
         if known.is_some_and(|stuck| stuck.end == window.end()) {
-            info!(window = %window, "it can be planned again");
+            info!(window = %window.end(), trace_id = self.trace_id(key), "it can be planned again");
             self.it.ledger.note_stuck(&self.lease, None).await?;
         }
-        self.stuck = None;
+        if window.end() > self.watermark {
+            self.stuck = None;
+        }
         Ok(())
     }
 
@@ -312,7 +352,7 @@ impl Leader<'_> {
     async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
         let open = self.it.ledger.open_windows().await?;
         if let Some(record) = open.iter().find(|record| record.key() == key) {
-            warn!(window = %key.end, "the pass is dropped: {reason}");
+            warn!(window = %key.end, trace_id = self.trace_id(key), "the pass is dropped: {reason}");
             self.rechecking.give_up(key.end);
             let commit = WindowCommit {
                 window: record.window,
@@ -326,6 +366,7 @@ impl Leader<'_> {
                 advance_from: None,
             };
             self.it.ledger.commit_window(&self.lease, &commit).await?;
+            self.end_trace(key, &commit, self.planning_began);
             self.flight.windows.remove(&key);
             if key.end <= self.watermark {
                 self.tell(Event::Held { window: record.window, reason: reason.clone() });
@@ -348,16 +389,22 @@ impl Leader<'_> {
             failures: Vec::new(),
             advance_from: self.advance_from(window)?,
         };
+        let key = WindowKey::new(window, revision);
+        let trace = self.it.trace(key);
+        let committing = trace.child("commit");
         self.it.ledger.commit_window(&self.lease, &commit).await?;
-        self.flight.windows.remove(&WindowKey::new(window, revision));
+        drop(committing);
+        self.flight.windows.remove(&key);
+        self.end_trace(key, &commit, self.planning_began);
         self.watermark = self.watermark.max(window.end());
+        let trace_id = trace.trace_id();
         match (purpose, findings.files_beyond_help) {
             (Purpose::Replay, 0) => {
-                info!(window = %window, restored = findings.objects_restored,
+                info!(window = %window.end(), trace_id, restored = findings.objects_restored,
                     "verified: every row is settled, every shard is sound");
             }
-            (_, 0) => info!(window = %window, "nothing remains to be packed"),
-            (_, files) => warn!(window = %window, files, "files are beyond help"),
+            (_, 0) => info!(window = %window.end(), trace_id, "nothing remains to be packed"),
+            (_, files) => warn!(window = %window.end(), trace_id, files, "files are beyond help"),
         }
         self.tell(Event::Verified { window });
         Ok(())

@@ -87,10 +87,10 @@ impl Leader<'_> {
     ) -> Result<(), BackendError> {
         self.rechecking.under_way = None;
         self.rechecking.next = self.rechecking.after.map(|after| Instant::now() + pause(after));
-        let looked = looked.map_err(|panicked| BackendError::Failed {
-            what: "looking at committed windows again".to_owned(),
-            cause: panicked.into(),
-        })?;
+        let looked = looked.unwrap_or_else(|panicked| {
+            let what = "looking at committed windows again".to_owned();
+            Err(BackendError::Failed { what, cause: panicked.into() })
+        });
         let Round { different, same } = match looked {
             Ok(round) => round,
             // What is wrong with the catalog stops planning, and is told there.

@@ -253,7 +253,7 @@ impl Leader {
     }
 
     fn settle_used_up(&mut self, world: &mut World) -> Result<(), Fell> {
-        let used_up = self.flight.used_up(world.limits, world.failures);
+        let used_up = self.flight.used_up(world.limits, world.failures, |_| false);
         let Some((key, partition, verdict)) = used_up else { return Ok(()) };
         if self.plan_anew(world, key, &partition)? {
             return Ok(());
@@ -269,7 +269,7 @@ impl Leader {
 
     /// Compares the receipts of the first window that may commit.
     fn compare(&mut self, world: &mut World) -> Result<(), Fell> {
-        let Some(key) = self.flight.next_complete(self.watermark) else {
+        let Some(key) = self.flight.next_complete(self.watermark, |_| false) else {
             return release(world, self.epoch);
         };
         let Some(window) = self.flight.windows.get(&key) else { return Ok(()) };

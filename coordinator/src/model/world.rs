@@ -518,6 +518,7 @@ pub(super) fn recorded(window: Window, rows: Tally, partitions: Vec<PartitionRec
         findings: None,
         released: None,
         splits_before: 0,
+        state_since: None,
         partition_rows: None,
     };
     Recorded { record, partitions }

@@ -124,3 +124,34 @@ fn memory_for_rows_is_bounded_whatever_their_skew() {
     }
     assert!(sorter.spooled > 2 * LIMIT as u64, "{} bytes spooled", sorter.spooled);
 }
+
+#[test]
+fn whatever_bit_of_the_spool_is_flipped_the_rows_are_refused() {
+    let n_bits = NBits::new(8).expect("8");
+    let row = |n: i64| {
+        let at = Timestamp::from_micros(n).expect("a time");
+        Row::new(format!("uid-{}", n % 7), at, Some(format!("/files/{n}")), Some(n.unsigned_abs()))
+    };
+    let rows: Vec<Row> = (0..60).map(row).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    // Enough for every bucket, and too little for the larger ones.
+    for memory in [20_000, 1_000] {
+        let mut sorted = sort(&rows, n_bits, 500, dir.path());
+        sorted.limit = memory;
+        let all = |sorted: &Sorted| {
+            let mut iter = sorted.iter(1);
+            while iter.next_row()?.is_some() {}
+            iter.require_all()
+        };
+        all(&sorted).expect("they are the rows that were pushed");
+        let spool = sorted.spool.as_ref().expect("everything is spooled");
+        for at in 0..spool.metadata().expect("a file").len() {
+            let mut byte = [0];
+            spool.read_exact_at(&mut byte, at).expect("read");
+            spool.write_all_at(&[byte[0] ^ 4], at).expect("written");
+            assert!(all(&sorted).is_err(), "nobody noticed byte {at}");
+            spool.write_all_at(&byte, at).expect("written");
+        }
+        all(&sorted).expect("they are the same again");
+    }
+}

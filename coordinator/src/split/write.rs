@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use protocol::manifest::{ManifestHeader, ManifestWriter};
 use tokio::sync::mpsc;
 
-use crate::sort::{Sorted, SortedIter};
+use crate::sort::{Sorted, SortedIter, Sum, other_rows};
 
 use super::FinishedManifest;
 
@@ -26,6 +26,9 @@ struct Stretch {
 
 /// Writes every partition's manifest, in any order, on threads of its own, and returns when all are
 /// handed over, or nobody takes them any more. `cuts` has the partitions' numbers of rows.
+///
+/// # Errors
+/// When the spool cannot be read, or what was written is not every row that was sorted, once.
 pub(super) fn write_all(
     sorted: &Sorted,
     cuts: &[u64],
@@ -43,17 +46,24 @@ pub(super) fn write_all(
             // Whoever fails leaves nothing to do for the others.
             if !matches!(written, Ok(true)) {
                 next.store(stretches.len(), Ordering::Relaxed);
-                return written.map(|_| ());
+                return written.map(|_| None);
             }
         }
-        Ok(())
+        Ok(Some(rows.sum()))
     };
-    std::thread::scope(|scope| {
+    let written = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads
+        let written = threads
             .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|panicked| resume_unwind(panicked)))
-    })
+            .map(|it| it.join().unwrap_or_else(|panicked| resume_unwind(panicked)));
+        written.collect::<std::io::Result<Vec<Option<Sum>>>>()
+    })?;
+    let mut all = Sum::default();
+    for sum in written {
+        let Some(sum) = sum else { return Ok(()) };
+        all += sum;
+    }
+    sorted.require_all(all)
 }
 
 /// False when nobody takes manifests any more: an upload failed, and says why itself.
@@ -69,7 +79,7 @@ fn write_stretch(
         let header = header(number);
         let mut manifest = ManifestWriter::new(&header)?;
         for _ in 0..cuts[number] {
-            let Some(row) = rows.next_row()? else { break };
+            let Some(row) = rows.next_row()? else { return Err(other_rows()) };
             manifest.push_encoded(row.encoded())?;
         }
         let (bytes, totals) = manifest.finish()?;
@@ -168,6 +178,13 @@ mod tests {
             let mut rows: Vec<_> =
                 rows.into_iter().map(|row| SortedRow::new(row, n_bits)).collect();
             prop_assert_eq!(got, written_plainly(&mut rows, &cuts));
+            // A plan that leaves a row out, or has one more than there are, is none.
+            if let Some((last, others)) = cuts.split_last() {
+                for wrong in [&[others, &[last - 1]].concat()[..], &[others, &[last + 1]].concat()] {
+                    let (finished, _taken) = mpsc::channel(rows.len() + 2);
+                    prop_assert!(write_all(&sorted, wrong, &header, &finished).is_err());
+                }
+            }
         }
     }
 

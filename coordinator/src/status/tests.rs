@@ -29,6 +29,7 @@ fn record(state: WindowState) -> WindowRecord {
         findings: None,
         released: None,
         splits_before: 0,
+        state_since: None,
         partition_rows: None,
     }
 }
@@ -257,10 +258,20 @@ fn the_tone_is_what_the_sentence_says() {
         it.windows[0].partitions = Partitions { all: 2, accepted: 1, to_do: 0, backing_off: 1 };
     };
     says(waits, Tone::Trouble, "waits");
+    let stopped = |it: &mut Facts| it.throttled = Some(throttled("query"));
+    says(stopped, Tone::Throttled, "nothing new has been begun since 2024-12-20T08");
+    let spaced_out = |it: &mut Facts| it.throttled = Some(throttled("files_per_second"));
+    says(spaced_out, Tone::Moving, "done; the limit says so");
     let paused = |it: &mut Facts| {
         it.windows[0].held = true;
         let (since, by) = (at("2024-12-20T08:00"), "ada".to_owned());
-        it.paused = Some(PauseFacts { since, by, reason: "backup".to_owned(), until: None });
+        it.paused = Some(PauseFacts {
+            since,
+            by,
+            reason: "backup".to_owned(),
+            until: None,
+            all_jobs: false,
+        });
     };
     says(paused, Tone::Paused, "ada paused the archive");
     let away = |it: &mut Facts| it.trouble("store", "refused".to_owned());
@@ -270,6 +281,11 @@ fn the_tone_is_what_the_sentence_says() {
         it.watermark = it.watermark.map(|it| Watermark { target: it.archived_until, ..it });
     };
     says(idle, Tone::Idle, "Nothing is due");
+}
+
+fn throttled(kind: &str) -> ThrottledFacts {
+    let (kind, reason) = (kind.to_owned(), "the limit says so".to_owned());
+    ThrottledFacts { since: at("2024-12-20T08:00"), kind, reason }
 }
 
 /// What whoever reads the JSON relies on: no key may go, or come to mean something else.
@@ -290,6 +306,7 @@ fn the_keys_are_those_of_the_paper() {
     let mut all = status(Parts { audit, live: Some(live), ..parts(windows) });
     all.errors = vec![Reason { reason: "missing".to_owned(), files: 7 }];
     all.troubles = vec![Trouble { what: "store".to_owned(), text: "refused".to_owned() }];
+    all.throttled = Some(throttled("query"));
     let told = serde_json::to_value(&all).expect("JSON");
     let mut keys = Vec::new();
     collect(&told, "", &mut keys);

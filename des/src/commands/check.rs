@@ -5,7 +5,8 @@ use std::path::Path;
 use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
-use coordinator::init;
+use coordinator::behind::behind;
+use coordinator::throttle;
 use protocol::{ArchiveIdentity, Job};
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -106,6 +107,7 @@ async fn of_coordinator(config: &Config) -> Findings {
     if let Some(catalog) = &catalog {
         let looked = look_at_catalog(&**catalog, &mut findings).await;
         findings.keep("catalog", looked);
+        look_at_throttle(&**catalog, config, &mut findings).await;
     }
     let stored = match will_be_made(config) {
         Some(path) => {
@@ -146,6 +148,13 @@ async fn of_coordinator(config: &Config) -> Findings {
         let looked = looked.await;
         findings.keep("ledger", looked);
     }
+    if let Some(wanted) = &config.sync_archived {
+        let column = wiring::archived_column(config, wanted).await;
+        if let Some(column) = findings.keep("column", column) {
+            findings
+                .ok("column", format!("{} may be set where a file is archived", column.target()));
+        }
+    }
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
     findings
@@ -179,6 +188,18 @@ async fn of_worker(config: &Config) -> Findings {
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
     findings
+}
+
+/// Whether the source database can be asked what it is to be asked, and what it says.
+async fn look_at_throttle(catalog: &dyn Catalog, config: &Config, findings: &mut Findings) {
+    let source = &config.throttle.source;
+    if !source.asks() {
+        return;
+    }
+    match throttle::ask_source(source, catalog).await {
+        None => findings.ok("throttle", "the source database can be asked, and says go on"),
+        Some(reason) => findings.warn("throttle", format!("nothing would be begun now: {reason}")),
+    }
 }
 
 async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {
@@ -322,7 +343,7 @@ async fn look_at_ledger(
             findings.error("ledger", &Failure::usage(why));
         }
         (_, Some((store, _))) => {
-            if let Some(why) = init::behind(store, ledger).await? {
+            if let Some(why) = behind(store, ledger).await? {
                 findings.error("ledger", &Failure::usage(why));
             }
         }

@@ -16,19 +16,24 @@ pub(super) async fn run(args: GcArgs, output: Output) -> Result<Exit, Failure> {
         false => wiring::ledger(&config, false).await?,
     };
     let options = GcOptions { grace: config.coordinator.gc_grace, dry_run: args.dry_run };
+    let entry = |to: String| AuditEntry {
+        actor: wiring::actor(),
+        action: "gc".to_owned(),
+        from: None,
+        to: Some(to),
+        reason: args.reason.clone(),
+    };
+    // Before anything is removed: whoever sweeps may be killed in the middle of it.
+    if !args.dry_run {
+        ledger.record_audit(&entry("begun".to_owned())).await?;
+    }
     let mut report = GcReport::default();
     let done = collect(&store, &*ledger, options, &mut report).await;
     let removed = report.removed();
     // What was removed is written down also when the sweep ended midway.
     if !args.dry_run && (done.is_ok() || removed.objects > 0) {
-        let entry = AuditEntry {
-            actor: wiring::actor(),
-            action: "gc".to_owned(),
-            from: None,
-            to: Some(format!("{} objects removed, {} bytes", removed.objects, removed.bytes)),
-            reason: args.reason,
-        };
-        ledger.record_audit(&entry).await?;
+        let told = format!("{} objects removed, {} bytes", removed.objects, removed.bytes);
+        ledger.record_audit(&entry(told)).await?;
     }
     done?;
     output.result(&report, human)?;

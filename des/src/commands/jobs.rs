@@ -19,6 +19,7 @@ use crate::http::{self, PageSlot, Served, ServedJob};
 use crate::job_threads::JobThreads;
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure};
+use crate::telemetry::Traces;
 use crate::wiring::Permissions;
 
 /// The wait before a job that failed is tried again.
@@ -39,6 +40,7 @@ pub(super) async fn coordinator(
     let served =
         served.map(|(config, (board, page))| ServedJob::of_coordinator(&config.job, board, page));
     let _http = http::serve(&configs[0].http, Served::of(served.collect())).await?;
+    let _traces = Traces::start(&configs[0], "coordinator")?;
     let shutdown = shutdown_on_signals()?;
     let mut jobs = Jobs::new(&shutdown);
     for (config, (board, page)) in configs.into_iter().zip(shown) {
@@ -65,6 +67,7 @@ pub(super) async fn worker(configs: Vec<Config>, slots: u16) -> Result<Exit, Fai
     let (says, served): (Vec<_>, Vec<_>) =
         configs.iter().map(|config| ServedJob::of_worker(&config.job, NOT_YET)).unzip();
     let _http = http::serve(&configs[0].http, Served::of(served)).await?;
+    let _traces = Traces::start(&configs[0], "worker")?;
     let drain_timeout = configs[0].worker.drain_timeout;
     let (joins, joining) = mpsc::channel(configs.len());
     let mut jobs = Jobs::new(&shutdown);

@@ -18,6 +18,7 @@ use crate::http::{self, PageSlot, Served};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure, Output, bytes, grouped, table};
 use crate::progress::FileBar;
+use crate::telemetry::Traces;
 use crate::wiring::{self, Fleet, Permissions};
 
 /// Failed files that a run names.
@@ -113,6 +114,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     let workers = workers(&config, args.workers)?;
     let permissions =
         Permissions { migrate: !args.no_migrate, accept_below: args.accept_below, reason: None };
+    let _traces = Traces::start(&config, "migrate")?;
     let fleet = wiring::connect(&config, permissions).await?;
     let shutdown = shutdown_on_signals()?;
     let continuous = args.mode == Mode::Continuous;
@@ -130,6 +132,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     page.fill(fleet.page_source(&config, &board));
     let _http = http::serve(&config.http, Served::of_both(&config.job, &board, &page)).await?;
     fleet.watch(&config, &board, &shutdown);
+    fleet.sync_archived(&config, &board, &shutdown).await?;
     let pause = args.interval;
     while !shutdown.is_cancelled() {
         match run_embedded(&config, &fleet, options(Goal::UpToCutoff), &shutdown).await {

@@ -6,6 +6,7 @@ mod check;
 mod errors;
 mod explain;
 mod export;
+mod fleet;
 mod gc;
 mod held;
 mod init;
@@ -23,6 +24,8 @@ mod retry_failed;
 mod services;
 mod shell;
 mod stats;
+mod sync_archived;
+mod throttle;
 mod windows;
 
 use crate::cli::{Cli, Command};
@@ -52,6 +55,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(&Config::load(&args.config)?, *output).await,
         Command::Windows(args) => windows::run(args, *output).await,
         Command::Errors(args) => errors::run(args, *output).await,
+        Command::Workers(args) => fleet::workers(args, *output).await,
+        Command::Top(args) => fleet::top(args, *output).await,
         Command::Adjust(args) => adjust::run(args, *output).await,
         Command::Replay(args) => replay::run(args, *output).await,
         Command::Reconcile(args) => reconcile::run(args, *output).await,
@@ -60,8 +65,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Retry(args) => held::retry(args, *output).await,
         Command::Pause(args) => pause::pause(args, *output).await,
         Command::Resume(args) => pause::resume(args, *output).await,
+        Command::Throttle(args) => throttle::run(args, *output).await,
         Command::RebuildLedger(args) => rebuild::run(args, *output).await,
         Command::Audit(args) => audit::run(args, *output).await,
+        Command::SyncArchived(args) => sync_archived::run(args, *output).await,
         Command::Gc(args) => gc::run(args, *output).await,
         Command::Get(args) => read::get(args, *output).await,
         Command::Ls(args) => read::ls(args, *output).await,

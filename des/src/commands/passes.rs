@@ -11,6 +11,7 @@ use super::migrate::{MigrateResult, RunOptions, run_embedded};
 use crate::config::Config;
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure, grouped, table};
+use crate::telemetry::Traces;
 use crate::wiring::Fleet;
 
 /// What the passes came to.
@@ -42,6 +43,7 @@ pub(super) async fn carry_out(
 ) -> Result<PassesResult, Failure> {
     let keys = requested.iter().map(WindowRecord::key).collect();
     let shutdown = shutdown_on_signals()?;
+    let _traces = Traces::start(config, "migrate")?;
     let goal = Goal::Replays(keys);
     let options = RunOptions { goal, workers, bar, continuous: false, board: Board::default() };
     let done = run_embedded(config, fleet, options, &shutdown).await?;

@@ -1,5 +1,6 @@
 //! `des pause` and `des resume`: no new work, until an operator or the clock says otherwise.
 
+use backends::ledger::Scope;
 use coordinator::explain::PauseFacts;
 use coordinator::pause;
 use protocol::Timestamp;
@@ -18,12 +19,14 @@ struct PauseResult {
     by: String,
     reason: String,
     until: Option<Timestamp>,
+    /// Whether it is of all jobs.
+    all_jobs: bool,
 }
 
 impl PauseResult {
     fn new(paused: bool, pause: &backends::ledger::Pause) -> Self {
-        let PauseFacts { since, by, reason, until } = pause.into();
-        Self { paused, since, by, reason, until }
+        let PauseFacts { since, by, reason, until, all_jobs } = pause.into();
+        Self { paused, since, by, reason, until, all_jobs }
     }
 
     fn rows(&self) -> String {
@@ -34,8 +37,14 @@ impl PauseResult {
             ("until", until),
             ("by", self.by.clone()),
             ("reason", self.reason.clone()),
+            ("for", if self.all_jobs { "all jobs" } else { "this job" }.to_owned()),
         ])
     }
+}
+
+/// What is meant: this job, or all.
+pub(super) fn scope(all_jobs: bool) -> Scope {
+    if all_jobs { Scope::AllJobs } else { Scope::Job }
 }
 
 pub(super) async fn pause(args: PauseArgs, output: Output) -> Result<Exit, Failure> {
@@ -44,7 +53,9 @@ pub(super) async fn pause(args: PauseArgs, output: Output) -> Result<Exit, Failu
     }
     let config = Config::load(&args.config.config)?;
     let ledger = wiring::ledger(&config, false).await?;
-    let pause = pause::pause(&*ledger, args.until, (wiring::actor(), args.reason)).await?;
+    let pause =
+        pause::pause(&*ledger, (scope(args.all_jobs), args.until), (wiring::actor(), args.reason))
+            .await?;
     output.result(&PauseResult::new(true, &pause), |it| {
         it.rows()
             + "Paused: whoever leads begins nothing new from within seconds on, also after a \
@@ -56,7 +67,8 @@ pub(super) async fn pause(args: PauseArgs, output: Output) -> Result<Exit, Failu
 pub(super) async fn resume(args: ResumeArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
     let ledger = wiring::ledger(&config, false).await?;
-    let ended = pause::resume(&*ledger, (wiring::actor(), args.reason)).await?;
+    let ended =
+        pause::resume(&*ledger, scope(args.all_jobs), (wiring::actor(), args.reason)).await?;
     output.result(&PauseResult::new(false, &ended), |it| {
         it.rows()
             + "Resumed: the coordinator that leads goes on within seconds, or the next `des \

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::http::{self, PageSlot, Served, ServedJob};
 use crate::lifecycle::shutdown_on_signals;
 use crate::output::{Exit, Failure};
+use crate::telemetry::Traces;
 use crate::wiring::{self, Permissions};
 
 /// Slots of a worker process that is not told otherwise.
@@ -52,6 +53,7 @@ pub(super) async fn coordinator(args: CoordinatorArgs) -> Result<Exit, Failure> 
     let (board, page) = (Board::default(), PageSlot::default());
     let served = Served::of(vec![ServedJob::of_coordinator(&config.job, &board, &page)]);
     let _http = http::serve(&config.http, served).await?;
+    let _traces = Traces::start(config, "coordinator")?;
     let shutdown = shutdown_on_signals()?;
     coordinate(config, permissions, (&board, &page), &shutdown).await?;
     Ok(Exit::Done)
@@ -72,6 +74,7 @@ pub(super) async fn coordinate(
     let stop = shutdown.child_token();
     let _stopped_whatever_happens = stop.clone().drop_guard();
     fleet.watch(config, board, &stop);
+    fleet.sync_archived(config, board, &stop).await?;
     page.fill(fleet.page_source(config, board));
     // Nobody listens: the receiver goes at once, and with it every event.
     let (events, _) = mpsc::unbounded_channel();
@@ -87,6 +90,7 @@ pub(super) async fn worker(args: WorkerArgs) -> Result<Exit, Failure> {
     let shutdown = shutdown_on_signals()?;
     let (ready, served) = ServedJob::of_worker(&config.job, NOT_YET);
     let _http = http::serve(&config.http, Served::of(vec![served])).await?;
+    let _traces = Traces::start(config, "worker")?;
     let Some((worker, queue)) = prepare(config, slots, &shutdown).await? else {
         return Ok(Exit::Done);
     };

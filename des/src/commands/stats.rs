@@ -52,6 +52,9 @@ fn human(it: &Stats) -> String {
             paused.since, paused.by, paused.reason
         ));
     }
+    if let Some(throttled) = &it.throttled {
+        text.push_str(&format!("throttled since {}: {}\n", throttled.since, throttled.reason));
+    }
     for held in &it.held {
         text.push_str(&format!("held: the window that ends at {}: {}\n", held.end, held.reason));
     }
@@ -135,6 +138,7 @@ mod tests {
             open_windows: 0,
             held: Vec::new(),
             paused: None,
+            throttled: None,
             moved_by_hand_from: None,
             n_bits_advice: Some(BitsAdvice {
                 n_bits: 4,

@@ -119,6 +119,7 @@ fn are_same_store(one: &StoreConfig, other: &StoreConfig) -> bool {
 /// The first key that is the process's own, and said differently.
 fn differing_key(one: &Config, other: &Config) -> Option<&'static str> {
     let (a, b) = (&one.worker, &other.worker);
+    let endpoint = |config: &Config| config.tracing.as_ref().map(|it| it.endpoint.clone());
     let keys = [
         ("worker.slots", a.slots == b.slots),
         ("worker.memory", a.memory == b.memory),
@@ -127,14 +128,17 @@ fn differing_key(one: &Config, other: &Config) -> Option<&'static str> {
         ("worker.drain_timeout", a.drain_timeout == b.drain_timeout),
         ("http.listen", one.http.listen == other.http.listen),
         ("http.admin_token", one.http.admin_token == other.http.admin_token),
+        ("http.allowed_hosts", one.http.allowed_hosts == other.http.allowed_hosts),
         ("metrics.enabled", one.http.metrics == other.http.metrics),
+        ("tracing.otlp_endpoint", endpoint(one) == endpoint(other)),
+        ("tracing.sample_ratio", one.tracing == other.tracing),
     ];
     keys.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{load, validate};
+    use super::super::{TracingConfig, load, validate};
     use super::*;
 
     fn config(name: &str, text: &str) -> Config {
@@ -191,11 +195,36 @@ mod tests {
                 ("job: letters", "job: letters, http: {admin_token: 0123456789abcdef}"),
                 "`http.admin_token` is not the same",
             ),
+            (
+                ("job: letters", "job: letters, http: {allowed_hosts: [des.example.org]}"),
+                "`http.allowed_hosts` is not the same",
+            ),
+            (
+                ("job: letters", "job: letters, tracing: {otlp_endpoint: 'http://a:4318'}"),
+                "`tracing.otlp_endpoint` is not the same",
+            ),
         ] {
             let why = clash(&invoices(), &letters(change)).unwrap_or_else(|| panic!("{change:?}"));
             assert!(why.contains(told), "{change:?}: {why}");
             assert!(!why.contains("secret") && !why.contains("0123"), "{why}");
         }
+    }
+
+    #[test]
+    fn spans_are_of_the_process_and_throttles_and_marks_of_each_job() {
+        let traced = |config: Config, sample_ratio| {
+            let endpoint = "http://a:4318".to_owned();
+            Config { tracing: Some(TracingConfig { endpoint, sample_ratio }), ..config }
+        };
+        let of_its_own = letters((
+            "job: letters",
+            "job: letters, throttle: {max_files_per_second: 5}, \
+             sync_archived: {url: 'postgresql://h/d', column: archived}",
+        ));
+        let (one, same) = (traced(invoices(), 1.0), traced(of_its_own, 1.0));
+        assert_eq!(clash(&one, &same), None);
+        let why = clash(&one, &traced(same, 0.5)).expect("they differ");
+        assert!(why.contains("`tracing.sample_ratio` is not the same"), "{why}");
     }
 
     #[test]

@@ -5,6 +5,9 @@ mod admin_token;
 mod jobs;
 mod load;
 mod raw;
+mod sync;
+mod throttle;
+mod traces;
 mod urls;
 mod validate;
 
@@ -16,10 +19,13 @@ use backends::catalog::CatalogTable;
 use backends::store::S3Settings;
 use coordinator::attempts::AttemptLimits;
 use coordinator::decide::FailureLimits;
+use coordinator::throttle::ThrottleSettings;
 use protocol::{Job, PackSettings, Timestamp};
 
 pub(crate) use admin_token::AdminToken;
 pub(crate) use load::{ConfigError, REFERENCE};
+pub(crate) use sync::SyncArchivedConfig;
+pub(crate) use traces::TracingConfig;
 pub(crate) use urls::DatabaseUrl;
 
 /// A configuration that can be used.
@@ -40,7 +46,12 @@ pub(crate) struct Config {
     pub(crate) roots: Vec<PathBuf>,
     pub(crate) worker: WorkerConfig,
     pub(crate) coordinator: CoordinatorConfig,
+    pub(crate) throttle: ThrottleSettings,
     pub(crate) http: HttpConfig,
+    /// `None`: nothing is traced.
+    pub(crate) tracing: Option<TracingConfig>,
+    /// `None`: nothing of the catalog is ever written.
+    pub(crate) sync_archived: Option<SyncArchivedConfig>,
 }
 
 /// Where a service answers over HTTP.
@@ -54,6 +65,8 @@ pub(crate) struct HttpConfig {
     pub(crate) metrics: bool,
     /// What whoever acts from the page has to know; `None`: nobody may.
     pub(crate) admin_token: Option<AdminToken>,
+    /// Names, in lower case, besides addresses and localhost, under which the page is asked for.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -162,20 +175,42 @@ mod tests {
         assert_eq!(format!("{:?}", reference.pack), format!("{:?}", least.pack));
         let (stated, default) = (&reference.coordinator, &least.coordinator);
         assert_eq!(format!("{stated:?}"), format!("{default:?}"));
+        assert_eq!(reference.throttle, least.throttle);
         let worker = WorkerConfig { slots: None, ..reference.worker };
         assert_eq!(format!("{worker:?}"), format!("{:?}", least.worker));
         assert_eq!(reference.http.listen, least.http.listen);
         assert_eq!(reference.http.metrics, least.http.metrics);
+        assert_eq!((reference.tracing, least.tracing), (None, None));
         let columns = CatalogTable { size: None, ..reference.table };
         assert_eq!(format!("{columns:?}"), format!("{:?}", least.table));
+    }
+
+    #[test]
+    fn names_of_the_page_are_names() {
+        let hosts = |hosts: &str| {
+            let text = format!("{{packer: {{output_dir: /a}}, http: {{allowed_hosts: {hosts}}}}}");
+            let raw = load::parse(Path::new("des.yaml"), &text, &|_| None).expect("it parses");
+            let config = validate::validate(Path::new("des.yaml"), raw, &|_| None);
+            config.map(|it| it.http.allowed_hosts).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            hosts("[Des.example.org, des]"),
+            Ok(vec!["des.example.org".into(), "des".into()])
+        );
+        for refused in ["['des:8080']", "['https://des']", "['']", "['*']"] {
+            let error = hosts(refused).expect_err(refused);
+            assert!(error.contains("`http.allowed_hosts`"), "{error}");
+        }
     }
 
     #[test]
     fn http_is_served_where_the_keys_say() {
         let http = |keys: &str| {
             let text = format!("{{packer: {{output_dir: /archive}}, {keys}}}");
-            let HttpConfig { listen, chosen, metrics, admin_token } = config(&text).http;
+            let HttpConfig { listen, chosen, metrics, admin_token, allowed_hosts } =
+                config(&text).http;
             assert_eq!(admin_token, None, "nobody acts without one");
+            assert!(allowed_hosts.is_empty());
             let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
             (listen, chosen, metrics)
         };
@@ -218,6 +253,43 @@ mod tests {
         for refused in ["0123456789abcde", "0123456789abcdef ", "zażółć gęślą jaźń"] {
             let error = token(refused).expect_err(refused);
             assert!(error.contains("`http.admin_token`") && !error.contains(refused), "{error}");
+        }
+    }
+
+    #[test]
+    fn traces_go_where_the_key_or_the_environment_says() {
+        let tracing = |section: &str, variable: Option<&str>| {
+            let text = format!("{{packer: {{output_dir: /a}}, tracing: {{{section}}}}}");
+            let path = Path::new("des.yaml");
+            let raw = load::parse(path, &text, &|_: &str| None).expect("it parses");
+            assert!(!format!("{raw:?}").contains("//"), "the endpoint is printed");
+            let set = |name: &str| {
+                variable.filter(|_| name == "OTEL_EXPORTER_OTLP_ENDPOINT").map(str::to_owned)
+            };
+            let config = validate::validate(path, raw, &set).map_err(|error| error.to_string())?;
+            Ok::<_, String>(config.tracing.map(|it| (it.endpoint, it.sample_ratio)))
+        };
+        let to = |endpoint: &str, ratio| Ok(Some((endpoint.to_owned(), ratio)));
+        assert_eq!(tracing("", None), Ok(None));
+        assert_eq!(tracing("otlp_endpoint: ''", Some("")), Ok(None));
+        assert_eq!(tracing("otlp_endpoint: 'http://a:4318/'", None), to("http://a:4318", 1.0));
+        assert_eq!(tracing("sample_ratio: 0.5", Some("https://b/x")), to("https://b/x", 0.5));
+        let both = tracing("otlp_endpoint: 'http://a'", Some("http://b"));
+        assert_eq!(both, to("http://a", 1.0));
+        let paper = include_str!("../../../docs/tracing.md");
+        let block = paper.split("```yaml\n").nth(1).and_then(|it| it.split("```").next());
+        let paper = format!("packer: {{output_dir: /a}}\n{}", block.expect("a block"));
+        assert_eq!(config(&paper).tracing.expect("it traces").sample_ratio, 1.0);
+        for (section, variable, told) in [
+            ("otlp_endpoint: 'collector:4318'", None, "http://host:4318"),
+            ("", Some("collector:4318"), "`OTEL_EXPORTER_OTLP_ENDPOINT`"),
+            ("otlp_endpoint: 'http://'", None, "http://host:4318"),
+            ("otlp_endpoint: 'http://u:secret@a'", None, "OTEL_EXPORTER_OTLP_HEADERS"),
+            ("otlp_endpoint: 'http://a', sample_ratio: 1.5", None, "`tracing.sample_ratio`"),
+            ("sample_ratio: -0.1", None, "0..1"),
+        ] {
+            let error = tracing(section, variable).expect_err(section);
+            assert!(error.contains(told) && !error.contains("secret"), "{error}");
         }
     }
 

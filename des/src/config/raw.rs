@@ -23,7 +23,10 @@ pub(crate) struct RawConfig {
     pub(crate) source: RawSource,
     pub(crate) worker: RawWorker,
     pub(crate) coordinator: RawCoordinator,
+    pub(crate) throttle: RawThrottle,
     pub(crate) http: RawHttp,
+    pub(crate) tracing: RawTracing,
+    pub(crate) sync_archived: Option<RawSyncArchived>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,9 +130,40 @@ pub(crate) struct RawCoordinator {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(crate) struct RawThrottle {
+    pub(crate) max_files_per_second: Option<Lenient<u64>>,
+    pub(crate) max_bytes_per_second: Option<Size>,
+    pub(crate) not_between: Option<String>,
+    pub(crate) query: Option<String>,
+    pub(crate) max_replication_lag: Option<Span>,
+    pub(crate) max_active_connections: Option<Lenient<u64>>,
+    pub(crate) check_every: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct RawHttp {
     pub(crate) listen: Option<Lenient<String>>,
     pub(crate) admin_token: Option<Secret>,
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawTracing {
+    pub(crate) otlp_endpoint: Option<Secret>,
+    pub(crate) sample_ratio: Option<Lenient<f64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawSyncArchived {
+    pub(crate) url: Option<Secret>,
+    pub(crate) column: Option<String>,
+    pub(crate) value: Option<Lenient<String>>,
+    pub(crate) batch_rows: Option<Lenient<u64>>,
+    pub(crate) max_rows_per_second: Option<Lenient<u64>>,
+    pub(crate) every: Option<Span>,
 }
 
 /// A text that may hold a password, and does not print it.

@@ -13,12 +13,15 @@ use protocol::{NBits, PackSettings};
 
 use super::load::ConfigError;
 use super::raw::{
-    Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, Secret, Size, Span,
+    Lenient, RawConfig, RawDatabase, RawHttp, RawMetrics, RawPacker, RawStore, RawTracing, Secret,
+    Size, Span,
 };
+use super::sync;
+use super::throttle::throttle_settings;
 use super::urls::bucket_and_prefix;
 use super::{
     AdminToken, BrokerConfig, Config, CoordinatorConfig, DatabaseUrl, HttpConfig, StoreConfig,
-    WorkerConfig,
+    TracingConfig, WorkerConfig,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -36,16 +39,16 @@ const LONGEST_RECHECK: Duration = Duration::from_secs(366 * 86_400);
 const MOST_LAG_DAYS: i64 = 36_500;
 
 /// Names the key of a complaint.
-struct Complaints<'a> {
+pub(super) struct Complaints<'a> {
     path: &'a Path,
 }
 
 impl Complaints<'_> {
-    fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
+    pub(super) fn at(&self, key: &str, why: impl Into<String>) -> ConfigError {
         ConfigError::Value { path: self.path.to_owned(), key: key.to_owned(), why: why.into() }
     }
 
-    fn positive<T: PartialOrd + Default + std::fmt::Display>(
+    pub(super) fn positive<T: PartialOrd + Default + std::fmt::Display>(
         &self,
         key: &str,
         value: T,
@@ -83,7 +86,10 @@ pub(super) fn validate(
         source,
         worker,
         coordinator,
+        throttle,
         http,
+        tracing,
+        sync_archived,
     } = raw;
     let job = job.unwrap_or_else(|| "default".to_owned());
     let job = job.parse().map_err(|error| complain.at("job", format!("{error}")))?;
@@ -123,6 +129,7 @@ pub(super) fn validate(
             }
         })
         .transpose()?;
+    let throttle = throttle_settings(&complain, throttle, catalog.as_ref())?;
     Ok(Config {
         path: path.to_owned(),
         job,
@@ -138,11 +145,14 @@ pub(super) fn validate(
         roots: source.roots.iter().map(PathBuf::from).collect(),
         worker: worker_config(&complain, &worker)?,
         coordinator: coordinator_config(&complain, &coordinator)?,
+        throttle,
         http: http_config(&complain, &http, &metrics)?,
+        tracing: tracing_config(&complain, tracing, variable)?,
+        sync_archived: sync_archived.map(|raw| sync::sync_archived(&complain, raw)).transpose()?,
     })
 }
 
-fn database_url(
+pub(super) fn database_url(
     complain: &Complaints<'_>,
     key: &str,
     url: Option<&Secret>,
@@ -295,7 +305,15 @@ fn http_config(
         .map(|Secret(token)| AdminToken::new(token))
         .transpose()
         .map_err(|why| complain.at("http.admin_token", why))?;
-    let at = |listen, chosen| HttpConfig { listen, chosen, metrics: enabled, admin_token };
+    let allowed_hosts = http.allowed_hosts.iter().map(|host| host_name(complain, host));
+    let allowed_hosts = allowed_hosts.collect::<Result<_, _>>()?;
+    let at = |listen, chosen| HttpConfig {
+        listen,
+        chosen,
+        metrics: enabled,
+        admin_token,
+        allowed_hosts,
+    };
     let port = metrics.port.filter(|_| enabled).map(|Lenient(port)| port);
     match (&http.listen, port) {
         (Some(Lenient(text)), _) if matches!(text.as_str(), "off" | "false" | "no" | "none") => {
@@ -312,6 +330,29 @@ fn http_config(
         (None, Some(port)) => Ok(at(Some((Ipv4Addr::LOCALHOST, port).into()), true)),
         (None, None) => Ok(at(Some((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()), false)),
     }
+}
+
+/// A name as a browser sends it, without its port.
+fn host_name(complain: &Complaints<'_>, host: &str) -> Result<String, ConfigError> {
+    let plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '-' | '_');
+    match !host.is_empty() && host.chars().all(plain) {
+        true => Ok(host.to_ascii_lowercase()),
+        false => Err(complain.at(
+            "http.allowed_hosts",
+            format!("`{host}` is no name: give it alone, such as des.example.org, without a port"),
+        )),
+    }
+}
+
+fn tracing_config(
+    complain: &Complaints<'_>,
+    tracing: RawTracing,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<TracingConfig>, ConfigError> {
+    let configured = tracing.otlp_endpoint.map(|Secret(url)| url);
+    let sample_ratio = tracing.sample_ratio.map_or(1.0, |Lenient(ratio)| ratio);
+    TracingConfig::new(configured, sample_ratio, variable)
+        .map_err(|(key, why)| complain.at(key, why))
 }
 
 fn worker_config(

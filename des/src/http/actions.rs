@@ -1,4 +1,5 @@
-//! What may be done from the page, by whoever knows `http.admin_token`: pause, resume, replay.
+//! What may be done from the page, by whoever knows `http.admin_token`: pause, resume, throttle,
+//! replay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use backends::ledger::{AuditEntry, Pause, WindowRecord};
+use backends::ledger::{AuditEntry, LiveLimits, Override, Pause, Scope, WindowRecord};
 use coordinator::explain::PauseFacts;
 use coordinator::operate::{RequestError, request_replays};
 use coordinator::pause::{self, PauseError};
+use coordinator::throttle::{self, ThrottleError};
 use protocol::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use tracing::{info, warn};
 
 use super::page::PageSource;
 use super::{Answers, json, problem};
+use crate::cli::size_or_none;
 
 /// The largest body, in bytes, and how long it may take to arrive.
 const BODY: usize = 4 * 1024;
@@ -42,6 +45,26 @@ struct ResumeRequest {
     reason: String,
 }
 
+/// Limits as the command takes them: a text each, or a number. Without any, the throttle is taken back.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ThrottleRequest {
+    reason: String,
+    #[serde(default)]
+    max_files_per_second: Option<Said>,
+    #[serde(default)]
+    max_bytes_per_second: Option<Said>,
+    #[serde(default)]
+    not_between: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Number(u64),
+    Text(String),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReplayRequest {
@@ -59,6 +82,12 @@ struct PauseDone {
 }
 
 #[derive(Serialize)]
+struct ThrottleDone {
+    /// For a person.
+    done: String,
+}
+
+#[derive(Serialize)]
 struct ReplayDone {
     /// For a person.
     done: String,
@@ -69,7 +98,7 @@ struct ReplayDone {
 pub(super) async fn pause(State(answers): State<Arc<Answers>>, request: Request) -> Response {
     answer(act(&answers, request, "pause", async |source, asked: PauseRequest| {
         let who = (source.actor.clone(), reason(asked.reason)?);
-        let pause = pause::pause(&*source.ledger, asked.until, who).await?;
+        let pause = pause::pause(&*source.ledger, (Scope::Job, asked.until), who).await?;
         Ok(PauseDone::new("Paused: nothing new is begun from within seconds on.", &pause))
     }))
     .await
@@ -78,10 +107,42 @@ pub(super) async fn pause(State(answers): State<Arc<Answers>>, request: Request)
 pub(super) async fn resume(State(answers): State<Arc<Answers>>, request: Request) -> Response {
     answer(act(&answers, request, "resume", async |source, asked: ResumeRequest| {
         let who = (source.actor.clone(), Some(reason(asked.reason)?));
-        let ended = pause::resume(&*source.ledger, who).await?;
+        let ended = pause::resume(&*source.ledger, Scope::Job, who).await?;
         Ok(PauseDone::new("Resumed: work goes on within seconds.", &ended))
     }))
     .await
+}
+
+pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answer(act(&answers, request, "throttle", async |source, asked: ThrottleRequest| {
+        let (actor, why) = (source.actor.clone(), reason(asked.reason)?);
+        let limits = LiveLimits {
+            files_per_second: limit("max_files_per_second", asked.max_files_per_second)?,
+            bytes_per_second: limit("max_bytes_per_second", asked.max_bytes_per_second)?,
+            not_between: asked.not_between.map_or(Override::Unsaid, |text| match text.trim() {
+                "none" => Override::Off,
+                hours => Override::To(hours.to_owned()),
+            }),
+        };
+        let done = if limits.is_empty() {
+            let ended = throttle::end(&*source.ledger, Scope::Job, (actor, Some(why))).await?;
+            format!("Taken back: {}. The configuration counts again.", ended.limits)
+        } else {
+            let set = throttle::set(&*source.ledger, (Scope::Job, limits), (actor, why)).await?;
+            format!("From within seconds on: {}.", set.limits)
+        };
+        Ok(ThrottleDone { done })
+    }))
+    .await
+}
+
+fn limit(key: &str, said: Option<Said>) -> Result<Override<u64>, Refused> {
+    match said {
+        None => Ok(Override::Unsaid),
+        Some(Said::Number(limit)) => Ok(Override::To(limit)),
+        Some(Said::Text(text)) => size_or_none(&text)
+            .map_err(|why| Refused(StatusCode::BAD_REQUEST, format!("{key}, {text:?}: {why}"))),
+    }
 }
 
 pub(super) async fn replay(State(answers): State<Arc<Answers>>, request: Request) -> Response {
@@ -116,6 +177,17 @@ impl From<PauseError> for Refused {
         match error {
             PauseError::Refused(why) => Self(StatusCode::CONFLICT, why),
             PauseError::Backend(error) => Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        }
+    }
+}
+
+impl From<ThrottleError> for Refused {
+    fn from(error: ThrottleError) -> Self {
+        match error {
+            ThrottleError::Refused(why) => Self(StatusCode::CONFLICT, why),
+            ThrottleError::Backend(error) => {
+                Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
         }
     }
 }
@@ -190,6 +262,11 @@ async fn allow(answers: &Answers, headers: &HeaderMap) -> Result<(), Refused> {
         Some((_, given)) if token.matches(given.trim()) => Ok(()),
         Some(_) => {
             warn!("something was to be done from the page with a wrong token");
+            // Few wait at a time, so that they do not keep everybody else from connecting.
+            let Ok(_waits) = answers.wrong_tokens.try_acquire() else {
+                let why = "too many give a wrong token just now; try again later".to_owned();
+                return Err(Refused(StatusCode::TOO_MANY_REQUESTS, why));
+            };
             tokio::time::sleep(WRONG_TOKEN).await;
             Err(Refused(StatusCode::UNAUTHORIZED, "this is not the admin token".to_owned()))
         }

@@ -34,6 +34,8 @@ pub(super) fn install(
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(PerJob(recorder)).context("metrics are counted already")?;
+    // Not of any job, since a process sends the spans of all of them together.
+    crate::telemetry::describe();
     for it in &served.jobs {
         within(served.named(it), || {
             backends::metrics::describe();
@@ -82,11 +84,11 @@ struct PerJob<R>(R);
 /// `job` is a label that Prometheus itself gives to everything that it scrapes.
 const LABEL: &str = "des_job";
 /// What the jobs of a process share.
-const SHARED: &str = worker::metrics::SLOTS;
+const SHARED: [&str; 2] = [worker::metrics::SLOTS, crate::telemetry::SPANS];
 
 fn of_job(key: &Key) -> Cow<'_, Key> {
     match job_threads::current() {
-        Some(job) if key.name() != SHARED => {
+        Some(job) if !SHARED.contains(&key.name()) => {
             Cow::Owned(key.with_extra_labels(vec![Label::new(LABEL, String::from(job))]))
         }
         _ => Cow::Borrowed(key),
@@ -133,8 +135,11 @@ fn tell(board: &Board) {
         describe_gauge!("des_lease_epoch", Unit::Count, "Epoch of the lease of who leads");
         gauge!("des_lease_epoch").set(epoch as f64);
     }
-    if let Some((figures, age)) = board.figures() {
-        figures.tell(age);
+    if let Some(age) = board.figures_age() {
+        coordinator::figures::tell_age(age);
+    }
+    if let Some(figures) = board.figures() {
+        figures.tell();
     }
 }
 

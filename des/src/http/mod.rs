@@ -2,43 +2,37 @@
 //! the status behind it. Nothing here changes anything but `actions`, with a token.
 
 mod actions;
+mod connections;
+mod hosts;
 mod metrics;
 mod page;
 mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use coordinator::board::Board;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::Job;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub(crate) use self::page::{PageSlot, PageSource};
 use crate::config::{AdminToken, HttpConfig};
 use crate::output::Failure;
 
-/// Connections at a time; further ones wait to be accepted.
-const CONNECTIONS: usize = 64;
-/// Those of them that may watch the page's events.
+/// Connections at a time that may watch the page's events.
 const WATCHERS: usize = 16;
-/// How long a request's head may take, and how long a connection may be idle.
-const HEAD_LIMIT: Duration = Duration::from_secs(15);
-/// The wait after a connection could not be accepted, for want of file descriptors perhaps.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Those that may be made to wait since they gave a wrong token.
+const WRONG_TOKENS: usize = 4;
 
 /// What a process has to tell.
 pub(crate) struct Served {
@@ -161,6 +155,10 @@ struct Answers {
     counted: Option<PrometheusHandle>,
     /// What whoever acts has to know; `None`: nobody may.
     admin_token: Option<AdminToken>,
+    /// Names under which the page is asked for, besides addresses and localhost.
+    allowed_hosts: Vec<String>,
+    /// Places for those who gave a wrong token.
+    wrong_tokens: Semaphore,
     /// Places for those who watch.
     watchers: Arc<Semaphore>,
 }
@@ -190,9 +188,16 @@ pub(crate) async fn serve(
     // Port 0 is any free one.
     let address = listener.local_addr()?;
     info!(%address, "serving HTTP");
-    let (admin_token, watchers) = (config.admin_token.clone(), Arc::new(Semaphore::new(WATCHERS)));
-    let router = router(Arc::new(Answers { served, counted, admin_token, watchers }));
-    tokio::spawn(accept(listener, router, stop.clone()));
+    let answers = Arc::new(Answers {
+        served,
+        counted,
+        admin_token: config.admin_token.clone(),
+        allowed_hosts: config.allowed_hosts.clone(),
+        wrong_tokens: Semaphore::new(WRONG_TOKENS),
+        watchers: Arc::new(Semaphore::new(WATCHERS)),
+    });
+    let routers = (router(Arc::clone(&answers)), reserved(answers));
+    tokio::spawn(connections::accept(listener, routers, stop.clone()));
     Ok(Some(stop.drop_guard()))
 }
 
@@ -203,50 +208,18 @@ fn refusal(address: SocketAddr, error: &std::io::Error) -> String {
     )
 }
 
-async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (router, stop) = (router.clone(), stop.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = answer(stream, router) => {}
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                debug!("a connection was not accepted: {error}");
-                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-            }
-        }
-    }
-}
-
-/// Answers a connection's requests. Whoever sends no head within [`HEAD_LIMIT`] is let go.
-async fn answer(stream: TcpStream, router: Router) {
-    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
-    let service = TowerToHyperService::new(router);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        debug!("a connection ended: {error}");
-    }
+/// What monitoring asks for.
+fn probes() -> Router<Arc<Answers>> {
+    Router::new()
+        .route("/metrics", get(tell_metrics))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(tell_ready))
 }
 
 fn router(answers: Arc<Answers>) -> Router {
-    let mut router = Router::new()
-        .route("/metrics", get(tell_metrics))
-        .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(tell_ready));
+    let mut router = probes();
     if answers.served.coordinates() {
-        router = router
+        let page = Router::new()
             .route("/", get(page::html))
             .route("/page.css", get(page::style))
             .route("/page.js", get(page::script))
@@ -255,9 +228,21 @@ fn router(answers: Arc<Answers>) -> Router {
             .route("/api/events", get(status::events))
             .route("/api/pause", post(actions::pause))
             .route("/api/resume", post(actions::resume))
-            .route("/api/replay", post(actions::replay));
+            .route("/api/throttle", post(actions::throttle))
+            .route("/api/replay", post(actions::replay))
+            .route_layer(from_fn_with_state(Arc::clone(&answers), hosts::only_known));
+        router = router.merge(page);
     }
     router.layer(map_response(page::secure)).with_state(answers)
+}
+
+/// What is answered while everybody else has all connections.
+fn reserved(answers: Arc<Answers>) -> Router {
+    let crowded = async || {
+        let why = "as many are connected as may; try again";
+        problem(StatusCode::SERVICE_UNAVAILABLE, why)
+    };
+    probes().fallback(crowded).layer(map_response(page::secure)).with_state(answers)
 }
 
 /// An answer in JSON, which nobody is to keep.

@@ -21,7 +21,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often a stream gives a sign when nothing changes.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// What may be done with a token.
-const ACTIONS: [&str; 3] = ["pause", "resume", "replay"];
+const ACTIONS: [&str; 4] = ["pause", "resume", "throttle", "replay"];
 
 /// A status as it is told.
 #[derive(Serialize)]

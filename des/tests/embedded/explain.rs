@@ -82,7 +82,9 @@ fn what_operators_did_can_be_read() {
         .iter()
         .map(|it| (it["action"].as_str().expect("what"), it["reason"].as_str().expect("why")))
         .collect();
-    assert_eq!(told, [("gc", "tidy"), ("replay", "look"), ("adjust", "again"), ("init", "first")]);
+    let earlier = [("replay", "look"), ("adjust", "again"), ("init", "first")];
+    assert_eq!(told[..2], [("gc", "tidy"), ("gc", "tidy")], "done, and begun");
+    assert_eq!(told[2..], earlier);
     for entry in entries {
         assert!(entry["actor"].as_str().is_some_and(|actor| actor.contains('@')), "{entry}");
         assert!(entry["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{entry}");

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::RowAccessor as _;
 use serde_json::json;
 
 use crate::support::{Made, Place, incompressible, text};
@@ -123,6 +125,40 @@ fn every_row_is_listed_once_with_where_it_is() {
         assert_eq!(fields, &listed[uid], "{uid}");
     }
     place.des("audit export --format table").expect(2);
+
+    // The same as Parquet, row by row.
+    let to = place.path("all.parquet");
+    let told = place.json(&format!("audit export --format parquet --to-file {}", to.display()));
+    assert_eq!((&told["format"], &told["archived"]), (&json!("parquet"), &json!(there.len())));
+    assert_eq!(parquet_rows(&to), listed);
+    let left: Vec<_> =
+        std::fs::read_dir(to.parent().expect("a directory")).expect("listed").collect();
+    let names = left.iter().map(|it| it.as_ref().expect("an entry").file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tmp")));
+}
+
+/// As [`rows`], of a Parquet file.
+fn parquet_rows(path: &std::path::Path) -> BTreeMap<String, Vec<String>> {
+    let file = std::fs::File::open(path).expect("it is there");
+    let reader = SerializedFileReader::new(file).expect("it is Parquet");
+    let time = |micros| protocol::Timestamp::from_micros(micros).expect("a time").to_string();
+    let mut rows = BTreeMap::new();
+    for row in reader.get_row_iter(None).expect("rows") {
+        let row = row.expect("a row");
+        let text = |value: Option<String>| value.unwrap_or_default();
+        let fields = vec![
+            time(row.get_timestamp_micros(1).expect("created_at")),
+            text(row.get_timestamp_micros(2).ok().map(time)),
+            text(row.get_string(3).ok().cloned()),
+            text(row.get_ulong(4).ok().map(|it| it.to_string())),
+            text(row.get_ulong(5).ok().map(|it| it.to_string())),
+            text(row.get_uint(6).ok().map(|it| format!("{it:08x}"))),
+            row.get_string(7).expect("status").clone(),
+        ];
+        let uid = row.get_string(0).expect("uid").clone();
+        assert!(rows.insert(uid, fields).is_none(), "a row is listed twice");
+    }
+    rows
 }
 
 #[test]

@@ -66,6 +66,27 @@ fn removed(report: &Value) -> Vec<u64> {
 }
 
 #[test]
+fn a_certificate_inside_a_stretch_that_was_skipped_later_is_in_nobodys_way() {
+    let place = archived();
+    // A leader wrote the certificate of the window and was killed before it committed; then an
+    // operator skipped over it and the next one.
+    place.json(&format!("adjust --set-date {} --allow-skip", place.midnight(12)));
+    age_everything(&place);
+    let before = files(&place);
+    let certificate = |epoch| format!("_des/certificates/{}-r0000-e{epoch}.json", end(&place, 11));
+    let never_committed = certificate("0000000000");
+    plant(&place, &never_committed);
+    assert_eq!(removed(&place.json("gc")), [1, 0, 0, 0, 0, 0]);
+    assert_eq!(files(&place), before);
+
+    // One that was written after the skip is of another time than the ledger.
+    let later = certificate("0000009999");
+    plant(&place, &later);
+    place.des("gc").expect(1).says([later.as_str(), "des rebuild-ledger"]);
+    assert!(files(&place).contains_key(&later));
+}
+
+#[test]
 fn what_nothing_names_is_removed_and_nothing_else() {
     let mut place = place();
     place.set("packer.big_file_threshold", 1_000);

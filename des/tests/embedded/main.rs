@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/otlp.rs"]
+mod otlp;
+
 mod adjust;
 mod audit;
 mod crash;
@@ -24,3 +27,7 @@ mod repair;
 mod results;
 mod revisions;
 mod seed;
+mod sync;
+mod throttle;
+mod top;
+mod traces;

@@ -93,3 +93,18 @@ fn a_plan_takes_sizes_from_the_catalog_and_says_what_would_fail() {
     assert_eq!((value(&plan, "stored"), value(&plan, "packing")), (6_000.0, 2.0 / 3_600.0));
     place.des("plan --cores 0").expect(2);
 }
+
+#[test]
+fn a_table_without_an_index_is_not_read_for_each_of_its_windows() {
+    let mut place = Place::new();
+    place.sql().execute("DROP INDEX files_created_at");
+    place.fill(2..3, 5);
+    place.fill(8..9, 5);
+    place.load();
+    let plan = place.json("plan --sample 10");
+    let windows = line(&plan, "windows");
+    assert_eq!((&windows["value"], value(&plan, "files")), (&json!(8.0), 10.0), "{plan:#}");
+    let why = windows["assumption"].as_str().expect("a text");
+    assert!(why.contains("created_at is not indexed"), "{why}");
+    assert_eq!(plan["sample"]["read"], 5, "one look at the table, for the first window: {plan:#}");
+}

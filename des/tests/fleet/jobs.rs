@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::broker::Broker;
+use crate::otlp::Receiver;
 use crate::process::Running;
 use crate::scrape::{Scrape, get};
 use crate::setup::Fleet;
@@ -25,7 +26,10 @@ struct Two {
 
 impl Two {
     fn new(files: usize, letters: usize) -> Self {
-        let mut fleet = Fleet::new(files);
+        Self::on(Fleet::new(files), letters)
+    }
+
+    fn on(mut fleet: Fleet, letters: usize) -> Self {
         fleet.configure("coordinator", "partition_rows", json!(PARTITION_ROWS));
         fleet.configure("coordinator", "windows_in_flight", json!(12));
         let mut config = fleet.configuration();
@@ -73,11 +77,11 @@ impl Two {
     }
 
     fn coordinator(&self) -> Running {
-        self.fleet.start_with("coordinator", &COORDINATORS)
+        self.fleet.start_of_several("coordinator", &COORDINATORS)
     }
 
     fn worker(&self) -> Running {
-        self.fleet.start_with("worker", &WORKERS)
+        self.fleet.start_of_several("worker", &WORKERS)
     }
 
     /// `des WORDS` for the job of the letters, which must succeed.
@@ -183,6 +187,12 @@ fn a_small_job_is_done_long_before_the_backlog_of_another_that_was_there_first()
     assert_eq!((status, &of_job["job"]), (200, &json!("letters")));
     let (status, which) = get(&mut leader, "/api/status");
     assert!(status == 404 && which.contains("default, letters"), "{which}");
+    let address = leader.told("serving HTTP address=", LIMIT);
+    let top =
+        |job: &str| two.fleet.run_as_it_is(&format!("top --once --url http://{address}{job}"));
+    let shown = top("/?job=letters").expect(0).text();
+    assert!(shown.contains("des  job letters"), "{shown}");
+    top("").expect(1).says(["default, letters", "?job="]);
 
     // The standby takes over both.
     let epochs = "SELECT min(epoch) FROM des_lease";
@@ -257,11 +267,49 @@ fn a_job_whose_broker_is_away_holds_nobody_up() {
 }
 
 #[test]
+fn the_spans_of_all_jobs_are_sent_and_counted_together() {
+    let receiver = Receiver::start();
+    let mut fleet = Fleet::new(40);
+    fleet.configure("tracing", "otlp_endpoint", receiver.endpoint.as_str().into());
+    let two = Two::on(fleet, 20);
+    let (mut coordinator, worker) = (two.coordinator(), two.worker());
+    two.wait_until_both_are_archived();
+    // Wherever they are counted: they are the process's, and have no label of a job.
+    let deadline = Instant::now() + LIMIT;
+    while Scrape::of(&mut coordinator).value("des_trace_spans_total{result=\"sent\"}") == 0.0 {
+        assert!(Instant::now() < deadline, "no span was sent");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for process in [coordinator, worker] {
+        process.signal(Signal::TERM);
+        process.end(LIMIT).expect(0);
+    }
+    let spans = receiver.spans();
+    for job in ["default", "letters"] {
+        let windows: BTreeSet<_> = spans
+            .iter()
+            .filter(|it| it.name == "window" && it.get("job") == job)
+            .map(|it| it.trace.as_str())
+            .collect();
+        let committed = "SELECT count(*) FROM des_windows WHERE state = 'committed' AND job =";
+        assert_eq!(windows.len(), two.number(&format!("{committed} '{job}'")), "{job}");
+        let tasks = spans.iter().filter(|it| it.name == "task" && it.get("job") == job);
+        let traces: BTreeSet<_> = tasks.map(|it| it.trace.as_str()).collect();
+        assert!(!traces.is_empty() && traces.is_subset(&windows), "{job}: {traces:?}, {windows:?}");
+    }
+    let instances = |service: &str| {
+        let of_service = spans.iter().filter(|it| it.service == service);
+        of_service.map(|it| it.instance.as_str()).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!((instances("des-coordinator"), instances("des-worker")), (1, 1));
+}
+
+#[test]
 fn jobs_that_cannot_share_a_process_are_refused_before_anything_is_done() {
     let two = Two::new(20, 5);
     let twice = ["coordinator.yaml", "coordinator.yaml"];
     for role in ["coordinator", "worker"] {
-        let run = two.fleet.start_with(role, &twice).end(LIMIT).expect(2);
+        let run = two.fleet.start_of_several(role, &twice).end(LIMIT).expect(2);
         run.says(["both are of job `default`", "coordinator.yaml"]);
     }
     let mut config = two.fleet.configuration();
@@ -269,8 +317,15 @@ fn jobs_that_cannot_share_a_process_are_refused_before_anything_is_done() {
     config["watermark"] = json!({ "config_id": 2 });
     two.write("same.yaml", &config);
     let same = ["coordinator.yaml", "same.yaml"];
-    let run = two.fleet.start_with("coordinator", &same).end(LIMIT).expect(2);
+    let run = two.fleet.start_of_several("coordinator", &same).end(LIMIT).expect(2);
     run.says(["of the same broker", "set another `broker.prefix`", "-letters"]);
+    let text = std::fs::read_to_string(two.fleet.path("letters.yaml")).expect("a configuration");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    config["tracing"] = json!({ "otlp_endpoint": "http://127.0.0.1:1" });
+    two.write("elsewhere.yaml", &config);
+    let elsewhere = ["coordinator.yaml", "elsewhere.yaml"];
+    let run = two.fleet.start_of_several("coordinator", &elsewhere).end(LIMIT).expect(2);
+    run.says(["`tracing.otlp_endpoint` is not the same in both"]);
     let tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'des%'";
     assert_eq!(two.fleet.value(tables), "0", "something was made");
     assert!(two.fleet.objects().is_empty());

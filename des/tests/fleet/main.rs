@@ -11,8 +11,14 @@ mod jobs;
 mod observe;
 mod operators;
 mod pause;
+mod restored;
 mod setup;
 mod stalls;
+mod sync;
+mod throttle;
+mod top;
+mod traces;
+mod waits;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
@@ -25,6 +31,9 @@ mod process;
 
 #[path = "../support/scrape.rs"]
 mod scrape;
+
+#[path = "../support/otlp.rs"]
+mod otlp;
 
 #[path = "../support/drill.rs"]
 mod drill;

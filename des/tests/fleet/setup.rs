@@ -98,6 +98,17 @@ impl Fleet {
         self.write_config();
     }
 
+    /// What a key is set to.
+    pub(crate) fn configured(&self, section: &str, key: &str) -> Value {
+        self.config[section][key].clone()
+    }
+
+    /// What is to stand nowhere: the role's password, which is also the database's name, and the
+    /// store's key.
+    pub(crate) fn secrets(&self) -> [String; 2] {
+        [self.database.clone(), self.s3.secret_key.clone()]
+    }
+
     /// The URL that everything but the workers is configured with.
     pub(crate) fn database_url(&self) -> String {
         self.config["database"]["url"].as_str().expect("a URL").to_owned()
@@ -266,12 +277,26 @@ impl Fleet {
 
     /// A service of the fleet.
     pub(crate) fn start(&self, role: &str) -> Running {
+        self.start_with(role, &[])
+    }
+
+    /// A service of the fleet, with options besides.
+    pub(crate) fn start_with(&self, role: &str, options: &[&str]) -> Running {
         let config = self.path(&format!("{role}.yaml"));
-        Running::start(self.command(), [role.as_ref(), "--config".as_ref(), config.as_os_str()])
+        let words = [role.as_ref(), "--config".as_ref(), config.as_os_str()];
+        let options = options.iter().map(std::ffi::OsStr::new);
+        Running::start(self.command(), words.into_iter().chain(options))
+    }
+
+    /// `des WORDS`, under way.
+    pub(crate) fn begin(&self, words: &str) -> Running {
+        let config = self.path("coordinator.yaml").display().to_string();
+        let words = words.split_whitespace().map(str::to_owned);
+        Running::start(self.command(), words.chain(["--config".to_owned(), config]))
     }
 
     /// A service of several jobs, one for each of these configurations.
-    pub(crate) fn start_with(&self, role: &str, configs: &[&str]) -> Running {
+    pub(crate) fn start_of_several(&self, role: &str, configs: &[&str]) -> Running {
         let config = |name: &&str| ["--config".to_owned(), self.path(name).display().to_string()];
         let words = std::iter::once(role.to_owned()).chain(configs.iter().flat_map(config));
         Running::start(self.command(), words)

@@ -121,6 +121,26 @@ fn workers_reach_no_database_and_know_no_password_of_one() {
 }
 
 #[test]
+fn each_coordinator_has_a_port_for_its_page_and_reaches_outside_by_nothing_else() {
+    let (whole, services) = (yaml(COMPOSE), services());
+    let coordinator = &services["coordinator"];
+    let replicas = coordinator["deploy"]["replicas"].as_u64().expect("a number");
+    let port = words(&coordinator["ports"]).remove(0);
+    let ports = port.strip_prefix("127.0.0.1:").and_then(|it| it.strip_suffix(":8080"));
+    let (first, last) = ports.and_then(|it| it.split_once('-')).expect("a range");
+    let number = |text: &str| text.parse::<u64>().expect("a port");
+    assert_eq!(number(last) - number(first) + 1, replicas, "{port}");
+    // Ports of a container on internal networks alone are not published.
+    let is_open = |name: &String| whole["networks"][name].get("internal").is_none();
+    for (name, service) in &services {
+        let open: Vec<_> = networks(service).into_iter().filter(is_open).collect();
+        assert_eq!(service["ports"].is_array(), !open.is_empty(), "{name}: {open:?}");
+    }
+    let beside = services.iter().filter(|(_, service)| networks(service).contains("page"));
+    assert_eq!(beside.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["coordinator"]);
+}
+
+#[test]
 fn roles_are_started_with_what_des_knows_and_stopped_with_time_to_drain() {
     let services = services();
     for role in ["coordinator", "worker"] {
@@ -169,4 +189,37 @@ fn prometheus_and_grafana_find_each_other() {
     let home = &services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
     let home = home.as_str().and_then(|it| it.strip_prefix(directory)).expect("a dashboard");
     assert!(path(&format!("compose/grafana/dashboards{home}")).exists(), "{home}");
+}
+
+#[test]
+fn traces_find_their_way_from_des_over_the_collector_to_jaeger() {
+    let services = services();
+    let reaches = |from: &str, url: &Value, port: &str| {
+        let place = url.as_str().and_then(|url| url.strip_prefix("http://")).expect("a URL");
+        let (to, of_url) = place.split_once(':').expect("a port");
+        assert_eq!(of_url, port, "{from}: {url}");
+        assert!(!networks(&services[from]).is_disjoint(&networks(&services[to])), "{from}: {to}");
+        to.to_owned()
+    };
+    let collector = yaml("compose/otel/collector.yaml");
+    let listens = collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].as_str();
+    let (_, port) = listens.and_then(|it| it.rsplit_once(':')).expect("a port");
+    for role in ["coordinator", "worker"] {
+        let url = &services[role]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"];
+        assert_eq!(reaches(role, url, port), "otel-collector");
+    }
+    let traces = &collector["service"]["pipelines"]["traces"];
+    for part in ["receivers", "processors", "exporters"] {
+        for name in words(&traces[part]) {
+            assert!(collector[part].get(&name).is_some(), "{part}: {name}");
+        }
+    }
+    let exporter = words(&traces["exporters"]).remove(0);
+    let url = &collector["exporters"][exporter]["endpoint"];
+    assert_eq!(reaches("otel-collector", url, "4318"), "jaeger");
+    let command = words(&services["otel-collector"]["command"]);
+    let file = command[0].strip_prefix("--config=").expect("its configuration");
+    let volume = &services["otel-collector"]["volumes"][0];
+    let inside = file.strip_prefix(volume["target"].as_str().expect("a target"));
+    assert_eq!(inside, Some("/collector.yaml"));
 }

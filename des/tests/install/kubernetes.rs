@@ -243,10 +243,38 @@ fn keda_asks_for_the_queue_and_the_workers_that_there_are() {
     assert_eq!(*queue, "des.tasks", "broker.prefix is `des` unless something else is said");
     let broker = yaml(&directory("fleet/worker.yaml"))["broker"].clone();
     assert!(broker.get("prefix").is_none(), "{broker}");
+    // What waits, what is due, and what is in hand: none of them alone keeps workers that have work.
+    let triggers = scaled["spec"]["triggers"].as_array().expect("triggers").iter();
+    let queries: Vec<_> =
+        triggers.filter_map(|trigger| trigger["metadata"]["query"].as_str()).collect();
+    assert!(queries.iter().any(|query| query.contains("des_worker_slots_busy")), "{queries:?}");
+    let due = queries.iter().find(|query| query.contains("des_backlog_seconds")).expect("a query");
+    assert!(due.contains("[10m"), "workers as they were while the pace was measured: {due}");
     let access = one(&scaling, "TriggerAuthentication", "des-broker");
     let key = &access["spec"]["secretTargetRef"][0];
     let secret = one(&fleet, "Secret", key["name"].as_str().expect("a name"));
     assert!(secret["stringData"].get(key["key"].as_str().expect("a key")).is_some(), "{key}");
+}
+
+#[test]
+fn a_pod_that_is_not_ready_keeps_no_node_from_being_drained() {
+    let fleet = objects(&["fleet"]);
+    let budgets: Vec<_> = fleet.iter().filter(|it| it["kind"] == "PodDisruptionBudget").collect();
+    assert_eq!(budgets.len(), 2);
+    for budget in budgets {
+        assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{budget}");
+    }
+}
+
+/// A process without a limit of CPU sees all cores of its machine.
+#[test]
+fn a_process_that_does_everything_has_a_number_of_workers() {
+    let single = objects(&["single"]);
+    let migrate = pods(one(&single, "CronJob", "des-migrate")).expect("pods");
+    let args = words(&migrate["spec"]["containers"][0]["args"]);
+    assert!(args.windows(2).any(|pair| pair == ["--workers", "4"]), "{args:?}");
+    let unit = super::programs::text("compose/systemd/des-migrate.service");
+    assert!(unit.contains(" --workers 4 "), "{unit}");
 }
 
 #[test]

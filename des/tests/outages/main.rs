@@ -27,7 +27,7 @@ use process::Running;
 use rustix::process::Signal;
 use s3_server::{S3Server, Setup};
 use scrape::{Scrape, get};
-use servers::{Alarm, DatabaseServer, alone};
+use servers::{Alarm, BrokerNode, DatabaseServer, alone};
 use setup::Fleet;
 
 /// Everything here ends long before, also on a busy machine.
@@ -85,7 +85,7 @@ fn a_database_server_that_stops_costs_time_and_nothing_else() {
         let stats = fleet.des("stats").says(["Connection refused"]);
         assert_eq!(stats.code, Some(1), "{stats}");
         for coordinator in [&mut coordinator, &mut standby] {
-            not_ready(coordinator, "the ledger (PostgreSQL at ");
+            not_ready(coordinator, "Connection refused");
         }
         server.start();
         // What was committed has come through, in a crash as well.
@@ -102,6 +102,26 @@ fn a_database_server_that_stops_costs_time_and_nothing_else() {
         process.signal(Signal::TERM);
         process.end(LIMIT).expect(0).says(["trying again", "the ledger (PostgreSQL at "]);
     }
+}
+
+#[test]
+fn a_broker_whose_node_is_killed_costs_time_and_nothing_else() {
+    let _alone = alone();
+    let fleet = Fleet::new(1_500);
+    let mut coordinator = fleet.start("coordinator");
+    let _workers: Vec<_> = (0..2).map(|_| fleet.start("worker")).collect();
+    coordinator.run_until(LIMIT, || fleet.shards() >= 20);
+    assert!(!fleet.is_archived(), "it is to be at work");
+    let node = BrokerNode::new();
+    node.kill();
+    not_ready(&mut coordinator, "the broker");
+    BrokerNode::wait_until_up(LIMIT);
+    fleet.wait_until_archived(LIMIT);
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+    fleet.assert_committed_once();
+    let attempts = "SELECT count(*) FROM des_partitions WHERE attempts > 0";
+    assert_eq!(fleet.value(attempts), "0", "it costs no attempts");
 }
 
 #[test]

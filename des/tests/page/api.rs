@@ -19,9 +19,11 @@ fn send(
 ) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let host = headers.iter().any(|it| it.starts_with("Host: "));
+    let host = if host { String::new() } else { format!("Host: {address}\r\n") };
     let headers: String = headers.iter().map(|it| format!("{it}\r\n")).collect();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n\
          Content-Length: {}\r\n{headers}\r\n{body}",
         body.len()
     );
@@ -71,6 +73,14 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
     let (status, head, _) = send(&address, "GET", "/api/pause", &[JSON, &bearer], "");
     assert_eq!(status, 405, "{head}");
     assert_eq!(fleet.value("SELECT count(*) FROM des_pauses"), "0", "nothing was done");
+    // Few of those who guess are made to wait at a time; the others are sent away at once.
+    let guess = || send(&address, "POST", "/api/pause", &[JSON, &wrong], REASON).0;
+    let guesses: Vec<u16> = std::thread::scope(|scope| {
+        let guessing: Vec<_> = (0..32).map(|_| scope.spawn(guess)).collect();
+        guessing.into_iter().map(|it| it.join().expect("an answer")).collect()
+    });
+    assert!(guesses.iter().all(|it| [401, 429].contains(it)), "{guesses:?}");
+    assert!(guesses.contains(&401), "{guesses:?}");
 
     let may = [JSON, bearer.as_str(), own.as_str(), "Sec-Fetch-Site: same-origin"];
     let (status, _, told) = send(&address, "POST", "/api/pause", &may, REASON);
@@ -79,9 +89,44 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
     assert!(status == 409 && told.contains("drill"), "it is paused already: {told}");
     let (status, _, told) = send(&address, "POST", "/api/resume", &may, REASON);
     assert_eq!(status, 200, "{told}");
+    let throttle = |body: Value| send(&address, "POST", "/api/throttle", &may, &body.to_string());
+    for (body, expected, told) in [
+        (json!({"reason": "drill"}), 409, "is not throttled"),
+        (json!({"reason": "drill", "max_files_per_second": "many"}), 400, "many"),
+        (json!({"reason": "drill", "max_files_per_second": 0}), 409, "pause"),
+        (json!({"reason": "drill", "not_between": "lunch"}), 409, "lunch"),
+        (json!({"reason": " ", "max_files_per_second": 5}), 400, "say why"),
+        (json!({"reason": "drill", "max_files_per_second": 5000}), 200, "at most 5000 files"),
+        (json!({"reason": "drill", "max_bytes_per_second": "20MiB"}), 200, "20971520 bytes"),
+        (json!({"reason": "drill"}), 200, "Taken back"),
+    ] {
+        let (status, _, answer) = throttle(body.clone());
+        assert!(status == expected && answer.contains(told), "{body}: {status} {answer}");
+    }
+    assert_eq!(fleet.value("SELECT count(*) FROM des_throttles"), "0");
     let never = json!({"reason": "drill", "window": "1999-01-01T00:00:00Z"}).to_string();
     let (status, _, told) = send(&address, "POST", "/api/replay", &may, &never);
     assert!(status == 409 && told.contains("no committed window"), "{told}");
+}
+
+#[test]
+fn a_name_of_somebody_else_does_not_lead_to_the_page() {
+    let mut fleet = Fleet::new(60);
+    let address = serve_on_an_address(&mut fleet);
+    fleet.configure("http", "allowed_hosts", json!(["des.example.org"]));
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || TcpStream::connect(&address).is_ok());
+    let asked = |path: &str, host: &str| send(&address, "GET", path, &[host], "");
+    for path in ["/", "/page.js", "/api/status", "/api/events"] {
+        let (status, _, told) = asked(path, "Host: rebound.example:8080");
+        assert!(status == 403 && told.contains("http.allowed_hosts"), "{path}: {told}");
+    }
+    for host in ["Host: des.example.org", "Host: localhost:1", "Host: [::1]:8080"] {
+        assert_eq!(asked("/", host).0, 200, "{host}");
+    }
+    for path in ["/metrics", "/healthz"] {
+        assert_eq!(asked(path, "Host: rebound.example").0, 200, "{path}");
+    }
 }
 
 #[test]

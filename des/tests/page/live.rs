@@ -103,6 +103,14 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     browser.scheme("light");
     assert!(!browser.run("return document.querySelector('#resume').hidden").as_bool().expect("is"));
 
+    // Throttled meanwhile, and not any more.
+    browser.click("#throttle");
+    browser.fill("[name=max_files_per_second]", "100000");
+    act(&browser, "throttle", "month end", TOKEN);
+    browser.wait_for("return !document.querySelector('#dialog').open");
+    assert!(browser.text("#done").contains("at most 100000 files per second"));
+    assert_eq!(fleet.value("SELECT files_per_second FROM des_throttles"), "100000");
+
     // Resumed, to the end. The token is not asked for again.
     browser.click("#resume");
     browser.fill("[name=reason]", "done");
@@ -118,7 +126,8 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     browser.wait_for("return !document.querySelector('#dialog').open");
     let log = "SELECT string_agg(action || ' ' || reason, ', ' ORDER BY id) FROM des_audit_log \
                WHERE actor LIKE 'page/token@%'";
-    let expected = "pause backup of <b>the sources</b>, resume done, replay drill";
+    let expected =
+        "pause backup of <b>the sources</b>, throttle month end, resume done, replay drill";
     assert_eq!(fleet.value(log), expected);
     browser.wait_for("return document.querySelector('#audit').innerText.includes('drill')");
     assert_eq!(browser.run("return window.here"), true, "it was never loaded anew");

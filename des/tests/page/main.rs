@@ -8,6 +8,7 @@ mod browser;
 mod held;
 mod live;
 mod pictures;
+mod statuses;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;

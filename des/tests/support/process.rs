@@ -85,7 +85,9 @@ impl Running {
         A: AsRef<OsStr>,
     {
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for variable in ["DES_CONFIG", "DES_LOG", "DES_BIG_FILE_THRESHOLD_BYTES"] {
+        for variable in
+            ["DES_CONFIG", "DES_LOG", "DES_BIG_FILE_THRESHOLD_BYTES", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        {
             command.env_remove(variable);
         }
         let shown = shortened(format!("{command:?}"));

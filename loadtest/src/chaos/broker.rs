@@ -15,10 +15,13 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use protocol::message::{Outcome, PartitionAddress, Progress, Task, TaskResult};
 use protocol::{PartitionId, WindowKey};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
 use super::plan::BrokerHarm;
 
+/// Times that a message is delivered again, where everything is: three times in all.
+const COPIES: u64 = 2;
 /// Says of a message that it is of ours, so that it is not repeated again.
 const MARK: &str = "chaos";
 /// Tasks that are remembered, to forge answers to.
@@ -118,6 +121,17 @@ impl Tap {
                 self.ctl(&["start_app"]).await?;
                 Ok(1)
             }
+            BrokerHarm::Kill => {
+                let told = self.ctl(&["eval", "os:getpid()."]).await?;
+                let pid = told.trim().trim_matches('"').parse().ok().and_then(Pid::from_raw);
+                let pid = pid.with_context(|| format!("not a process: {told}"))?;
+                kill_process(pid, Signal::KILL)?;
+                let until = tokio::time::Instant::now() + CTL_LIMIT;
+                while let Err(error) = self.ctl(&["await_startup", "--timeout", "60"]).await {
+                    ensure!(tokio::time::Instant::now() < until, "it does not come back: {error}");
+                }
+                Ok(1)
+            }
             BrokerHarm::CloseConnections => {
                 self.ctl(&["close_all_connections", "chaos"]).await?;
                 Ok(1)
@@ -173,7 +187,8 @@ impl Tap {
         self.seen().repeats = false;
         self.ctl(&["start_app"]).await?;
         self.ctl(&["set_vm_memory_high_watermark", AT_EASE]).await?;
-        self.ctl(&["set_disk_free_limit", ROOM_ENOUGH]).await
+        self.ctl(&["set_disk_free_limit", ROOM_ENOUGH]).await?;
+        Ok(())
     }
 
     fn queue(&self, choice: u64) -> ShortString {
@@ -213,14 +228,15 @@ impl Tap {
         Ok(2 + tasks.len() as u64)
     }
 
-    async fn ctl(&self, words: &[&str]) -> anyhow::Result<()> {
+    /// What `rabbitmqctl` prints.
+    async fn ctl(&self, words: &[&str]) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::new(&self.rabbitmqctl);
         command.args(words).kill_on_drop(true);
         let ended = tokio::time::timeout(CTL_LIMIT, command.output()).await;
         let output = ended.with_context(|| format!("rabbitmqctl {words:?} does not end"))??;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "rabbitmqctl {words:?}: {said}");
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
@@ -263,14 +279,16 @@ async fn listen_once(url: &str, prefix: &str, seen: &Mutex<Seen>) -> anyhow::Res
         let key = delivery.routing_key.as_str().to_owned();
         let repeats = note(&mut lock(seen), &key, &delivery.data);
         if repeats {
-            publish(&channel, prefix, &key, &delivery.data).await?;
-            lock(seen).copies += 1;
+            for _ in 0..COPIES {
+                publish(&channel, prefix, &key, &delivery.data).await?;
+            }
+            lock(seen).copies += COPIES;
         }
     }
     Ok(())
 }
 
-/// Takes in a message; whether it is to be delivered a second time.
+/// Takes in a message; whether it is to be delivered again.
 fn note(seen: &mut Seen, key: &str, body: &[u8]) -> bool {
     match key {
         "tasks" => {

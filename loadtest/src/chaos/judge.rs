@@ -22,7 +22,9 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn of(sabotage: &Sabotage, findings: &[Finding], seconds: f64) -> Self {
-        let caught_by = findings.first().map(|it| format!("{:?}: {}", it.sin, it.what));
+        // A fleet that gets stuck has not been caught.
+        let caught = findings.iter().find(|it| it.sin == sabotage.sin);
+        let caught_by = caught.map(|it| format!("{:?}: {}", it.sin, it.what));
         Self { sabotage: sabotage.name, wrong: sabotage.wrong, caught_by, seconds }
     }
 

@@ -239,7 +239,11 @@ async fn all_rounds(
         );
         tell(&report)?;
         let enough = match sabotage {
-            None => report.files >= args.files && report.faults_effective >= args.faults,
+            None => {
+                report.files >= args.files
+                    && report.faults_effective >= args.faults
+                    && (!with_crash_points || report.came_to_every_crash_point())
+            }
             Some(_) => report.rounds >= SABOTAGE_ROUNDS,
         };
         if enough || !report.is_clean() {

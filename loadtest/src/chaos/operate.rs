@@ -262,12 +262,18 @@ impl Operator {
         Ok(())
     }
 
-    /// Removes, cuts short or changes a shard of a committed window; the window's end.
+    /// Removes, cuts short or changes a shard of a committed window, one that was not harmed before:
+    /// it may still be gone. The window's end.
     fn harm(&self, commit: &Commit, dice: &mut Dice) -> anyhow::Result<Option<Timestamp>> {
         let certificate = Certificate::decode(&self.bucket.read(&commit.certificate)?)?;
         let replaced = self.replaced()?;
-        let shards: Vec<_> =
-            certificate.shards.iter().filter(|it| !replaced.contains(&it.key)).collect();
+        let harmed: HashSet<String> =
+            lock(&self.left).harmed.iter().map(|(key, _)| key.clone()).collect();
+        let shards: Vec<_> = certificate
+            .shards
+            .iter()
+            .filter(|it| !replaced.contains(&it.key) && !harmed.contains(&it.key))
+            .collect();
         let which = usize::try_from(dice.below(shards.len() as u64)).unwrap_or_default();
         let Some(shard) = shards.get(which) else { return Ok(None) };
         let end = commit.window.end();

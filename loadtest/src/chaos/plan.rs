@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::oracle::Sin;
 
 /// The wait before a fault, counted from the one before, in milliseconds.
 const PAUSE_MS: (u64, u64) = (150, 900);
@@ -62,12 +63,14 @@ pub(crate) enum Ill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BrokerHarm {
     Restart,
+    /// The whole node, by SIGKILL; `./test` starts it again.
+    Kill,
     CloseConnections,
     DeleteQueue,
     PurgeQueue,
     MemoryAlarm,
     DiskAlarm,
-    /// Every task and every outcome is delivered a second time.
+    /// Every task and every outcome is delivered three times.
     Repeat,
     /// Messages that nobody can parse, and outcomes that nobody has earned.
     Forge,
@@ -159,6 +162,8 @@ pub(crate) enum Harness {
 pub(crate) struct Sabotage {
     pub(crate) name: &'static str,
     pub(crate) wrong: &'static str,
+    /// What it has to be caught as.
+    pub(crate) sin: Sin,
     /// Under what it has to be caught.
     pub(crate) by: &'static [Harness],
     /// The faults that bring it to light; none where it shows by itself.
@@ -170,72 +175,84 @@ pub(crate) const SABOTAGES: [Sabotage; 12] = [
     Sabotage {
         name: "ack_before_upload",
         wrong: "a task is acked before its shards are uploaded",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet],
         provoked_by: &[(Kind::Crash(worker("after_upload")), (0, 0))],
     },
     Sabotage {
         name: "commit_incomplete",
         wrong: "a window is committed with one partition missing",
+        sin: Sin::Lost,
         by: &[Harness::Fleet],
         provoked_by: &[],
     },
     Sabotage {
         name: "commit_without_epoch",
         wrong: "a window is committed whatever the lease's epoch",
+        sin: Sin::DoubleCommit,
         by: &[Harness::Fleet],
         provoked_by: &[(Kind::Duel(coordinator("before_commit")), STALL_MS)],
     },
     Sabotage {
         name: "shard_overwritten",
         wrong: "a shard is overwritten in place",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet],
         provoked_by: &[],
     },
     Sabotage {
         name: "failed_file_dropped",
         wrong: "a failed file is dropped silently",
+        sin: Sin::Lost,
         by: &[Harness::Fleet],
         provoked_by: &[],
     },
     Sabotage {
         name: "midnight_excluded",
         wrong: "a window's boundary is off by one at midnight",
+        sin: Sin::Lost,
         by: &[Harness::Fleet],
         provoked_by: &[],
     },
     Sabotage {
         name: "outcome_counted_twice",
         wrong: "an outcome that comes twice is counted twice",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet],
         provoked_by: &[(Kind::Broker(BrokerHarm::Repeat), (3_000, 5_000))],
     },
     Sabotage {
         name: "receipt_before_shards",
         wrong: "a receipt is written before its shards are durable",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet, Harness::Power],
         provoked_by: &[],
     },
     Sabotage {
         name: "stalled_leader_writes",
         wrong: "a manifest is overwritten by a leader that was stalled",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet],
         provoked_by: &[(Kind::Freeze(Role::Coordinator), (3_500, 4_500))],
     },
     Sabotage {
         name: "counts_from_message",
         wrong: "counts are taken from the message instead of the receipt",
+        sin: Sin::Wrong,
         by: &[Harness::Fleet],
         provoked_by: &[(Kind::Broker(BrokerHarm::Forge), (0, 0))],
     },
     Sabotage {
         name: "flush_does_nothing",
         wrong: "a directory is not synced before what lies there is relied on",
+        sin: Sin::Wrong,
         by: &[Harness::Power],
         provoked_by: &[],
     },
     Sabotage {
         name: "overwritten_unsynced",
         wrong: "an object that is relied on is replaced by bytes that are not synced yet",
+        sin: Sin::Wrong,
         by: &[Harness::Power],
         provoked_by: &[],
     },
@@ -296,8 +313,9 @@ const KINDS: [(Kind, u64, (u64, u64)); 34] = [
 
 /// Kinds that take the servers' own tools, some of which are slow to start, or after which a task
 /// is found only by its silence.
-const RARE: [(Kind, u64, (u64, u64)); 8] = [
+const RARE: [(Kind, u64, (u64, u64)); 9] = [
     (Kind::Broker(BrokerHarm::Restart), 1, (0, 500)),
+    (Kind::Broker(BrokerHarm::Kill), 1, (0, 0)),
     (Kind::Broker(BrokerHarm::CloseConnections), 2, (0, 0)),
     (Kind::Broker(BrokerHarm::MemoryAlarm), 1, (500, 2_500)),
     (Kind::Broker(BrokerHarm::DiskAlarm), 2, (500, 2_500)),
@@ -449,6 +467,7 @@ impl BrokerHarm {
     const fn name(self) -> &'static str {
         match self {
             Self::Restart => "stopped and started",
+            Self::Kill => "node killed",
             Self::CloseConnections => "closed all connections",
             Self::DeleteQueue => "queue deleted",
             Self::PurgeQueue => "queue purged",

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::oracle::{Finding, Sin};
+use super::plan::{CRASH_POINTS, Kind};
 use super::round::RoundReport;
 
 /// A fault that was injected. Times in microseconds since 1970.
@@ -118,6 +119,14 @@ impl Report {
     /// Whether nothing was found.
     pub(crate) fn is_clean(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// Whether a process crashed at each of the points in the code at least once.
+    pub(crate) fn came_to_every_crash_point(&self) -> bool {
+        CRASH_POINTS.iter().all(|point| {
+            let name = Kind::Crash(*point).name();
+            self.faults_by_kind.iter().any(|kind| kind.kind == name && kind.effective > 0)
+        })
     }
 
     /// For people.

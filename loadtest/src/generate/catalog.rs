@@ -61,7 +61,26 @@ pub(crate) async fn sqlite(file: &Path, spec: &Spec, root: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Makes `table` anew in PostgreSQL. It is vacuumed, so that nothing writes to it later on, and
+/// Whether `table` is there in PostgreSQL and has rows.
+pub(crate) async fn has_rows(url: &str, table: &str) -> anyhow::Result<bool> {
+    let mut connection = connect(url).await?;
+    let is_there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(table)
+        .fetch_one(&mut connection)
+        .await?;
+    let has_rows = match is_there {
+        true => {
+            let sql = format!("SELECT EXISTS (SELECT FROM {table})");
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await?
+        }
+        false => false,
+    };
+    connection.close().await?;
+    Ok(has_rows)
+}
+
+/// Makes `table` anew in PostgreSQL, in one transaction: whoever reads it meanwhile sees all rows of
+/// before or all of now, and never none. It is vacuumed, so that nothing writes to it later on, and
 /// autovacuum leaves it alone, so that whoever does is found.
 pub(crate) async fn postgres(
     url: &str,
@@ -70,14 +89,15 @@ pub(crate) async fn postgres(
     root: &Path,
 ) -> anyhow::Result<()> {
     let mut connection = connect(url).await?;
+    let mut load = connection.begin().await?;
     let make = format!(
         "DROP TABLE IF EXISTS {table}; \
          CREATE TABLE {table} (uid text NOT NULL, created_at timestamptz NOT NULL, \
            file_location text NOT NULL, size_bytes bigint NOT NULL) \
            WITH (autovacuum_enabled = off)"
     );
-    sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut connection).await?;
-    let mut copy = connection.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
+    sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut *load).await?;
+    let mut copy = load.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
     let mut piece = String::with_capacity(PIECE_BYTES + 1_024);
     for number in 0..spec.rows {
         let Row { uid, created_at, location, size } = spec.row(root, number);
@@ -95,10 +115,12 @@ pub(crate) async fn postgres(
     for statement in [
         format!("ALTER TABLE {table} ADD PRIMARY KEY (uid)"),
         format!("CREATE INDEX ON {table} (created_at)"),
-        format!("VACUUM (FREEZE, ANALYZE) {table}"),
     ] {
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *load).await?;
     }
+    load.commit().await?;
+    let vacuum = format!("VACUUM (FREEZE, ANALYZE) {table}");
+    sqlx::raw_sql(AssertSqlSafe(vacuum)).execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }

@@ -21,6 +21,8 @@ use crate::error::{BackendError, Result};
 pub(super) const APPLICATION_NAME: &str = "des";
 /// For opening a connection, and for getting one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// For finding out why the pool had none.
+const REASON_LIMIT: Duration = Duration::from_secs(2);
 /// For an answer that needs no table to be read.
 const QUICK_LIMIT: Duration = Duration::from_secs(30);
 /// After which a statement's server is asked whether it still works on it.
@@ -31,17 +33,38 @@ const UNANSWERED_LIMIT: u32 = 4;
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 const POOL_CONNECTIONS: u32 = 3;
 const POOL_IDLE_LIMIT: Duration = Duration::from_secs(300);
-const SESSION_SETTINGS: &str = "SET TIME ZONE 'UTC'; SET default_transaction_read_only = on";
+
+/// What sessions may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Read.
+    Read,
+    /// Write by statements that end soon, and wait for nobody's locks for long.
+    Write,
+}
+
+impl Access {
+    const fn session_settings(self) -> &'static str {
+        match self {
+            Self::Read => "SET TIME ZONE 'UTC'; SET default_transaction_read_only = on",
+            // Below QUICK_LIMIT: the server gives up before the client does.
+            Self::Write => {
+                "SET TIME ZONE 'UTC'; SET lock_timeout = '10s'; SET statement_timeout = '25s'"
+            }
+        }
+    }
+}
 
 /// The server that holds the catalog.
 pub(super) struct Server {
     options: PgConnectOptions,
     pool: PgPool,
     name: String,
+    access: Access,
 }
 
 impl Server {
-    pub(super) async fn connect(url: &str) -> Result<Self> {
+    pub(super) async fn connect(url: &str, access: Access) -> Result<Self> {
         let options: PgConnectOptions = plain_scheme(url)?.parse().map_err(|error| {
             // The driver's words hold no part of the URL.
             meaning("reading the URL of the catalog's database", error)
@@ -51,11 +74,12 @@ impl Server {
             .max_connections(POOL_CONNECTIONS)
             .acquire_timeout(CONNECT_LIMIT)
             .idle_timeout(POOL_IDLE_LIMIT)
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(|_| ()) })
+            .after_connect(move |connection, _| {
+                let settings = access.session_settings();
+                Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
             })
             .connect_lazy_with(options.clone());
-        let server = Self { name: name_of(&options), options, pool };
+        let server = Self { name: name_of(&options), options, pool, access };
         // The pool says only that time ran out; a connection of our own says why.
         let connection = server.open().await?;
         let _ = timeout(CLOSE_LIMIT, connection.close()).await;
@@ -87,6 +111,14 @@ impl Server {
         question: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T> {
         match timeout(QUICK_LIMIT, question).await {
+            // The pool says only that time ran out; a connection of our own says why.
+            Ok(Err(sqlx::Error::PoolTimedOut)) => {
+                let connecting = PgConnection::connect_with(&self.options);
+                match timeout(REASON_LIMIT, connecting).await {
+                    Ok(Err(reason)) => Err(self.failed(action, reason)),
+                    Ok(Ok(_)) | Err(_) => Err(self.failed(action, sqlx::Error::PoolTimedOut)),
+                }
+            }
             Ok(answer) => answer.map_err(|error| self.failed(action, error)),
             Err(_) => Err(no_answer(&self.doing(action), QUICK_LIMIT)),
         }
@@ -109,7 +141,7 @@ impl Server {
         let action = "connecting";
         let opening = async {
             let mut connection = PgConnection::connect_with(&self.options).await?;
-            connection.execute(SESSION_SETTINGS).await?;
+            connection.execute(self.access.session_settings()).await?;
             Ok(connection)
         };
         match timeout(CONNECT_LIMIT, opening).await {

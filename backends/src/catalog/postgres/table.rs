@@ -44,12 +44,26 @@ impl TimeType {
     /// For `date` the time's day: a midnight lies after a time exactly when its date lies after
     /// that time's day, and so for "not after".
     fn literal(self, time: Timestamp) -> String {
-        let (format, name) = match self {
-            Self::Zoned => ("%Y-%m-%d %H:%M:%S%.6f+00", "timestamptz"),
-            Self::Local => ("%Y-%m-%d %H:%M:%S%.6f", "timestamp"),
-            Self::Date => ("%Y-%m-%d", "date"),
+        format!("'{}'::{}", self.text(time), self.name())
+    }
+
+    /// The text of such a literal.
+    pub(super) fn text(self, time: Timestamp) -> String {
+        let format = match self {
+            Self::Zoned => "%Y-%m-%d %H:%M:%S%.6f+00",
+            Self::Local => "%Y-%m-%d %H:%M:%S%.6f",
+            Self::Date => "%Y-%m-%d",
         };
-        format!("'{}'::{name}", time.to_chrono().format(format))
+        time.to_chrono().format(format).to_string()
+    }
+
+    /// The type, as the server calls it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Zoned => "timestamptz",
+            Self::Local => "timestamp",
+            Self::Date => "date",
+        }
     }
 }
 
@@ -72,7 +86,7 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) oid: i64,
     /// Schema and table, quoted, so that nothing depends on the search path any more.
-    quoted: String,
+    pub(super) quoted: String,
     pub(super) uid: Column,
     pub(super) created_at: Column,
     pub(super) location: Column,
@@ -100,17 +114,7 @@ impl Table {
         };
         let columns = server.quick(&doing, list_columns(server, oid)).await?;
         let name = format!("{schema}.{table}");
-        let find = |wanted: &str| {
-            find_column(wanted, &columns, |column| &column.name).cloned().ok_or_else(|| {
-                BackendError::NotFound {
-                    what: format!(
-                        "the table {name} in {} has no column `{wanted}`; {}",
-                        server.name(),
-                        what_exists(wanted, columns.iter().map(|column| column.name.as_str()))
-                    ),
-                }
-            })
-        };
+        let find = |wanted: &str| column_of(server, (&name, &columns), wanted);
         Ok(Self {
             uid: find(&names.uid)?,
             created_at: find(&names.created_at)?,
@@ -120,6 +124,16 @@ impl Table {
             name,
             oid,
         })
+    }
+
+    /// Another column of the table.
+    ///
+    /// # Errors
+    /// `NotFound` with what there is instead.
+    pub(super) async fn column(&self, server: &Server, wanted: &str) -> Result<Column> {
+        let doing = format!("looking for the column `{wanted}` of {}", self.name);
+        let columns = server.quick(&doing, list_columns(server, self.oid)).await?;
+        column_of(server, (&self.name, &columns), wanted)
     }
 
     /// The columns in use.
@@ -267,6 +281,18 @@ impl Table {
             table = self.quoted
         )
     }
+}
+
+fn column_of(server: &Server, (table, columns): (&str, &[Column]), wanted: &str) -> Result<Column> {
+    find_column(wanted, columns, |column| &column.name).cloned().ok_or_else(|| {
+        BackendError::NotFound {
+            what: format!(
+                "the table {table} in {} has no column `{wanted}`; {}",
+                server.name(),
+                what_exists(wanted, columns.iter().map(|column| column.name.as_str()))
+            ),
+        }
+    })
 }
 
 /// Negative sizes, and those that fit no 64 bits, are not sizes: they are not summed, and the

@@ -9,7 +9,7 @@ use std::fmt;
 use chrono::NaiveDate;
 use protocol::Timestamp;
 use rusqlite::ToSql;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -90,6 +90,15 @@ impl Unit {
 pub(super) enum Stored {
     Text(String),
     Integer(i64),
+}
+
+impl From<Stored> for Value {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Text(text) => Self::Text(text),
+            Stored::Integer(value) => Self::Integer(value),
+        }
+    }
 }
 
 impl ToSql for Stored {

@@ -1,8 +1,11 @@
 //! Values of a result row, by their place in it. SQLite's values have types of their own, whatever
 //! the column's, and these are what decides here.
 
-use rusqlite::Row;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
+
+use super::failure::meaning;
+use crate::error::Result;
 
 /// Bytes of a value that a message shows at most.
 const SHOWN_BYTES: usize = 200;
@@ -45,4 +48,24 @@ pub(super) fn shown(value: ValueRef<'_>) -> String {
     let cut = &bytes[..bytes.len().min(SHOWN_BYTES)];
     let more = if cut.len() < bytes.len() { "..." } else { "" };
     format!("{}{more}", String::from_utf8_lossy(cut))
+}
+
+/// The first column of what a query answers, as texts; `None` for NULL.
+pub(super) fn first_column(
+    connection: &Connection,
+    action: &str,
+    sql: &str,
+) -> Result<Vec<Option<String>>> {
+    let text = |row: &Row<'_>| {
+        Ok(match value(row, 0) {
+            ValueRef::Null => None,
+            ValueRef::Integer(number) => Some(number.to_string()),
+            ValueRef::Real(number) => Some(number.to_string()),
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+                Some(String::from_utf8_lossy(bytes).into_owned())
+            }
+        })
+    };
+    let asked = connection.prepare(sql).and_then(|mut asked| asked.query_map([], text)?.collect());
+    asked.map_err(|error| meaning(action, error))
 }

@@ -15,7 +15,7 @@ use crate::error::{BackendError, Result};
 use super::failure::meaning;
 
 /// How long a writer may hold the file before we give up on it, for now.
-const BUSY_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// Steps of SQLite's machine between two looks at whether to go on: some tens of microseconds.
 const STEPS_PER_LOOK: i32 = 10_000;
 /// What a connection keeps of the file in memory, in KiB. An upper bound, filled as pages are read

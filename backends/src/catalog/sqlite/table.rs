@@ -33,10 +33,12 @@ pub(super) struct Table {
     pub(super) uid_indexed: bool,
 }
 
-#[derive(Debug)]
-struct Column {
-    name: String,
-    declared: String,
+/// One column, as the database has it.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// Its type, as declared.
+    pub(super) declared: String,
     /// Place in the primary key, from 1; 0 outside.
     key: i64,
 }
@@ -79,6 +81,21 @@ impl Table {
             uid_indexed: lookup.is_indexed(connection, &table, &columns, uid)?,
             from: quoted,
         })
+    }
+
+    /// Another column of the table.
+    ///
+    /// # Errors
+    /// `NotFound` with what there is instead.
+    pub(super) fn column(
+        connection: &Connection,
+        (database, names): (&str, &CatalogTable),
+        wanted: &str,
+    ) -> Result<Column> {
+        let lookup = Lookup { database, names };
+        let table = lookup.table(connection)?;
+        let columns = lookup.columns(connection, &table)?;
+        lookup.column(&table, &columns, wanted).cloned()
     }
 
     /// The condition that a row has a uid and a `created_at`.

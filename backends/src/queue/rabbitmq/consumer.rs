@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::link::{Backoff, Link, Session};
+use super::message;
 use super::target::{Target, Trouble, short};
 use super::topology;
 use crate::queue::{Consumer, Delivery, Lane, Settle};
@@ -248,9 +249,11 @@ impl Consumer for RabbitConsumer {
 
 fn ours(delivery: lapin::message::Delivery, suspect: CancellationToken) -> Delivery {
     let kind = delivery.properties.kind().as_ref();
+    let headers = delivery.properties.headers().as_ref().map(message::texts);
     Delivery {
         kind: kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
         body: delivery.data,
+        headers: headers.unwrap_or_default(),
         redelivered: delivery.redelivered,
         settle: Box::new(RabbitSettle { acker: delivery.acker, suspect }),
     }

@@ -14,6 +14,16 @@ const TRANSIENT: u8 = 1;
 /// Which program wrote the message.
 const APP_ID: &str = "des";
 
+/// The headers that are texts.
+pub(super) fn texts(headers: &FieldTable) -> Vec<(String, String)> {
+    let texts = headers.inner().iter().filter_map(|(name, value)| match value {
+        AMQPValue::LongString(text) => Some((name.to_string(), text.to_string())),
+        AMQPValue::ShortString(text) => Some((name.to_string(), text.to_string())),
+        _ => None,
+    });
+    texts.collect()
+}
+
 /// Properties of a message that passed [`limits::check`].
 pub(super) fn properties(message: &OutgoingMessage, id: &str, durable: bool) -> BasicProperties {
     let mut headers = FieldTable::default();

@@ -1,6 +1,7 @@
 //! `des audit export`: what became of every row, from certificates and shards alone.
 
 mod csv;
+mod parquet;
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -11,6 +12,7 @@ use retriever::{Archive, Audited, AuditedRow, Fate};
 use serde::Serialize;
 
 use self::csv::CsvRows;
+use self::parquet::ParquetRows;
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::config::Config;
 use crate::output::{Exit, Failure, Output, bytes, grouped};
@@ -117,6 +119,7 @@ fn writer(
     let sink = BufWriter::with_capacity(BUFFER_BYTES, sink);
     Ok(match format {
         ExportFormat::Csv => Box::new(CsvRows::new(sink)?),
+        ExportFormat::Parquet => Box::new(ParquetRows::new(sink)?),
     })
 }
 

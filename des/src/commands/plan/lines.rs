@@ -48,6 +48,8 @@ pub(super) struct Sampled {
     pub(super) trouble: Option<String>,
     #[serde(skip)]
     uid_bytes: u64,
+    #[serde(skip)]
+    bytes_big: u64,
 }
 
 impl Sampled {
@@ -63,6 +65,7 @@ impl Sampled {
             seconds: sample.took.as_secs_f64(),
             trouble: trouble.or(sample.first_trouble),
             uid_bytes,
+            bytes_big: sample.bytes_big,
         }
     }
 
@@ -105,7 +108,8 @@ pub(super) fn lines(
         line("raw", "bytes", raw.clone()),
         line("stored", "bytes", stored.clone()),
     ];
-    lines.extend(object_lines(outlook, (raw.0, stored.0), pack, partition_rows, args));
+    let big = big_files(files, sampled);
+    lines.extend(object_lines(outlook, (raw.0, stored.0, big), pack, partition_rows, args));
     let hours = rate.0.map(|rate| files / (rate * cores) / SECONDS_PER_HOUR);
     lines.push(line("rate of a core", "files/s", rate));
     lines.push(line("packing", "h", (hours, format!(
@@ -134,9 +138,15 @@ pub(super) fn lines(
 }
 
 fn windows(outlook: &Outlook) -> Figure {
-    let how = match outlook.windows_counted {
-        true => "counted in the catalog: those with rows; a stretch without any costs one step",
-        false => "the first 4,000 with rows were counted, and every one after them",
+    let how = match (outlook.windows_counted, outlook.indexed) {
+        (true, _) => {
+            "counted in the catalog: those with rows; a stretch without any costs one step"
+        }
+        (false, false) => {
+            "all from the first row on, with rows or without: created_at is not indexed, so that \
+             looking for each would read the whole table"
+        }
+        (false, true) => "the first 4,000 with rows were counted, and every one after them",
     };
     (Some(outlook.windows as f64), how.to_owned())
 }
@@ -184,7 +194,11 @@ fn raw_bytes(outlook: &Outlook, sampled: &Sampled, args: &PlanArgs) -> Figure {
     let mean = sampled.bytes_raw as f64 / told;
     let text = format!(
         "{mean:.0} bytes a file, the mean of {told} sampled: there is no database.size_column. Rows \
-         were taken from stretches spread evenly over the time, whatever their number in each"
+         were taken from {}",
+        match outlook.indexed {
+            true => "stretches spread evenly over the time, whatever their number in each",
+            false => "the first window alone: created_at is not indexed",
+        }
     );
     (Some(files * mean), text)
 }
@@ -225,9 +239,15 @@ fn rate(sampled: &Sampled, args: &PlanArgs) -> Figure {
     (Some(sampled.read as f64 / sampled.seconds), text)
 }
 
+/// Files that become objects of their own, and their bytes, were they as frequent as in the sample.
+fn big_files(files: f64, sampled: &Sampled) -> (f64, f64) {
+    let share = sampled.told().map_or(0.0, |told| files / told);
+    (sampled.big as f64 * share, sampled.bytes_big as f64 * share)
+}
+
 fn object_lines(
     outlook: &Outlook,
-    (raw, stored): (Option<f64>, Option<f64>),
+    (raw, stored, big): (Option<f64>, Option<f64>, (f64, f64)),
     pack: &PackSettings,
     partition_rows: u64,
     args: &PlanArgs,
@@ -241,7 +261,14 @@ fn object_lines(
         let max_shard_bytes = pack.max_shard_size as f64;
         let partition_rows = partition_rows as f64;
         objects(
-            Volume { files, raw_bytes, windows, stored_ratio },
+            Volume {
+                files,
+                raw_bytes,
+                windows,
+                stored_ratio,
+                big_files: big.0,
+                big_bytes: big.1.min(raw_bytes),
+            },
             Cutting { n_bits: pack.n_bits.get(), max_shard_bytes, partition_rows },
         )
     });
@@ -323,6 +350,7 @@ mod tests {
             bytes: None,
             windows: 30,
             windows_counted: true,
+            indexed: true,
         }
     }
 

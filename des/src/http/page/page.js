@@ -9,7 +9,7 @@ const AGAIN_AFTER = 3_000;
 
 const TONES = {
   moving: 'Moving', idle: 'Nothing is due', paused: 'Paused', held: 'Waits for an operator',
-  trouble: 'Not moving', unknown: 'Unknown',
+  throttled: 'Waiting', trouble: 'Not moving', unknown: 'Unknown',
 };
 const ROLES = {
   starting: 'Starting', standing_by: 'Standing by', leading: 'Leading', resting: 'Between two cycles',
@@ -127,8 +127,8 @@ function show(told) {
   say($('role'), roleOf(told));
   showVerdict(told);
   showActions(told);
-  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused } = told;
-  draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused }, (known) => figuresOf(known).map(figure));
+  const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused, throttled } = told;
+  draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused, throttled }, (known) => figuresOf(known).map(figure));
   $('troubles').hidden = told.troubles.length === 0;
   draw('troubles-list', told.troubles, (troubles) =>
     troubles.flatMap(({ what, text }) => [el('dt', {}, what), el('dd', {}, text)]));
@@ -160,16 +160,17 @@ function showVerdict({ explanation, tone, process }) {
   document.title = `${TONES[tone]} · DES Fleet`;
 }
 
-function figuresOf({ watermark, lag, left, failed, lease, paused }) {
+function figuresOf({ watermark, lag, left, failed, lease, paused, throttled }) {
   const files = failed.reduce((sum, { files }) => sum + files, 0);
   const lagText = lag === 0 ? 'none' : duration(lag);
   return [
     watermark && ['Watermark', day(watermark.archived_until), 'everything before is settled'],
     watermark && ['Lag', lagText, `target ${day(watermark.target)}`],
-    left.pending_files !== null && ['Files due', number(left.pending_files), 'counted up to a minute ago'],
+    left.pending_files !== null && ['Files due', number(left.pending_files), 'as last counted'],
     left.seconds !== null && left.pending_files > 0 && ['Time left', duration(left.seconds), 'at the pace of 10 minutes'],
     ['Failed files', number(files), files ? 'not archived, with a reason' : 'none'],
     paused && ['Paused for', age(paused.since, ''), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
+    throttled && !paused && ['Throttled for', age(throttled.since, ''), throttled.kind.replaceAll('_', ' ')],
     !lease && ['Lease', 'nobody leads', ''],
   ].filter(Boolean);
 }
@@ -183,32 +184,37 @@ function figure([label, value, note]) {
 function showWindows(told) {
   const list = $('windows');
   say($('windows-count'), told.open_windows ? String(told.open_windows) : '');
-  const keys = new Set();
+  const keyOf = ({ end, revision }) => `window-${end}-${revision}`;
+  const keys = new Set(told.windows.map(keyOf));
+  // Who is gone goes first, so that the others' places are those of the list.
+  for (const it of [...list.children]) {
+    if (keys.has(it.id)) continue;
+    shown.delete(`${it.id}-head`);
+    shown.delete(`${it.id}-told`);
+    it.remove();
+  }
   told.windows.forEach((window, at) => {
-    const key = `window-${window.end}-${window.revision}`;
-    keys.add(key);
+    const key = keyOf(window);
     let it = $(key);
     if (!it) {
       it = el('article', { id: key, class: 'window' },
         el('header', { id: `${key}-head` }), el('div', { id: `${key}-told` }), el('div', { class: 'cells' }));
-      list.insertBefore(it, list.children[at] ?? null);
       roving(it.querySelector('.cells'));
     }
+    // What is moved loses the focus: what stands in its place stays.
+    if (list.children[at] !== it) list.insertBefore(it, list.children[at] ?? null);
     showWindow(it, key, window);
   });
-  for (const it of [...list.children]) {
-    if (!keys.has(it.id)) {
-      shown.delete(`${it.id}-head`);
-      shown.delete(`${it.id}-told`);
-      it.remove();
-    }
-  }
   const left = told.open_windows - told.windows.length;
   $('windows-none').hidden = told.windows.length > 0 && left <= 0;
-  say($('windows-none'), left > 0 && told.windows.length > 0
-    ? `And ${many(left, 'more window')} that ${left === 1 ? 'is' : 'are'} not committed.`
-    : 'No window is being worked on.');
+  say($('windows-none'), none(told, left));
   legend(told.windows);
+}
+
+function none({ windows, troubles }, left) {
+  if (left > 0 && windows.length > 0) return `And ${many(left, 'more window')} that ${left === 1 ? 'is' : 'are'} not committed.`;
+  if (troubles.some(({ what }) => what === 'ledger')) return 'Unknown while the ledger does not answer.';
+  return 'No window is being worked on.';
 }
 
 function showWindow(it, key, window) {
@@ -426,6 +432,7 @@ function audit(list) {
 const ASKED = {
   pause: ['Pause', 'Nothing new is begun until somebody resumes. What workers hold is finished.'],
   resume: ['Resume', 'Work goes on within seconds.'],
+  throttle: ['Throttle', 'In the place of what was said before. What is left empty is as configured; none: no limit. All empty: the throttle is taken back.'],
   replay: ['Replay a window', 'A committed window is verified; what is damaged is restored, what is late is archived.'],
 };
 let asked;
@@ -456,12 +463,16 @@ async function act() {
   const body = { reason: reason.value };
   if (asked === 'pause' && until.value) body.until = `${until.value}Z`;
   if (asked === 'replay') body.window = end.value.trim();
+  for (const limit of document.querySelectorAll('[data-for=throttle] input')) {
+    if (asked === 'throttle' && limit.value.trim()) body[limit.name] = limit.value.trim();
+  }
   const answer = await fetch(`/api/${asked}${OF_JOB}`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${given.value}` },
     body: JSON.stringify(body),
   });
-  const told = await answer.json();
+  const told = await answer.json().catch(() => undefined);
+  if (told === undefined) throw new Error(`The answer (${answer.status}) is not the coordinator's: something in between refused it.`);
   if (!answer.ok) throw new Error(told.error);
   token = given.value;
   return told;

@@ -129,9 +129,8 @@ fn said(time: Option<Timestamp>) -> String {
 
 /// The end of the window that a line of the log says was committed.
 fn committed_until(line: &str) -> Option<Timestamp> {
-    let (_, window) = line.split_once(" committed window=(")?;
-    let (_, rest) = window.split_once(", ")?;
-    rest.split_once(']')?.0.parse().ok()
+    let (_, end) = line.split_once(" committed window=")?;
+    end.split(' ').next()?.parse().ok()
 }
 
 /// What lies on the disk, each object read once.
@@ -250,10 +249,10 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_it_came() {
-        let line = "2026-11-23T03:00:00Z  INFO committed window=(2026-11-05T00:00:00Z, \
-                    2026-11-06T00:00:00Z] revision=0 files=3";
+        let line = "2026-11-23T03:00:00Z  INFO committed window=2026-11-06T00:00:00Z revision=0 \
+                    from=2026-11-05T00:00:00Z files=3";
         assert_eq!(committed_until(line), Some(at("2026-11-06")));
-        assert_eq!(committed_until("INFO planned window=(2026-11-05, 2026-11-06]"), None);
+        assert_eq!(committed_until("INFO planned window=2026-11-06T00:00:00Z revision=0"), None);
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! Logs, on stderr.
+//! Logs, on stderr, and traces.
+
+mod traces;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, LogFormat};
+
+pub(crate) use traces::{SPANS, Traces, describe};
 
 /// Starts logging as the command line asks.
 pub(crate) fn start(cli: &Cli) {

@@ -1,0 +1,96 @@
+//! Throttling an archive at an operator's word.
+
+use backends::ledger::{AuditEntry, LiveLimits, Override, Scope, Throttle};
+use backends::{BackendError, Ledger};
+
+use super::Hours;
+use crate::explain::ThrottledFacts;
+use crate::pause::require_archive;
+
+/// Why a throttle was not set or taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum ThrottleError {
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Backend(BackendError),
+    /// It says nothing, cannot be understood, or there is none.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<BackendError> for ThrottleError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Conflict { what } | BackendError::Invalid { what } => Self::Refused(what),
+            other => Self::Backend(other),
+        }
+    }
+}
+
+/// Sets a throttle, in the place of the one that stands: whoever leads, and every successor, keeps to
+/// it from within seconds on, until it is taken back.
+///
+/// # Errors
+/// When no limit is named, one is zero, the hours are not understood, a limit of all jobs is to be
+/// none, there is no archive, or the ledger does not answer.
+pub async fn set(
+    ledger: &dyn Ledger,
+    (scope, mut limits): (Scope, LiveLimits),
+    (actor, reason): (String, String),
+) -> Result<Throttle, ThrottleError> {
+    if limits.is_empty() {
+        return refuse("no limit is named: give files or bytes per second, or hours");
+    }
+    let numbers = [&limits.files_per_second, &limits.bytes_per_second];
+    if numbers.contains(&&Override::To(0)) {
+        return refuse("a limit is 0: to begin nothing at all, pause; for no limit, say none");
+    }
+    let lifts = numbers.contains(&&Override::Off) || limits.not_between == Override::Off;
+    if scope == Scope::AllJobs && lifts {
+        return refuse(
+            "none is said of a limit of all jobs, which only tightens those of each job",
+        );
+    }
+    if let Override::To(text) = &limits.not_between {
+        let hours: Hours = text
+            .parse()
+            .map_err(|why| ThrottleError::Refused(format!("the hours, {text:?}: {why}")))?;
+        limits.not_between = Override::To(hours.to_string());
+    }
+    require_archive(ledger).await?;
+    let audit = audit(actor, Some(reason));
+    Ok(ledger.set_throttle(scope, &limits, &audit).await?)
+}
+
+/// Takes a throttle back, and returns the one that stood.
+///
+/// # Errors
+/// When none stands, there is no archive, or the ledger does not answer.
+pub async fn end(
+    ledger: &dyn Ledger,
+    scope: Scope,
+    (actor, reason): (String, Option<String>),
+) -> Result<Throttle, ThrottleError> {
+    require_archive(ledger).await?;
+    Ok(ledger.end_throttle(scope, &audit(actor, reason)).await?)
+}
+
+/// What whoever leads waits for because of limits. Of one that is gone nobody says what it would wait
+/// for now.
+///
+/// # Errors
+/// When the ledger does not answer.
+pub async fn waited_for(ledger: &dyn Ledger) -> Result<Option<ThrottledFacts>, BackendError> {
+    let Some(lease) = ledger.lease_status().await? else { return Ok(None) };
+    let leads = lease.holder.is_some() && lease.expires_at > ledger.now().await?;
+    let wait = if leads { ledger.wait().await? } else { None };
+    Ok(wait.map(ThrottledFacts::from))
+}
+
+fn audit(actor: String, reason: Option<String>) -> AuditEntry {
+    AuditEntry { actor, action: "throttle".to_owned(), from: None, to: None, reason }
+}
+
+fn refuse<T>(why: &str) -> Result<T, ThrottleError> {
+    Err(ThrottleError::Refused(why.to_owned()))
+}
