@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs once, when PostgreSQL makes its data directory: a database, the application whose table is
-# archived, and des's two roles, with the privileges of docs/operations.md and no others.
+# archived, and des's two roles, with the privileges of docs/security.md and no others.
 set -eu
 : "${APP_PASSWORD:?}" "${DES_READER_PASSWORD:?}" "${DES_LEDGER_PASSWORD:?}"
 psql -X -q -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d postgres \

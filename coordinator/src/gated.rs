@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use backends::catalog::{CatalogReport, RangeCount, RowBatch, Unplaceable};
+use backends::catalog::{CatalogReport, LoadCheck, RangeCount, RowBatch, Unplaceable};
 use backends::ledger::{ArchiveRecord, AuditEntry, SqliteLedger, WatermarkRow};
 use backends::{BackendError, Catalog, Ledger as _};
 use protocol::{NBits, Timestamp, Window};
@@ -70,6 +70,10 @@ impl Catalog for GatedCatalog {
     }
 
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>, BackendError> {
+        never()
+    }
+
+    async fn measure(&self, _: LoadCheck<'_>) -> Result<f64, BackendError> {
         never()
     }
 
