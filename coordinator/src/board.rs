@@ -162,7 +162,7 @@ impl Board {
     }
 
     /// What is in the way, if anything.
-    pub(crate) fn tell(&self, trouble: Option<String>) {
+    pub fn tell(&self, trouble: Option<String>) {
         self.locked().trouble = trouble;
     }
 

@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod demo;
 mod http;
+mod job_threads;
 mod lifecycle;
 mod output;
 mod progress;

@@ -9,7 +9,7 @@ use backends::catalog::{
     ArchivedColumn, PostgresArchivedColumn, PostgresCatalog, SqliteArchivedColumn, SqliteCatalog,
 };
 use backends::ledger::{PostgresLedger, SqliteLedger};
-use backends::queue::{InProcessQueue, RabbitQueue, RabbitSettings};
+use backends::queue::{InProcessQueue, RabbitQueue};
 use backends::{Catalog, Ledger, Store, TaskQueue};
 use coordinator::board::Board;
 use coordinator::explain::ExplainSettings;
@@ -113,15 +113,8 @@ pub(crate) async fn store(config: &Config, create: bool) -> Result<Store, Failur
 
 /// The queue: RabbitMQ where a broker is configured, else this process.
 pub(crate) async fn queue(config: &Config, name: &WorkerId) -> Result<Arc<dyn TaskQueue>, Failure> {
-    Ok(match &config.broker {
-        Some(broker) => {
-            let settings = RabbitSettings {
-                url: broker.url.clone(),
-                prefix: broker.prefix.clone(),
-                name: name.to_string(),
-            };
-            Arc::new(RabbitQueue::connect(settings).await?)
-        }
+    Ok(match config.rabbit(name.as_str()) {
+        Some(settings) => Arc::new(RabbitQueue::connect(settings).await?),
         None => Arc::new(InProcessQueue::new()),
     })
 }

@@ -8,14 +8,17 @@
 pub mod metrics;
 
 mod assemble;
+mod fair;
 mod pack;
 mod payload;
 mod reading;
 mod restore;
 pub mod sample;
 mod service;
+mod shared;
 mod source;
 mod task;
 
 pub use service::{Worker, WorkerSettings};
+pub use shared::{SharedJob, run_shared};
 pub use source::{RootsError, Sources};

@@ -5,7 +5,8 @@ use metrics::{
 };
 use protocol::message::{RetryClass, TaskResult};
 
-const SLOTS: &str = "des_worker_slots";
+/// Slots, which are the process's, whatever it does in them.
+pub const SLOTS: &str = "des_worker_slots";
 const SLOTS_BUSY: &str = "des_worker_slots_busy";
 const TASKS: &str = "des_worker_tasks_total";
 const TASK_SECONDS: &str = "des_worker_task_seconds";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use backends::queue::{Consumer, Delivery, Lane, OutgoingMessage};
+use backends::queue::{Delivery, Lane, OutgoingMessage};
 use backends::trace::{Span, SpanKind};
 use backends::{Store, TaskQueue, crash, sabotage};
 use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
@@ -49,7 +49,7 @@ pub struct WorkerSettings {
 
 /// How running tasks are told that they are wanted no more.
 #[derive(Clone, Default)]
-struct Stop {
+pub(crate) struct Stop {
     /// To give up between two files.
     cancel: Arc<AtomicBool>,
     /// To be given back whatever it hangs in.
@@ -58,9 +58,9 @@ struct Stop {
 
 /// One worker process's worker.
 pub struct Worker {
-    queue: Arc<dyn TaskQueue>,
-    context: Arc<TaskContext>,
-    settings: WorkerSettings,
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) context: Arc<TaskContext>,
+    pub(crate) settings: WorkerSettings,
 }
 
 impl Worker {
@@ -114,53 +114,72 @@ impl Worker {
                 }
             }
         }
-        self.drain(tasks, running, &stop).await
-    }
-
-    async fn drain(
-        &self,
-        mut tasks: Box<dyn Consumer>,
-        mut running: JoinSet<()>,
-        stop: &Stop,
-    ) -> anyhow::Result<()> {
-        info!(running = running.len(), "draining: no new tasks are begun");
-        let deadline = tokio::time::Instant::now() + self.settings.drain_timeout;
-        // What the broker handed over and nobody began is given back at once. The consumer lives
-        // on, since what is running is acked through it.
-        for delivery in tasks.stop().await {
-            let (queue, worker) = (Arc::clone(&self.queue), self.context.worker.clone());
-            running.spawn(async move {
-                if let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await {
-                    let span = begin(&delivery, &task, &worker);
-                    answer(&*queue, &worker, &task, TaskResult::Returned, &span).await;
-                }
-                delivery.settle.ack().await;
-            });
-        }
-        let finish_by = deadline - GIVE_BACK_TIME.min(self.settings.drain_timeout / 2);
-        let finished = async { while running.join_next().await.is_some() {} };
-        if tokio::time::timeout_at(finish_by, finished).await.is_err() {
-            info!(running = running.len(), "drain timeout: giving back what is not finished");
-            stop.cancel.store(true, Ordering::Relaxed);
-            let mut given_back = async || while running.join_next().await.is_some() {};
-            // A read that hangs never sees that it is cancelled.
-            let willing = finish_by + (deadline - finish_by) / 2;
-            let given_back = async {
-                if tokio::time::timeout_at(willing, given_back()).await.is_err() {
-                    stop.abandon.cancel();
-                    given_back().await;
-                }
-            };
-            if tokio::time::timeout_at(deadline, given_back).await.is_err() {
-                warn!("could not give everything back in time; the coordinator will notice");
-            }
-        }
+        // The consumer lives on, since what is running is acked through it.
+        let unbegun = tasks.stop().await.into_iter().map(|delivery| Unbegun {
+            queue: Arc::clone(&self.queue),
+            worker: self.context.worker.clone(),
+            delivery,
+        });
+        drain(unbegun.collect(), running, &stop, self.settings.drain_timeout).await;
         Ok(())
     }
 }
 
+/// What the broker handed over and nobody began.
+pub(crate) struct Unbegun {
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) worker: WorkerId,
+    pub(crate) delivery: Delivery,
+}
+
+impl Unbegun {
+    pub(crate) async fn give_back(self) {
+        let Self { queue, worker, delivery } = self;
+        if let Some(task) = parse(&*queue, &delivery.kind, &delivery.body).await {
+            let span = begin(&delivery, &task, &worker);
+            answer(&*queue, &worker, &task, TaskResult::Returned, &span).await;
+        }
+        delivery.settle.ack().await;
+    }
+}
+
+/// Finishes what runs, or gives it back in time; what nobody began is given back at once.
+pub(crate) async fn drain<T: Default + Send + 'static>(
+    unbegun: Vec<Unbegun>,
+    mut running: JoinSet<T>,
+    stop: &Stop,
+    drain_timeout: Duration,
+) {
+    info!(running = running.len(), "draining: no new tasks are begun");
+    let deadline = tokio::time::Instant::now() + drain_timeout;
+    for unbegun in unbegun {
+        running.spawn(async move {
+            unbegun.give_back().await;
+            T::default()
+        });
+    }
+    let finish_by = deadline - GIVE_BACK_TIME.min(drain_timeout / 2);
+    let finished = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(finish_by, finished).await.is_err() {
+        info!(running = running.len(), "drain timeout: giving back what is not finished");
+        stop.cancel.store(true, Ordering::Relaxed);
+        let mut given_back = async || while running.join_next().await.is_some() {};
+        // A read that hangs never sees that it is cancelled.
+        let willing = finish_by + (deadline - finish_by) / 2;
+        let given_back = async {
+            if tokio::time::timeout_at(willing, given_back()).await.is_err() {
+                stop.abandon.cancel();
+                given_back().await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, given_back).await.is_err() {
+            warn!("could not give everything back in time; the coordinator will notice");
+        }
+    }
+}
+
 /// Handles one delivery to its end: outcome confirmed, then acked.
-async fn handle(
+pub(crate) async fn handle(
     queue: Arc<dyn TaskQueue>,
     context: Arc<TaskContext>,
     delivery: Delivery,

@@ -124,7 +124,7 @@ impl std::fmt::Debug for Delivery {
 
 /// Settles one delivery, once.
 #[async_trait]
-pub trait Settle: Send {
+pub trait Settle: Send + Sync {
     /// Tells the broker that the message was dealt with. Returns whether the broker could still
     /// be told: `false` when the delivery's connection is gone, in which case the message will be
     /// delivered again, marked as redelivered.

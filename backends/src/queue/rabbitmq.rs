@@ -42,6 +42,17 @@ pub struct RabbitSettings {
     pub name: String,
 }
 
+impl RabbitSettings {
+    /// Whether both mean the same queues, whoever connects to them and however.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL or prefix that cannot be right.
+    pub fn are_of_same_queues(&self, other: &Self) -> Result<bool> {
+        let (this, other) = (Target::new(self.clone())?, Target::new(other.clone())?);
+        Ok((this.label(), this.prefix()) == (other.label(), other.prefix()))
+    }
+}
+
 /// The queues of a fleet in RabbitMQ.
 ///
 /// [`Lane::Progress`] has no queue of its own but one per consumer, so that its depth is not

@@ -177,7 +177,7 @@ impl Facts {
         {
             return format!(
                 "The watermark stands at {until} because no worker listens: {progress}. Start \
-                 `des worker`"
+                 `des worker`, or wait for a slot of one that serves several jobs"
             );
         }
         let waiting = done < all && window.partitions.to_do == 0;

@@ -143,7 +143,8 @@ pub(crate) struct FleetArgs {
     /// The configuration file: the coordinator is asked on its http.listen, on this machine.
     #[arg(long, env = "DES_CONFIG", value_name = "FILE", required_unless_present = "url")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the coordinator serves its page, when it is elsewhere: http://host:8080
+    /// Where the coordinator serves its page, when it is elsewhere: http://host:8080, with ?job=NAME
+    /// where it has several jobs.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
 }

@@ -64,10 +64,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example: des migrate --config des.yaml --mode single --workers 4")]
     Migrate(MigrateArgs),
     /// Run the coordinator of a fleet; a hot standby while another leads.
-    #[command(after_help = "Example: des coordinator --config des.yaml")]
+    #[command(after_help = "Examples: des coordinator --config des.yaml\n          \
+des coordinator --config invoices.yaml --config letters.yaml")]
     Coordinator(CoordinatorArgs),
     /// Run one worker of a fleet; run as many as you like.
-    #[command(after_help = "Example: des worker --config des.yaml --slots 4")]
+    #[command(after_help = "Examples: des worker --config des.yaml --slots 4\n          \
+des worker --config /etc/des/jobs")]
     Worker(WorkerArgs),
     /// Make the archive: identity, des's own tables, first watermark.
     #[command(after_help = "Example: des init --config des.yaml --print")]

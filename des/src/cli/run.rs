@@ -8,6 +8,15 @@ use clap::{Args, ValueEnum};
 use super::ConfigArgs;
 use super::values::interval;
 
+/// Of a service, which may serve several jobs.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigsArgs {
+    /// The configuration file; given several times, one for each job that the process serves. A
+    /// directory stands for its *.yaml.
+    #[arg(long, env = "DES_CONFIG", value_name = "FILE", required = true)]
+    pub(crate) config: Vec<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How many files to generate.
@@ -59,7 +68,7 @@ pub(crate) struct MigrateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: ConfigsArgs,
     /// Validate, connect to everything, say what was found, change nothing.
     #[arg(long)]
     pub(crate) check: bool,
@@ -74,7 +83,7 @@ pub(crate) struct CoordinatorArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: ConfigsArgs,
     /// Partitions worked on at a time; overrides worker.slots.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) slots: Option<u16>,
@@ -101,7 +110,7 @@ pub(crate) struct InitArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReadyArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: ConfigsArgs,
     /// How long it may take to answer: seconds, or 500ms, 5s.
     #[arg(long, default_value = "5s", value_parser = interval, value_name = "TIME")]
     pub(crate) timeout: Duration,

@@ -7,7 +7,7 @@ use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use coordinator::behind::behind;
 use coordinator::throttle;
-use protocol::ArchiveIdentity;
+use protocol::{ArchiveIdentity, Job};
 use retriever::{Archive, ReadError};
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ enum Verdict {
 
 #[derive(Serialize)]
 struct Finding {
+    /// Where several jobs are looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<Job>,
     what: &'static str,
     verdict: Verdict,
     text: String,
@@ -38,11 +41,16 @@ struct Findings {
 
 impl Findings {
     fn ok(&mut self, what: &'static str, text: impl Into<String>) {
-        self.findings.push(Finding { what, verdict: Verdict::Ok, text: text.into() });
+        self.findings.push(Finding { job: None, what, verdict: Verdict::Ok, text: text.into() });
     }
 
     fn warn(&mut self, what: &'static str, text: impl Into<String>) {
-        self.findings.push(Finding { what, verdict: Verdict::Warning, text: text.into() });
+        self.findings.push(Finding {
+            job: None,
+            what,
+            verdict: Verdict::Warning,
+            text: text.into(),
+        });
     }
 
     fn error(&mut self, what: &'static str, failure: &Failure) {
@@ -50,11 +58,18 @@ impl Findings {
             Failure::Usage(why) => why.clone(),
             Failure::Failed(error) => format!("{error:#}"),
         };
-        self.findings.push(Finding { what, verdict: Verdict::Error, text });
+        self.findings.push(Finding { job: None, what, verdict: Verdict::Error, text });
     }
 
     fn keep<T>(&mut self, what: &'static str, result: Result<T, Failure>) -> Option<T> {
         result.map_err(|failure| self.error(what, &failure)).ok()
+    }
+
+    /// Adds what was found for a job, which is named where there are several.
+    fn add(&mut self, config: &Config, of_job: Self, several: bool) {
+        let job = several.then(|| config.job.clone());
+        let named = |finding| Finding { job: job.clone(), ..finding };
+        self.findings.extend(of_job.findings.into_iter().map(named));
     }
 
     fn print(&self, output: Output) -> Result<Exit, Failure> {
@@ -65,7 +80,8 @@ impl Findings {
                     Verdict::Warning => "WARNING",
                     Verdict::Error => "ERROR  ",
                 };
-                format!("{mark}  {:<10} {}\n", finding.what, finding.text)
+                let job = finding.job.as_ref().map_or_else(String::new, |job| format!("{job}  "));
+                format!("{job}{mark}  {:<10} {}\n", finding.what, finding.text)
             };
             it.findings.iter().map(line).collect()
         })?;
@@ -74,8 +90,16 @@ impl Findings {
     }
 }
 
-/// Everything that a coordinator, and `migrate`, rely on.
-pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit, Failure> {
+/// Everything that a coordinator, and `migrate`, rely on, for each of its jobs.
+pub(super) async fn coordinator(configs: &[Config], output: Output) -> Result<Exit, Failure> {
+    let mut all = Findings::default();
+    for config in configs {
+        all.add(config, of_coordinator(config).await, configs.len() > 1);
+    }
+    all.print(output)
+}
+
+async fn of_coordinator(config: &Config) -> Findings {
     let mut findings = Findings::default();
     findings.ok("config", format!("{} is valid", config.path.display()));
     let catalog = wiring::catalog(config).await;
@@ -133,7 +157,7 @@ pub(super) async fn coordinator(config: &Config, output: Output) -> Result<Exit,
     }
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
-    findings.print(output)
+    findings
 }
 
 /// The store's directory, where the first run would make it.
@@ -144,9 +168,17 @@ fn will_be_made(config: &Config) -> Option<&Path> {
     }
 }
 
-/// Everything that a worker relies on.
-pub(super) async fn worker(config: &Config, output: Output) -> Result<Exit, Failure> {
-    require_broker(config, "worker")?;
+/// Everything that a worker relies on, for each of its jobs.
+pub(super) async fn worker(configs: &[Config], output: Output) -> Result<Exit, Failure> {
+    let mut all = Findings::default();
+    for config in configs {
+        require_broker(config, "worker")?;
+        all.add(config, of_worker(config).await, configs.len() > 1);
+    }
+    all.print(output)
+}
+
+async fn of_worker(config: &Config) -> Findings {
     let mut findings = Findings::default();
     findings.ok("config", format!("{} is valid", config.path.display()));
     let store = wiring::store(config, false).await;
@@ -155,7 +187,7 @@ pub(super) async fn worker(config: &Config, output: Output) -> Result<Exit, Fail
     }
     look_at_broker(config, &mut findings).await;
     look_at_files(config, &mut findings);
-    findings.print(output)
+    findings
 }
 
 /// Whether the source database can be asked what it is to be asked, and what it says.

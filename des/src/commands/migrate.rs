@@ -130,7 +130,7 @@ pub(crate) async fn run(args: MigrateArgs, output: Output) -> Result<Exit, Failu
     }
     let page = PageSlot::default();
     page.fill(fleet.page_source(&config, &board));
-    let _http = http::serve(&config.http, Served::of_both(&board, &page)).await?;
+    let _http = http::serve(&config.http, Served::of_both(&config.job, &board, &page)).await?;
     fleet.watch(&config, &board, &shutdown);
     fleet.sync_archived(&config, &board, &shutdown).await?;
     let pause = args.interval;

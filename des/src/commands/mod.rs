@@ -10,6 +10,7 @@ mod fleet;
 mod gc;
 mod held;
 mod init;
+mod jobs;
 mod migrate;
 mod passes;
 mod pause;
@@ -37,15 +38,15 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
     match cli.command {
         Command::Demo(args) => crate::demo::run(args, *output).await,
         Command::Migrate(args) if args.check => {
-            check::coordinator(&Config::load(&args.config.config)?, *output).await
+            check::coordinator(&[Config::load(&args.config.config)?], *output).await
         }
         Command::Migrate(args) => migrate::run(args, *output).await,
         Command::Coordinator(args) if args.check => {
-            check::coordinator(&Config::load(&args.config.config)?, *output).await
+            check::coordinator(&Config::load_all(&args.config.config)?, *output).await
         }
         Command::Coordinator(args) => services::coordinator(args).await,
         Command::Worker(args) if args.check => {
-            check::worker(&Config::load(&args.config.config)?, *output).await
+            check::worker(&Config::load_all(&args.config.config)?, *output).await
         }
         Command::Worker(args) => services::worker(args).await,
         Command::Init(args) => init::run(args, *output).await,

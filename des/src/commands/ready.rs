@@ -13,7 +13,7 @@ use crate::cli::ReadyArgs;
 use crate::config::Config;
 use crate::output::{Exit, Failure, Output};
 
-/// What is read of an answer. A service says one line.
+/// What is read of an answer. A service says a line, for each of several jobs.
 const ANSWER_BYTES: u64 = 16 * 1024;
 
 #[derive(Debug, Serialize, PartialEq, Eq)]
@@ -24,7 +24,8 @@ struct Readiness {
 }
 
 pub(super) async fn run(args: ReadyArgs, output: Output) -> Result<Exit, Failure> {
-    let config = Config::load(&args.config.config)?;
+    // One process has one address, however many jobs it serves.
+    let config = &Config::load_all(&args.config.config)?[0];
     let listens = config.http.listen.filter(|address| address.port() != 0);
     let address = near(listens.ok_or_else(|| {
         Failure::usage(format!(

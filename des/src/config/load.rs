@@ -26,6 +26,10 @@ pub(crate) enum ConfigError {
     UnknownKey { path: PathBuf, key: String, hint: String },
     #[error("{}: `{key}`: {why}", path.display())]
     Value { path: PathBuf, key: String, why: String },
+    #[error("{} holds no *.yaml: put one configuration for each job there", path.display())]
+    NoFiles { path: PathBuf },
+    #[error("{} and {} cannot be served by one process: {why}", one.display(), other.display())]
+    Together { one: PathBuf, other: PathBuf, why: String },
 }
 
 /// Reads and parses a file.

@@ -2,6 +2,7 @@
 //! changed.
 
 mod admin_token;
+mod jobs;
 mod load;
 mod raw;
 mod sync;
@@ -92,6 +93,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) slots: Option<u16>,
     pub(crate) memory: usize,
     pub(crate) readers: usize,
+    /// Slot time compared with that of the other jobs of the same worker processes.
+    pub(crate) share: u16,
     pub(crate) spool_dir: PathBuf,
     pub(crate) drain_timeout: Duration,
 }

@@ -106,6 +106,7 @@ pub(crate) struct RawWorker {
     pub(crate) slots: Option<Lenient<u16>>,
     pub(crate) memory: Option<Size>,
     pub(crate) readers: Option<Lenient<u16>>,
+    pub(crate) share: Option<Lenient<u16>>,
     pub(crate) spool_dir: Option<String>,
     pub(crate) drain_timeout: Option<Span>,
 }

@@ -29,6 +29,8 @@ const MIB: u64 = 1024 * 1024;
 const DEFAULT_PORT: u16 = 8080;
 /// The least memory a worker can do its work in.
 const LEAST_WORKER_MEMORY: u64 = 32 * MIB;
+/// Shares are small numbers: one job may be so many times another.
+const LARGEST_SHARE: u16 = 100;
 /// The least that sorting a window makes sense with.
 const LEAST_SORT_MEMORY: u64 = MIB;
 /// A window that is compared with the catalog later than this is not compared at all.
@@ -363,10 +365,16 @@ fn worker_config(
     let slots =
         worker.slots.map(|Lenient(slots)| complain.positive("worker.slots", slots)).transpose()?;
     let readers = worker.readers.map_or(2, |Lenient(readers)| readers);
+    let share = worker.share.map_or(1, |Lenient(share)| share);
+    if !(1..=LARGEST_SHARE).contains(&share) {
+        let why = format!("it is {share}, and must lie in 1..{LARGEST_SHARE}");
+        return Err(complain.at("worker.share", why));
+    }
     Ok(WorkerConfig {
         slots,
         memory: complain.at_least("worker.memory", memory, LEAST_WORKER_MEMORY)?,
         readers: complain.positive("worker.readers", readers)?.into(),
+        share,
         spool_dir: spool_dir(worker.spool_dir.as_ref()),
         drain_timeout: worker.drain_timeout.map_or(Duration::from_secs(300), |Span(time)| time),
     })

@@ -229,7 +229,9 @@ async fn act<A: DeserializeOwned, T>(
     let asked = serde_json::from_slice(&asked).map_err(|error| {
         Refused(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
     })?;
-    let source = answers.source().ok_or_else(|| {
+    let of_job = answers.served.asked_for(&head.uri);
+    let of_job = of_job.map_err(|why| Refused(StatusCode::NOT_FOUND, why))?;
+    let source = of_job.source().ok_or_else(|| {
         Refused(StatusCode::SERVICE_UNAVAILABLE, "this coordinator is starting".to_owned())
     })?;
     let done = deed(source, asked).await?;

@@ -1,12 +1,19 @@
 //! The exporter: what was counted since the process began, and what is true just now.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use coordinator::board::Board;
-use metrics::{Unit, describe_gauge, gauge, with_local_recorder};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
+    describe_gauge, gauge, with_local_recorder,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
+
+use super::Served;
+use crate::job_threads::{self, within};
 
 /// How often what was measured is put into buckets: memory is that of so much time.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -16,7 +23,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// When there is a recorder already.
 pub(super) fn install(
-    (coordinates, works): (bool, bool),
+    served: &Served,
     stop: &CancellationToken,
 ) -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
@@ -26,14 +33,19 @@ pub(super) fn install(
     }
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).context("metrics are counted already")?;
-    backends::metrics::describe();
+    metrics::set_global_recorder(PerJob(recorder)).context("metrics are counted already")?;
+    // Not of any job, since a process sends the spans of all of them together.
     crate::telemetry::describe();
-    if coordinates {
-        coordinator::metrics::describe();
-    }
-    if works {
-        worker::metrics::describe();
+    for it in &served.jobs {
+        within(served.named(it), || {
+            backends::metrics::describe();
+            if served.coordinates() {
+                coordinator::metrics::describe();
+            }
+            if served.works {
+                worker::metrics::describe();
+            }
+        });
     }
     let (upkeep, stop) = (handle.clone(), stop.clone());
     tokio::spawn(async move {
@@ -49,18 +61,64 @@ pub(super) fn install(
 
 /// The text of a scrape. What is true just now goes into a recorder of its own each time, so that
 /// nothing is left of what was true before: a leader's figures when it leads no more.
-pub(super) fn render(counted: &PrometheusHandle, board: Option<&Board>) -> String {
+pub(super) fn render(counted: &PrometheusHandle, served: &Served) -> String {
     let now = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&now, || {
+    let rendered = now.handle();
+    with_local_recorder(&PerJob(now), || {
         if let Some(bytes) = resident_memory() {
             describe_gauge!(MEMORY, Unit::Bytes, "Resident memory");
             gauge!(MEMORY).set(bytes);
         }
-        if let Some(board) = board {
-            tell(board);
+        for it in &served.jobs {
+            if let Some(board) = it.board() {
+                within(served.named(it), || tell(board));
+            }
         }
     });
-    counted.render() + &now.handle().render()
+    counted.render() + &rendered.render()
+}
+
+/// Says of what is counted for which job, where there are several.
+struct PerJob<R>(R);
+
+/// `job` is a label that Prometheus itself gives to everything that it scrapes.
+const LABEL: &str = "des_job";
+/// What the jobs of a process share.
+const SHARED: [&str; 2] = [worker::metrics::SLOTS, crate::telemetry::SPANS];
+
+fn of_job(key: &Key) -> Cow<'_, Key> {
+    match job_threads::current() {
+        Some(job) if !SHARED.contains(&key.name()) => {
+            Cow::Owned(key.with_extra_labels(vec![Label::new(LABEL, String::from(job))]))
+        }
+        _ => Cow::Borrowed(key),
+    }
+}
+
+impl<R: Recorder> Recorder for PerJob<R> {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_counter(key, unit, description);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_gauge(key, unit, description);
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_histogram(key, unit, description);
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        self.0.register_counter(&of_job(key), metadata)
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        self.0.register_gauge(&of_job(key), metadata)
+    }
+
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+        self.0.register_histogram(&of_job(key), metadata)
+    }
 }
 
 /// The name that Prometheus' own libraries use.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use coordinator::board::Board;
 use metrics_exporter_prometheus::PrometheusHandle;
+use protocol::Job;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -33,40 +34,116 @@ const WATCHERS: usize = 16;
 /// Those that may be made to wait since they gave a wrong token.
 const WRONG_TOKENS: usize = 4;
 
-/// What a role has to tell.
+/// What a process has to tell.
 pub(crate) struct Served {
-    /// A coordinator's board; a worker has none.
-    board: Option<Board>,
+    /// Of each of its jobs; of one at least.
+    jobs: Vec<ServedJob>,
     /// Whether there are slots in which tasks are executed.
     works: bool,
-    /// Where there is no board: what the role does, or why it does not do its work.
-    ready: watch::Receiver<Result<String, String>>,
-    /// What a coordinator's page shows; a worker has no page.
-    page: Option<PageSlot>,
 }
 
-impl Served {
-    /// What a coordinator shows on its board and its page.
-    pub(crate) fn of_coordinator(board: &Board, page: &PageSlot) -> Self {
-        let (_, ready) = watch::channel(Ok(String::new()));
-        Self { board: Some(board.clone()), works: false, ready, page: Some(page.clone()) }
-    }
+/// What a process has to tell of one job.
+pub(crate) struct ServedJob {
+    job: Job,
+    tells: Tells,
+}
 
-    /// The same of a coordinator whose process executes tasks besides.
-    pub(crate) fn of_both(board: &Board, page: &PageSlot) -> Self {
-        Self { works: true, ..Self::of_coordinator(board, page) }
+enum Tells {
+    /// A coordinator's board and page.
+    Coordinator(Board, PageSlot),
+    /// What a worker does, or why it does not do its work.
+    Worker(watch::Receiver<Result<String, String>>),
+}
+
+impl ServedJob {
+    /// What a coordinator shows on its board and its page.
+    pub(crate) fn of_coordinator(job: &Job, board: &Board, page: &PageSlot) -> Self {
+        Self { job: job.clone(), tells: Tells::Coordinator(board.clone(), page.clone()) }
     }
 
     /// What a worker says of itself; at first that it does nothing yet, and why.
-    pub(crate) fn of_worker(why_not_yet: &str) -> (watch::Sender<Result<String, String>>, Self) {
+    pub(crate) fn of_worker(
+        job: &Job,
+        why_not_yet: &str,
+    ) -> (watch::Sender<Result<String, String>>, Self) {
         let (sender, ready) = watch::channel(Err(why_not_yet.to_owned()));
-        (sender, Self { board: None, works: true, ready, page: None })
+        (sender, Self { job: job.clone(), tells: Tells::Worker(ready) })
     }
 
     fn is_ready(&self) -> Result<String, String> {
-        match &self.board {
-            Some(board) => board.ready(),
-            None => self.ready.borrow().clone(),
+        match &self.tells {
+            Tells::Coordinator(board, _) => board.ready(),
+            Tells::Worker(ready) => ready.borrow().clone(),
+        }
+    }
+
+    fn board(&self) -> Option<&Board> {
+        match &self.tells {
+            Tells::Coordinator(board, _) => Some(board),
+            Tells::Worker(_) => None,
+        }
+    }
+
+    fn source(&self) -> Option<&PageSource> {
+        match &self.tells {
+            Tells::Coordinator(_, page) => page.source(),
+            Tells::Worker(_) => None,
+        }
+    }
+}
+
+impl Served {
+    /// What coordinators tell, or workers.
+    pub(crate) fn of(jobs: Vec<ServedJob>) -> Self {
+        let works = !jobs.iter().any(|it| it.board().is_some());
+        Self { jobs, works }
+    }
+
+    /// What a coordinator tells whose process executes tasks besides.
+    pub(crate) fn of_both(job: &Job, board: &Board, page: &PageSlot) -> Self {
+        Self { jobs: vec![ServedJob::of_coordinator(job, board, page)], works: true }
+    }
+
+    fn coordinates(&self) -> bool {
+        self.jobs.iter().any(|it| it.board().is_some())
+    }
+
+    /// The job that a line, a metric or a link has to name; `None` where there is only one.
+    fn named<'a>(&self, it: &'a ServedJob) -> Option<&'a Job> {
+        (self.jobs.len() > 1).then_some(&it.job)
+    }
+
+    /// Ready when all jobs are; one line for each where there are several.
+    fn is_ready(&self) -> Result<String, String> {
+        let mut ready = true;
+        let lines: Vec<String> = self
+            .jobs
+            .iter()
+            .map(|it| {
+                let told = it.is_ready().unwrap_or_else(|why| {
+                    ready = false;
+                    why
+                });
+                self.named(it).map_or(told.clone(), |job| format!("{job}: {told}"))
+            })
+            .collect();
+        let lines = lines.join("\n");
+        if ready { Ok(lines) } else { Err(lines) }
+    }
+
+    /// The job that is asked for with `?job=`, which may be left out where there is only one.
+    fn asked_for(&self, uri: &Uri) -> Result<&ServedJob, String> {
+        let mut pairs =
+            uri.query().unwrap_or_default().split('&').filter_map(|it| it.split_once('='));
+        let asked = pairs.find(|(key, _)| *key == "job").map(|(_, job)| job);
+        let names = || self.jobs.iter().map(|it| it.job.as_str()).collect::<Vec<_>>().join(", ");
+        match (asked, &*self.jobs) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(format!("say which job with ?job=: {}", names())),
+            (Some(asked), jobs) => jobs
+                .iter()
+                .find(|it| it.job.as_str() == asked)
+                .ok_or_else(|| format!("there is no such job here; there are: {}", names())),
         }
     }
 }
@@ -84,12 +161,6 @@ struct Answers {
     wrong_tokens: Semaphore,
     /// Places for those who watch.
     watchers: Arc<Semaphore>,
-}
-
-impl Answers {
-    fn source(&self) -> Option<&PageSource> {
-        self.served.page.as_ref()?.source()
-    }
 }
 
 /// Serves until what is returned is dropped; `None` where nothing is to be served.
@@ -111,7 +182,7 @@ pub(crate) async fn serve(
     };
     let stop = CancellationToken::new();
     let counted = match config.metrics {
-        true => Some(metrics::install((served.board.is_some(), served.works), &stop)?),
+        true => Some(metrics::install(&served, &stop)?),
         false => None,
     };
     // Port 0 is any free one.
@@ -147,7 +218,7 @@ fn probes() -> Router<Arc<Answers>> {
 
 fn router(answers: Arc<Answers>) -> Router {
     let mut router = probes();
-    if answers.served.page.is_some() {
+    if answers.served.coordinates() {
         let page = Router::new()
             .route("/", get(page::html))
             .route("/page.css", get(page::style))
@@ -193,7 +264,7 @@ async fn tell_metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse 
     const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
     match &answers.counted {
         Some(counted) => {
-            let text = metrics::render(counted, answers.served.board.as_ref());
+            let text = metrics::render(counted, &answers.served);
             (StatusCode::OK, [(header::CONTENT_TYPE, TEXT_FORMAT)], text)
         }
         None => {
@@ -207,5 +278,47 @@ async fn tell_ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String)
     match answers.served.is_ready() {
         Ok(told) => (StatusCode::OK, told + "\n"),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(names: &[&str]) -> Served {
+        let job = |name: &&str| name.parse::<Job>().expect("a name");
+        let of =
+            |name| ServedJob::of_coordinator(&job(name), &Board::default(), &PageSlot::default());
+        Served::of(names.iter().map(of).collect())
+    }
+
+    fn asked(names: &[&str], uri: &str) -> Result<String, String> {
+        let uri = uri.parse().expect("a URI");
+        served(names).asked_for(&uri).map(|it| it.job.to_string())
+    }
+
+    #[test]
+    fn a_job_is_asked_for_by_name_and_the_only_one_without() {
+        assert_eq!(asked(&["a"], "/api/status"), Ok("a".to_owned()));
+        assert_eq!(asked(&["a", "b"], "/api/status?x=1&job=b"), Ok("b".to_owned()));
+        let which = asked(&["a", "b"], "/api/status").expect_err("it may be either");
+        assert!(which.contains("?job=: a, b"), "{which}");
+        for names in [&["a"][..], &["a", "b"]] {
+            let none = asked(names, "/?job=c").expect_err("it is not there");
+            assert!(none.contains(&names.join(", ")), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_ready_when_all_its_jobs_are() {
+        let (says_a, a) = ServedJob::of_worker(&"a".parse().expect("a name"), "waiting");
+        let (says_b, b) = ServedJob::of_worker(&"b".parse().expect("a name"), "waiting");
+        let both = Served::of(vec![a, b]);
+        let _told_before = says_a.send_replace(Ok("taking tasks".to_owned()));
+        assert_eq!(both.is_ready(), Err("a: taking tasks\nb: waiting".to_owned()));
+        let _told_before = says_b.send_replace(Ok("taking tasks".to_owned()));
+        assert_eq!(both.is_ready(), Ok("a: taking tasks\nb: taking tasks".to_owned()));
+        let (_says, only) = ServedJob::of_worker(&"a".parse().expect("a name"), "waiting");
+        assert_eq!(Served::of(vec![only]).is_ready(), Err("waiting".to_owned()));
     }
 }

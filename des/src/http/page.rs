@@ -3,15 +3,21 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::extract::State;
+use axum::http::Uri;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use backends::Ledger;
 use coordinator::status::StatusReader;
+use protocol::Job;
+
+use super::Answers;
 
 const HTML: &str = include_str!("page/index.html");
+const JOBS: &str = include_str!("page/jobs.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const ICON: &str = include_str!("page/icon.svg");
@@ -51,8 +57,20 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text).into_response()
 }
 
-pub(super) async fn html() -> Response {
+/// A job's page; a list of them where there are several and none is asked for.
+pub(super) async fn html(State(answers): State<Arc<Answers>>, uri: Uri) -> Response {
+    if uri.query().is_none() && answers.served.jobs.len() > 1 {
+        let jobs = answers.served.jobs.iter().map(|it| &it.job);
+        return Html(list_of(jobs)).into_response();
+    }
     asset("text/html; charset=utf-8", HTML)
+}
+
+/// Links to the pages of jobs, whose names hold nothing but letters, digits, `-`, `_` and `.`.
+fn list_of<'a>(jobs: impl Iterator<Item = &'a Job>) -> String {
+    let link = |job| format!("      <li><a href=\"/?job={job}\">{job}</a></li>\n");
+    let links: String = jobs.map(link).collect();
+    JOBS.replace("<!-- jobs -->", links.trim())
 }
 
 pub(super) async fn style() -> Response {

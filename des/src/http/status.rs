@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, RETRY_AFTER};
+use axum::http::{StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use coordinator::status::Status;
@@ -14,7 +14,7 @@ use protocol::Timestamp;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Answers, json, problem};
+use super::{Answers, ServedJob, json, problem};
 
 /// How often whoever watches is told, at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -34,21 +34,24 @@ struct Told<'a> {
     status: &'a Status,
 }
 
+/// What the process does while there is nothing to show yet of a job.
+fn starting(it: &ServedJob) -> String {
+    format!("This coordinator is starting: {}", it.is_ready().unwrap_or_else(|why| why))
+}
+
 impl Answers {
     fn actions(&self) -> &'static [&'static str] {
         if self.admin_token.is_some() { &ACTIONS } else { &[] }
     }
-
-    /// What the process does while there is nothing to show yet.
-    fn starting(&self) -> String {
-        let told = self.served.is_ready().unwrap_or_else(|why| why);
-        format!("This coordinator is starting: {told}")
-    }
 }
 
-pub(super) async fn once(State(answers): State<Arc<Answers>>) -> Response {
-    let Some(source) = answers.source() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, &answers.starting());
+pub(super) async fn once(State(answers): State<Arc<Answers>>, uri: Uri) -> Response {
+    let asked = match answers.served.asked_for(&uri) {
+        Ok(asked) => asked,
+        Err(why) => return problem(StatusCode::NOT_FOUND, &why),
+    };
+    let Some(source) = asked.source() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &starting(asked));
     };
     let (at, status) = source.status.read().await;
     let told = Told { at, actions: answers.actions(), status: &status };
@@ -58,19 +61,24 @@ pub(super) async fn once(State(answers): State<Arc<Answers>>) -> Response {
 /// One who watches.
 struct Watching {
     answers: Arc<Answers>,
+    /// What was asked for, and was there.
+    uri: Uri,
     told: Option<Arc<Status>>,
     starting: Option<String>,
     _place: OwnedSemaphorePermit,
 }
 
-pub(super) async fn events(State(answers): State<Arc<Answers>>) -> Response {
+pub(super) async fn events(State(answers): State<Arc<Answers>>, uri: Uri) -> Response {
+    if let Err(why) = answers.served.asked_for(&uri) {
+        return problem(StatusCode::NOT_FOUND, &why);
+    }
     let Ok(place) = Arc::clone(&answers.watchers).try_acquire_owned() else {
         let why = "as many watch as may; try again, or ask /api/status";
         let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, why);
         response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static("5"));
         return response;
     };
-    let watching = Watching { answers, told: None, starting: None, _place: place };
+    let watching = Watching { answers, uri, told: None, starting: None, _place: place };
     let alive =
         KeepAlive::new().interval(ALIVE_EVERY).event(Event::default().event("alive").data("-"));
     let events = Sse::new(stream::unfold(watching, Watching::next)).keep_alive(alive);
@@ -84,8 +92,9 @@ impl Watching {
             if self.told.is_some() || self.starting.is_some() {
                 tokio::time::sleep(TELL_EVERY).await;
             }
-            let Some(source) = self.answers.source() else {
-                let starting = Some(self.answers.starting());
+            let asked = self.answers.served.asked_for(&self.uri).ok()?;
+            let Some(source) = asked.source() else {
+                let starting = Some(starting(asked));
                 if self.starting != starting {
                     let event = Event::default().event("starting");
                     let event = event

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, LogFormat};
 
-pub(crate) use traces::{Traces, describe};
+pub(crate) use traces::{SPANS, Traces, describe};
 
 /// Starts logging as the command line asks.
 pub(crate) fn start(cli: &Cli) {

@@ -37,7 +37,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How long the end of the process may take for what was not sent.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
-const SPANS: &str = "des_trace_spans_total";
+/// Spans, which are the process's, whatever job they are of.
+pub(crate) const SPANS: &str = "des_trace_spans_total";
 
 /// Describes what is counted here, so that it is there before anything happens.
 pub(crate) fn describe() {

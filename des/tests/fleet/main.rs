@@ -7,6 +7,7 @@ mod broker;
 mod explain;
 mod failing;
 mod faults;
+mod jobs;
 mod observe;
 mod operators;
 mod pause;

@@ -138,7 +138,7 @@ impl Fleet {
         self.sql(&self.postgres.clone(), &alter);
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -295,7 +295,29 @@ impl Fleet {
         Running::start(self.command(), words.chain(["--config".to_owned(), config]))
     }
 
-    fn run(&self, words: &str, config: &Path) -> Run {
+    /// A service of several jobs, one for each of these configurations.
+    pub(crate) fn start_of_several(&self, role: &str, configs: &[&str]) -> Running {
+        let config = |name: &&str| ["--config".to_owned(), self.path(name).display().to_string()];
+        let words = std::iter::once(role.to_owned()).chain(configs.iter().flat_map(config));
+        Running::start(self.command(), words)
+    }
+
+    /// `des WORDS`, to its end.
+    pub(crate) fn run_as_it_is(&self, words: &str) -> Run {
+        Running::start(self.command(), words.split_whitespace()).end(LIMIT)
+    }
+
+    /// What coordinators are configured with.
+    pub(crate) fn configuration(&self) -> Value {
+        self.config.clone()
+    }
+
+    /// Midnight of a day, as `created_at` has it.
+    pub(crate) fn midnight(&self, day: i64) -> chrono::DateTime<chrono::Utc> {
+        self.first_day + chrono::TimeDelta::days(day)
+    }
+
+    pub(crate) fn run(&self, words: &str, config: &Path) -> Run {
         let words = words.split_whitespace().map(str::to_owned);
         let config = config.display().to_string();
         let words = words.chain(["--config".to_owned(), config]);
@@ -339,6 +361,11 @@ impl Fleet {
 
     fn stats(&self) -> Run {
         self.run("stats --output json", &self.path("coordinator.yaml"))
+    }
+
+    /// Whether another job has nothing pending and no window open.
+    pub(crate) fn is_archived_by(&self, config: &str) -> bool {
+        says_archived(&self.run("stats --output json", &self.path(config)))
     }
 
     /// Whether a window is held with so many failed files.

@@ -52,12 +52,20 @@ struct Coordinator {
     client: reqwest::Client,
     /// `http://127.0.0.1:8080`
     url: String,
+    /// Where its status is.
+    status: String,
+}
+
+/// Where the status is of the page at `url`.
+fn status_of(url: &str) -> String {
+    let (page, query) = url.find('?').map_or((url, ""), |at| url.split_at(at));
+    format!("{}/api/status{query}", page.trim_end_matches('/'))
 }
 
 impl Coordinator {
     fn of(args: &FleetArgs) -> Result<Self, Failure> {
-        let url = match (&args.url, &args.config) {
-            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+        let (url, status) = match (&args.url, &args.config) {
+            (Some(url), _) => (url.trim_end_matches('/').to_owned(), status_of(url)),
             (None, Some(path)) => {
                 let config = Config::load(path)?;
                 let listens = config.http.listen.filter(|address| address.port() != 0);
@@ -68,7 +76,10 @@ impl Coordinator {
                         path.display()
                     ))
                 })?;
-                format!("http://{}", super::ready::near(address))
+                let url = format!("http://{}", super::ready::near(address));
+                // It may coordinate other jobs besides.
+                let status = status_of(&format!("{url}/?job={}", config.job));
+                (url, status)
             }
             (None, None) => return Err(Failure::usage("say --config or --url")),
         };
@@ -82,12 +93,12 @@ impl Coordinator {
             .user_agent(concat!("des/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("no HTTP here")?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, status })
     }
 
     async fn ask(&self) -> anyhow::Result<View> {
         let url = &self.url;
-        let answer = self.client.get(format!("{url}/api/status")).send().await;
+        let answer = self.client.get(&self.status).send().await;
         let mut answer = answer.with_context(|| {
             format!(
                 "no coordinator answers at {url}: is one running there? Start it, or name the one \
@@ -102,18 +113,40 @@ impl Coordinator {
                 return Err(anyhow!("{url} answers with more than a status"));
             }
         }
-        if status == reqwest::StatusCode::NOT_FOUND {
-            return Err(anyhow!(
-                "{url} has no /api/status: it is no coordinator (a worker has none); name the \
-                 coordinator that leads with --url"
-            ));
-        }
         if !status.is_success() {
             let told = serde_json::from_slice::<view::Told>(&body).map(|it| it.error);
-            let told = told.unwrap_or_else(|_not_ours| status.to_string());
-            return Err(anyhow!("{url} answers: {told}. Try again when it has started"));
+            return Err(match (status, told) {
+                (reqwest::StatusCode::NOT_FOUND, Ok(which)) => {
+                    anyhow!("{url} answers: {which}. Name the job with --config or --url URL?job=")
+                }
+                (reqwest::StatusCode::NOT_FOUND, Err(_not_ours)) => anyhow!(
+                    "{url} has no /api/status: it is no coordinator (a worker has none); name the \
+                     coordinator that leads with --url"
+                ),
+                (_, told) => {
+                    let told = told.unwrap_or_else(|_not_ours| status.to_string());
+                    anyhow!("{url} answers: {told}. Try again when it has started")
+                }
+            });
         }
         serde_json::from_slice(&body)
             .with_context(|| format!("what {url} answers is no status of a coordinator"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_that_of_the_page_and_its_job() {
+        for (page, status) in [
+            ("http://a:8080", "http://a:8080/api/status"),
+            ("http://a:8080/", "http://a:8080/api/status"),
+            ("https://a/des/?job=b", "https://a/des/api/status?job=b"),
+            ("http://a:8080?job=b", "http://a:8080/api/status?job=b"),
+        ] {
+            assert_eq!(status_of(page), status);
+        }
     }
 }

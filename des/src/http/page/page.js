@@ -466,7 +466,7 @@ async function act() {
   for (const limit of document.querySelectorAll('[data-for=throttle] input')) {
     if (asked === 'throttle' && limit.value.trim()) body[limit.name] = limit.value.trim();
   }
-  const answer = await fetch(`/api/${asked}`, {
+  const answer = await fetch(`/api/${asked}${OF_JOB}`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${given.value}` },
     body: JSON.stringify(body),
@@ -497,6 +497,9 @@ async function submit(event) {
 
 // ---- Live -----------------------------------------------------------------------------------------
 
+// Which job, where the coordinator has several: each has this page, with ?job= in its address.
+const JOB = new URLSearchParams(location.search).get('job');
+const OF_JOB = JOB === null ? '' : `?job=${encodeURIComponent(JOB)}`;
 let source;
 let heard = Date.now();
 let again;
@@ -504,7 +507,7 @@ let again;
 function connect() {
   clearTimeout(again);
   source?.close();
-  source = new EventSource('/api/events');
+  source = new EventSource(`/api/events${OF_JOB}`);
   source.addEventListener('status', ({ data }) => { live(); show(JSON.parse(data)); });
   source.addEventListener('starting', ({ data }) => { live(); say($('sentence'), data); shown.delete('sentence'); });
   source.addEventListener('alive', live);
