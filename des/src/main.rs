@@ -8,6 +8,8 @@ mod http;
 mod job_threads;
 mod lifecycle;
 mod output;
+#[cfg(test)]
+mod papers;
 mod progress;
 mod telemetry;
 mod wiring;

@@ -6,6 +6,8 @@ mod chaos;
 mod compare;
 mod generate;
 mod measure;
+#[cfg(test)]
+mod papers;
 mod project;
 
 use std::io::Write;

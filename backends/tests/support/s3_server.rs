@@ -72,6 +72,8 @@ pub(crate) struct Setup {
     pub(crate) stuck_writes: Option<&'static str>,
     /// Sees every request first.
     pub(crate) gate: Option<Gate>,
+    /// Keys that it knows besides, with the same secret.
+    pub(crate) more_keys: Vec<String>,
 }
 
 impl S3Server {
@@ -96,7 +98,11 @@ impl S3Server {
             stuck_writes: setup.stuck_writes,
             writes: AtomicU64::new(0),
         });
-        service.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        let mut keys = SimpleAuth::from_single(access_key, secret_key);
+        for key in setup.more_keys {
+            keys.register(key, secret_key.into());
+        }
+        service.set_auth(keys);
         let service = service.build();
 
         let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;

@@ -132,7 +132,7 @@ des retry-failed --config des.yaml --window 2024-12-02"
     /// Begin nothing new, until resumed: no load on catalog, sources and store but what is under way.
     #[command(
         after_help = "Examples: des pause --config des.yaml --reason 'file server moves'\n          \
-des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T06:00+01:00"
+des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T06:00:00+01:00"
     )]
     Pause(PauseArgs),
     /// End a pause.

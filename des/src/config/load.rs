@@ -32,16 +32,6 @@ pub(crate) enum ConfigError {
     Together { one: PathBuf, other: PathBuf, why: String },
 }
 
-/// Reads and parses a file.
-pub(crate) fn load(
-    path: &Path,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<RawConfig, ConfigError> {
-    let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    parse(path, &text, variable)
-}
-
 /// Parses the text of a file; `path` is for messages, `variable` looks up the environment.
 pub(crate) fn parse(
     path: &Path,

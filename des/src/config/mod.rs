@@ -121,8 +121,22 @@ impl Config {
     /// # Errors
     /// When something about it is wrong; the message names the key and what to do.
     pub(crate) fn load(path: &std::path::Path) -> Result<Self, ConfigError> {
-        let environment = |name: &str| std::env::var(name).ok();
-        validate::validate(path, load::load(path, &environment)?, &environment)
+        let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(path, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Parses and validates the text of a file; `path` is for messages, `variable` looks up the
+    /// environment.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn parse(
+        path: &std::path::Path,
+        text: &str,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        validate::validate(path, load::parse(path, text, variable)?, variable)
     }
 
     /// The database that holds the table of files.

@@ -85,6 +85,21 @@ impl Broker {
         })
     }
 
+    /// Whether the user of a URL may take messages from a queue.
+    pub(crate) fn may_be_read_by(&self, url: &str, lane: &str) -> bool {
+        self.runtime.block_on(async {
+            let (_connection, channel) = channel(url).await;
+            let got = channel.basic_get(self.queue(lane), BasicGetOptions::default()).await;
+            match got {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(error.to_string().contains("ACCESS_REFUSED"), "{error}");
+                    false
+                }
+            }
+        })
+    }
+
     pub(crate) fn delete(&self, lane: &str) {
         self.runtime.block_on(async {
             let (_connection, channel) = channel(&self.url).await;

@@ -11,6 +11,7 @@ mod jobs;
 mod observe;
 mod operators;
 mod pause;
+mod privileges;
 mod restored;
 mod setup;
 mod stalls;
@@ -37,6 +38,9 @@ mod otlp;
 
 #[path = "../support/drill.rs"]
 mod drill;
+
+#[path = "../support/blocks.rs"]
+mod blocks;
 
 use std::time::Duration;
 

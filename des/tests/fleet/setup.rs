@@ -23,7 +23,7 @@ pub(crate) fn files_wanted(default: usize) -> usize {
     wanted.map_or(default, |text| text.parse().expect("DES_TEST_FLEET_FILES is a number"))
 }
 
-fn server(variable: &str) -> String {
+pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run ./test"))
 }
 
@@ -122,6 +122,20 @@ impl Fleet {
     /// The fleet's database as an administrator, whom its limits do not bind.
     fn admin_url(&self) -> String {
         format!("{}/{}", self.postgres.rsplit_once('/').expect("a URL").0, self.database)
+    }
+
+    /// SQL on the fleet's database, as an administrator.
+    pub(crate) fn administer(&self, sql: &str) {
+        self.sql(&self.admin_url(), sql);
+    }
+
+    /// Why the database refuses a statement to the role of a URL.
+    pub(crate) fn refusal(&self, url: &str, sql: &str) -> String {
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect(url).await.expect("connected");
+            let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
+            done.expect_err(sql).to_string()
+        })
     }
 
     /// Ends whatever the fleet's role is doing in the database.
@@ -265,6 +279,11 @@ impl Fleet {
         assert_eq!(others, 0, "more than one: {parts:?}");
         let bytes = std::fs::read(self.s3.bucket_dir.join(key)).expect(key);
         serde_json::from_slice(&bytes).expect("it is JSON")
+    }
+
+    /// What is run from now on signs its requests to the store with this key.
+    pub(crate) fn use_key(&mut self, key: &str) {
+        key.clone_into(&mut self.s3.access_key);
     }
 
     fn command(&self) -> Command {

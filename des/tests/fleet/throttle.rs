@@ -18,13 +18,15 @@ fn unfinished(fleet: &Fleet) -> u64 {
     fleet.try_value(sql).map_or(0, |text| text.parse().expect("a number"))
 }
 
-/// Waits until `explain` says that a reason of this kind holds; gives what it says.
+/// Waits until `explain` says that somebody leads and that a reason of this kind holds; gives what
+/// it says.
 #[track_caller]
 fn until_throttled(fleet: &Fleet, coordinator: &mut Running, kind: &str) -> Value {
     let mut facts = Value::Null;
     coordinator.run_until(LIMIT, || {
         facts = fleet.json("explain");
-        facts["throttled"]["kind"] == kind
+        let nobody = facts["explanation"].as_str().is_none_or(|it| it.contains("nobody leads"));
+        !nobody && facts["throttled"]["kind"] == kind
     });
     facts
 }
