@@ -30,6 +30,7 @@ pub(super) fn install(
     backends::metrics::describe();
     crate::telemetry::describe();
     if coordinates {
+        backends::metrics::describe_ledger();
         coordinator::metrics::describe();
     }
     if works {
