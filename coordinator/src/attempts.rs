@@ -108,8 +108,15 @@ pub(crate) fn is_waited_for(class: &str) -> bool {
     [READING, UNPUBLISHED].contains(&class)
 }
 
+/// Whether it is of something that is wrong somewhere, and not only of a second look at files.
+pub(crate) fn is_trouble(class: &str) -> bool {
+    class != FILES && CLASSES.contains(&class)
+}
+
 /// Class of a task that a worker says it can never execute.
 pub(crate) const REFUSED: &str = "refused";
+/// Class of files that failed at a first look.
+const FILES: &str = "files";
 /// Every class of a setback.
 pub(crate) const CLASSES: [&str; 10] = [
     "store",
@@ -121,7 +128,7 @@ pub(crate) const CLASSES: [&str; 10] = [
     "interrupted",
     "receipt",
     "lost",
-    "files",
+    FILES,
 ];
 
 /// What trouble is held against.
@@ -228,8 +235,15 @@ pub fn setback_for_second_look(
             failed.reason
         )
     });
-    let setback = after_trouble(partition, Blame::Elsewhere, "files", &detail, now);
+    let setback = after_trouble(partition, Blame::Elsewhere, FILES, &detail, now);
     Setback { first_look: Some(receipt.worker.clone()), ..setback }
+}
+
+/// What an answer counts of the give-backs after which any worker will do. One without the mount
+/// cannot look, however often it is asked, and must not keep the others from it.
+pub(crate) fn give_backs_of(setback: &Setback) -> u32 {
+    let cannot_look = setback.first_look.is_some() && setback.class == RetryClass::Mount.as_str();
+    if cannot_look { GIVE_BACKS / 2 } else { 0 }
 }
 
 /// The worker that is not to have the second look, as long as there is another that may.

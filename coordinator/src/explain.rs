@@ -7,6 +7,8 @@
 mod facts;
 mod tell;
 
+use std::time::Instant;
+
 use backends::ledger::{PartitionRecord, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
@@ -97,8 +99,10 @@ pub(crate) async fn ask_ledger(
     catalog: Option<&dyn Catalog>,
     settings: ExplainSettings,
 ) -> Result<Vec<(WindowRecord, Vec<PartitionRecord>)>, BackendError> {
+    let asked = Instant::now();
     let now = ledger.now().await?;
     facts.now = Some(now);
+    facts.answered_after_ms = u64::try_from(asked.elapsed().as_millis()).ok();
     let (Some(row), Some(archive)) = (ledger.watermark().await?, ledger.archive().await?) else {
         return Ok(Vec::new());
     };

@@ -5,7 +5,7 @@
 //! logic, with `$1` placeholders, which both read.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{Job, Timestamp};
 use sqlx::pool::PoolConnection;
@@ -14,6 +14,7 @@ use sqlx::{Database, SqlSafeStr};
 use super::migrations::Step;
 use super::record::Record;
 use crate::error::Result;
+use crate::metrics::ledger_answered;
 
 /// A value for a placeholder.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +130,8 @@ pub struct Pooled<DB: Database> {
     pub(super) connection: PoolConnection<DB>,
     /// Names the database and the action, for errors.
     pub(super) what: String,
+    /// When the connection was asked for.
+    pub(super) began: Instant,
     pub(super) in_transaction: bool,
     /// Whether the connection is known to be between transactions.
     pub(super) settled: bool,
@@ -157,6 +160,7 @@ impl<DB: Database> Drop for Pooled<DB> {
     /// A connection in an unknown state is closed, which also ends its transaction, and never
     /// given to the next action: on one that hangs, that action would hang too.
     fn drop(&mut self) {
+        ledger_answered(self.began, self.settled);
         if !self.settled {
             self.connection.close_on_drop();
         }

@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::Job;
 use sqlx::{ConnectOptions as _, Database, Pool};
 
 use super::session::{Param, Pooled, Session};
 use crate::error::{BackendError, Result};
+use crate::metrics::ledger_answered;
 use crate::sql::sql_error;
 
 /// The longest that an action may take. Its statements are small; a database that needs longer
@@ -106,10 +107,18 @@ where
     }
 
     async fn borrow(&self, pool: &Pool<DB>, action: &str) -> Result<Pooled<DB>> {
-        let what = self.what(action);
+        let (what, began) = (self.what(action), Instant::now());
+        let session = self.acquire(pool, what, began).await;
+        if session.is_err() {
+            ledger_answered(began, false);
+        }
+        session
+    }
+
+    async fn acquire(&self, pool: &Pool<DB>, what: String, began: Instant) -> Result<Pooled<DB>> {
         match pool.acquire().await {
             Ok(connection) => {
-                Ok(Pooled { connection, what, in_transaction: false, settled: false })
+                Ok(Pooled { connection, what, began, in_transaction: false, settled: false })
             }
             // The pool says only that time ran out; a connection of our own says why.
             Err(sqlx::Error::PoolTimedOut) => {

@@ -157,6 +157,10 @@ fn the_second_look_goes_to_another_worker_while_there_is_one() {
     assert_eq!(worker_to_avoid(&looked, GIVE_BACKS, 2), None, "the others have no time");
     let interrupted = setback(&looked, &TaskResult::Interrupted, now()).expect("one");
     assert_eq!(interrupted.first_look, looked.first_look, "it is not forgotten over trouble");
+    let without = TaskResult::Retry { class: RetryClass::Mount, detail: "gone".to_owned() };
+    let without = |of| give_backs_of(&setback(of, &without, now()).expect("one"));
+    assert!(2 * without(&looked) >= GIVE_BACKS, "who cannot look is asked twice");
+    assert_eq!((without(&partition(0, 0)), give_backs_of(&interrupted)), (0, 0));
 }
 
 #[test]

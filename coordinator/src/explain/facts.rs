@@ -9,6 +9,8 @@ use serde::Serialize;
 pub struct Facts {
     /// The ledger's clock.
     pub now: Option<Timestamp>,
+    /// How long the ledger took to tell it, in milliseconds.
+    pub answered_after_ms: Option<u64>,
     /// `None` when the archive was never made, or the ledger does not answer.
     pub watermark: Option<Watermark>,
     /// Who leads; `None` when nobody holds the lease.

@@ -1,13 +1,15 @@
 //! What the facts come to, in words. Pure.
 
 use super::facts::{Facts, Lease, PauseFacts, ThrottledFacts, Watermark, WindowFacts};
-use crate::attempts::{UNPUBLISHED, is_waited_for};
+use crate::attempts::{UNPUBLISHED, is_trouble, is_waited_for};
 use crate::throttle::Reason;
 
 /// Reasons of error rows that are named.
 const REASONS_NAMED: usize = 12;
 /// Windows that are named.
 const WINDOWS_NAMED: usize = 10;
+/// A ledger that takes so long to answer is called slow, in milliseconds.
+const SLOW_MS: u64 = 1_000;
 
 impl Facts {
     /// Why the watermark moves, or does not: one sentence, the weightiest reason first.
@@ -191,16 +193,22 @@ impl Facts {
                 partition.class,
                 partition.detail
             ),
-            _ => {
+            troubled => {
+                let came_back = troubled
+                    .as_ref()
+                    .filter(|it| is_trouble(&it.class))
+                    .map(|it| format!("; some came back, as with {}: {}", it.class, it.detail))
+                    .unwrap_or_default();
                 let dead = self.broker.map_or(0, |broker| broker.dead_letters);
                 let unread = (dead > 0 && done < all).then(|| {
                     format!(
                         "; {dead} messages that nobody could read are dead letters, and may be what \
-                         is missing: is a process of another release at work?"
+                         is missing: is a process of another release at work? Upgrade it, workers \
+                         before coordinators; what is missing is published again by itself"
                     )
                 });
                 let unread = unread.unwrap_or_default();
-                format!("The watermark is moving from {until}: {progress}{unread}")
+                format!("The watermark is moving from {until}: {progress}{came_back}{unread}")
             }
         }
     }
@@ -235,6 +243,12 @@ impl Facts {
             lines.push(format!(
                 "lease      {}",
                 self.lease.as_ref().map_or_else(|| "nobody".to_owned(), Lease::describe)
+            ));
+        }
+        if let Some(millis) = self.answered_after_ms.filter(|millis| *millis >= SLOW_MS) {
+            let seconds = format!("{}.{} s", millis / 1_000, millis % 1_000 / 100);
+            lines.push(format!(
+                "slow       the ledger took {seconds} to say what time it is: everything waits for it"
             ));
         }
         if let Some(it) = &self.paused {
@@ -477,6 +491,12 @@ mod tests {
                 ..window(partitions)
             })
         }
+    });
+    snapshot!(some_came_back_and_the_ledger_is_slow, {
+        let partitions = Partitions { all: 16, to_do: 15, backing_off: 1, ..Partitions::default() };
+        let troubled = Some(trouble(0, Some("2024-12-20T10:00:08")));
+        let facts = with_window(WindowFacts { troubled, ..window(partitions) });
+        Facts { answered_after_ms: Some(1_260), ..facts }
     });
     snapshot!(nothing_is_due, {
         let mut facts = facts();

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::Leader;
 use super::answers::{Answer, Checked, Read};
 use crate::answer::{Meaning, meaning};
-use crate::attempts::{REFUSED, give_back_wait, is_timely, setback_of_store};
+use crate::attempts::{REFUSED, give_back_wait, give_backs_of, is_timely, setback_of_store};
 use crate::decide::is_same_work;
 use crate::metrics;
 use crate::sabotage;
@@ -205,6 +205,7 @@ impl Leader<'_> {
         let Some(open) = self.flight.partition_mut(window, partition) else { return };
         metrics::setback(&setback);
         open.last_sign = None;
+        open.given_back = open.given_back.saturating_add(give_backs_of(&setback));
         open.record.setbacks = setback.setbacks;
         open.record.attempts = setback.attempts;
         open.record.interruptions = setback.interruptions;

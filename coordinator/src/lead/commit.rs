@@ -118,9 +118,15 @@ impl Leader<'_> {
             Compared::Sound(certificate) => {
                 // A write that failed may still happen, at any time: nothing else may be written
                 // under its name, and only another epoch gives another.
-                let commit = certifier.write(*certificate, &window.record).await?;
+                let written = certifier.write(*certificate, &window.record).await;
                 drop(span);
-                self.commit(key, commit).await
+                match written {
+                    Ok(commit) => self.commit(key, commit).await,
+                    Err(error) => {
+                        self.note_waiting(key.end, &error).await;
+                        Err(error)
+                    }
+                }
             }
             Compared::NotSo(partition, why) => {
                 span.fail("lost");

@@ -40,6 +40,7 @@ pub(super) fn install(
         within(served.named(it), || {
             backends::metrics::describe();
             if served.coordinates() {
+                backends::metrics::describe_ledger();
                 coordinator::metrics::describe();
             }
             if served.works {

@@ -4,19 +4,27 @@
 //! `./test` starts the servers. `DES_TEST_FLEET_FILES` sets how many files the runs archive.
 
 mod broker;
+mod buckets;
 mod explain;
 mod failing;
 mod faults;
+mod frozen;
 mod jobs;
+mod lines;
+mod mounts;
 mod observe;
 mod operators;
 mod pause;
 mod privileges;
+mod releases;
 mod restored;
 mod setup;
+mod slow;
 mod stalls;
+mod stores;
 mod sync;
 mod throttle;
+mod told;
 mod top;
 mod traces;
 mod waits;

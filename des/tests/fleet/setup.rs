@@ -299,6 +299,22 @@ impl Fleet {
         self.start_with(role, &[])
     }
 
+    /// A service of the fleet that another program becomes, such as `unshare`.
+    pub(crate) fn start_under(&self, words: &[&str], role: &str) -> Running {
+        let (program, options) = words.split_first().expect("a program");
+        let des = self.command();
+        let mut command = Command::new(program);
+        command.args(options).arg(des.get_program());
+        command.envs(des.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let config = self.path(&format!("{role}.yaml"));
+        Running::start(command, [role.as_ref(), "--config".as_ref(), config.as_os_str()])
+    }
+
+    /// Where the source files are.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.path("files")
+    }
+
     /// A service of the fleet, with options besides.
     pub(crate) fn start_with(&self, role: &str, options: &[&str]) -> Running {
         let config = self.path(&format!("{role}.yaml"));

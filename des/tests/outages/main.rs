@@ -2,7 +2,15 @@
 //! publishers, a bucket has no space. A program of its own, whose tests run one at a time: what they
 //! do to the servers that `./test` starts would be felt by every other test.
 
+mod deliveries;
 mod servers;
+
+#[expect(dead_code, reason = "the other fleets' tests have other troubles")]
+#[path = "../fleet/buckets.rs"]
+mod buckets;
+
+#[path = "../fleet/told.rs"]
+mod told;
 
 #[expect(dead_code, reason = "the other fleets' tests use more of it")]
 #[path = "../fleet/setup.rs"]
@@ -18,30 +26,18 @@ mod process;
 #[path = "../support/scrape.rs"]
 mod scrape;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::{Method, Response, StatusCode};
+use buckets::{Fault, Requests, Trouble};
 use process::Running;
 use rustix::process::Signal;
-use s3_server::{S3Server, Setup};
 use scrape::{Scrape, get};
 use servers::{Alarm, BrokerNode, DatabaseServer, alone};
 use setup::Fleet;
+use told::explained;
 
 /// Everything here ends long before, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
-
-/// Waits until `des explain` says all of this in its first line.
-#[track_caller]
-fn explained(fleet: &Fleet, process: &mut Running, told: &[&str]) {
-    process.run_until(LIMIT, || {
-        let explained = fleet.des("explain").text();
-        let sentence = explained.lines().next().unwrap_or_default();
-        told.iter().all(|text| sentence.contains(text))
-    });
-}
 
 /// Waits until the coordinator is not ready, for such a reason, and its metrics say so too.
 #[track_caller]
@@ -152,13 +148,15 @@ fn a_broker_that_blocks_publishers_is_told_and_waited_out() {
 #[test]
 fn a_bucket_without_space_is_told_and_waited_out() {
     let _alone = alone();
-    let full = Arc::new(AtomicBool::new(false));
-    let mut fleet = Fleet::over(bucket_that_may_be_full(&full), 600);
+    // As MinIO answers writes when its disks are full.
+    let full = Fault::Refused(507, "XMinioStorageFull");
+    let (bucket, trouble) = Trouble::with(Requests::writes(&["/"]));
+    let mut fleet = Fleet::over(bucket, 600);
     fleet.configure("coordinator", "windows_in_flight", 1.into());
     let mut coordinator = fleet.start("coordinator");
     let mut worker = fleet.start("worker");
     coordinator.run_until(LIMIT, || fleet.shards() >= 20);
-    full.store(true, Ordering::Relaxed);
+    trouble.begin(full);
     explained(&fleet, &mut coordinator, &["507", "XMinioStorageFull"]);
     let (watermark, objects) = (fleet.watermark(), fleet.objects());
     std::thread::sleep(Duration::from_secs(3));
@@ -171,7 +169,7 @@ fn a_bucket_without_space_is_told_and_waited_out() {
     let counted: f64 = scrapes.iter().filter_map(|it| it.values.get(refused)).sum();
     assert!(counted > 0.0, "no metric tells of it");
 
-    full.store(false, Ordering::Relaxed);
+    trouble.end();
     fleet.wait_until_archived(LIMIT);
     fleet.assert_everything_is_there();
     fleet.assert_tables_say_so();
@@ -180,25 +178,4 @@ fn a_bucket_without_space_is_told_and_waited_out() {
     coordinator.signal(Signal::TERM);
     coordinator.end(LIMIT).expect(0).says(["507", "XMinioStorageFull"]);
     assert!(worker.is_running());
-}
-
-/// An S3 server that answers writes as MinIO does when its disks are full, while that is so.
-fn bucket_that_may_be_full(full: &Arc<AtomicBool>) -> S3Server {
-    let full = Arc::clone(full);
-    let gate: s3_server::Gate = Arc::new(move |request, service| {
-        let writes = [Method::PUT, Method::POST].contains(request.method());
-        let refused = writes && full.load(Ordering::Relaxed);
-        Box::pin(async move {
-            if !refused {
-                return service.call(request).await;
-            }
-            let text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>XMinioStorageFull\
-                        </Code><Message>Storage backend has reached its minimum free drive \
-                        threshold. Please delete a few objects to proceed.</Message></Error>";
-            let mut response = Response::new(s3s::Body::from(text.to_owned()));
-            *response.status_mut() = StatusCode::INSUFFICIENT_STORAGE;
-            Ok(response)
-        })
-    });
-    S3Server::start(Setup { gate: Some(gate), ..Setup::default() }).expect("a server")
 }

@@ -136,3 +136,34 @@ impl Drop for Raised<'_> {
         assert!(run("DES_TEST_RABBITMQCTL", &self.0.end), "{:?}", self.0.end);
     }
 }
+
+/// The broker ends a delivery that a consumer holds for so long without an ack, as far as its channel
+/// was opened since. Until this is dropped.
+pub(crate) struct ShortPatience(());
+
+impl ShortPatience {
+    /// The defaults, but for the timeout, which is what compose/rabbitmq/rabbitmq.conf says.
+    const USUAL: [u32; 2] = [3_600_000, 60_000];
+
+    #[track_caller]
+    pub(crate) fn of_millis(held: u32) -> Self {
+        Self::set([held, 200]);
+        Self(())
+    }
+
+    /// In milliseconds: how long a delivery may be held, and how often that is looked at.
+    #[track_caller]
+    fn set([held, look_every]: [u32; 2]) {
+        let set = format!(
+            "application:set_env(rabbit, consumer_timeout, {held}), \
+             application:set_env(rabbit, channel_tick_interval, {look_every})."
+        );
+        assert!(run("DES_TEST_RABBITMQCTL", &["eval", &set]), "{set}");
+    }
+}
+
+impl Drop for ShortPatience {
+    fn drop(&mut self) {
+        Self::set(Self::USUAL);
+    }
+}
