@@ -20,11 +20,13 @@ mod plan;
 pub(crate) mod power;
 mod process;
 mod proxy;
+mod read_back;
 mod report;
 mod round;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 pub(crate) mod s3_server;
 pub(crate) mod servers;
+mod shard;
 mod store_gate;
 mod watch;
 

@@ -72,6 +72,9 @@ pub(crate) struct Report {
     pub(crate) objects_collected: u64,
     /// Objects that were written again, with the same bytes.
     pub(crate) objects_written_again: u64,
+    /// Rows that were compared with their sources while rounds went on, each time that they were;
+    /// at the end of a round all are.
+    pub(crate) rows_read_back: u64,
     pub(crate) windows: u64,
     pub(crate) partitions: u64,
     pub(crate) seconds: f64,
@@ -107,6 +110,7 @@ impl Report {
             duplicates_removed: sum(|it| it.duplicates_removed),
             objects_collected: sum(|it| it.objects_collected),
             objects_written_again,
+            rows_read_back: sum(|it| it.rows_read_back),
             windows: sum(|it| it.windows),
             partitions: sum(|it| it.partitions),
             seconds: (seconds * 10.0).round() / 10.0,
@@ -162,14 +166,15 @@ impl Report {
             self.seed
         ));
         line(format!(
-            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}, objects collected {}",
+            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}, objects collected {}, rows read back under way {}",
             self.lost,
             self.wrong,
             self.watermark_regressions,
             self.double_commits,
             self.stuck,
             self.duplicates_removed,
-            self.objects_collected
+            self.objects_collected,
+            self.rows_read_back
         ));
         for command in &self.operator_commands {
             let OfCommand { command, done, failed } = command;

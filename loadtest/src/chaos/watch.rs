@@ -92,6 +92,8 @@ pub(crate) struct News {
     pub(crate) commits: Vec<Commit>,
     pub(crate) accepts: Vec<Accept>,
     pub(crate) lease_holder: Option<String>,
+    /// Rows that are recorded as failed, all of them: by uid, with their reasons.
+    pub(crate) errors: Vec<(String, String)>,
 }
 
 /// A connection of the oracle's own, past every proxy.
@@ -140,8 +142,9 @@ impl Watch {
         let holder = "SELECT holder FROM des_lease";
         let holder: Option<Option<String>> =
             sqlx::query_scalar(holder).fetch_optional(&mut *look).await?;
+        let errors = errors(&mut look).await?;
         look.commit().await?;
-        let mut news = News { lease_holder: holder.flatten(), ..News::default() };
+        let mut news = News { lease_holder: holder.flatten(), errors, ..News::default() };
         for (which, rows) in rows.iter().enumerate() {
             for row in rows {
                 let id: i64 = row.try_get("id")?;
@@ -205,8 +208,11 @@ pub(crate) fn now_micros() -> i64 {
 
 /// Rows that des recorded as failed, by uid, with their reasons.
 pub(crate) async fn recorded_errors(url: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let mut connection = connect(url).await?;
+    errors(&mut connect(url).await?).await
+}
+
+async fn errors(connection: &mut PgConnection) -> anyhow::Result<Vec<(String, String)>> {
     let sql = "SELECT uid, reason FROM des_migration_errors WHERE resolved_at IS NULL";
-    let rows = sqlx::query(sql).fetch_all(&mut connection).await?;
+    let rows = sqlx::query(sql).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("uid")?, row.try_get("reason")?))).collect()
 }
