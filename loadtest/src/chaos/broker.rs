@@ -18,7 +18,7 @@ use protocol::{PartitionId, WindowKey};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
-use super::plan::BrokerHarm;
+use super::kind::BrokerHarm;
 
 /// Times that a message is delivered again, where everything is: three times in all.
 const COPIES: u64 = 2;

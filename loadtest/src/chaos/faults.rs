@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Manner;
 use super::inject::{Effect, Target};
+use super::kind::{CRASH_POINTS, CrashPoint, Kind, Role};
 use super::oracle::{Finding, Sin};
-use super::plan::{
-    CRASH_POINTS, CrashPoint, Fault, Kind, Only, Role, Sabotage, fault, provocation,
-};
+use super::plan::{Fault, Only, fault, provocation};
 use super::report::FaultRecord;
+use super::sabotage::Sabotage;
 use super::watch::now_micros;
 
 /// Faults under way at a time.

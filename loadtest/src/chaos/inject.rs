@@ -11,9 +11,11 @@ use tokio::time::Instant;
 use super::broker::{Tap, pid_of};
 use super::database::Database;
 use super::ground::Ground;
+use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Harm, Kind, Link, Role, Whose};
 use super::oracle::Finding;
-use super::plan::{BrokerHarm, CrashPoint, DatabaseHarm, Fault, Kind, Role};
+use super::plan::Fault;
 use super::process::Process;
+use super::proxy;
 
 /// How long a process may take to come to a crash point.
 const POINT_LIMIT: Duration = Duration::from_secs(25);
@@ -74,10 +76,10 @@ impl Target {
             Kind::Crash(point) => self.crash(point, fault).await,
             Kind::Stall(point) => self.stall(point, fault).await,
             Kind::Duel(point) => self.duel(point, fault).await,
-            Kind::Network(link, harm) => {
-                let met = self.ground.proxy(link).harm(harm, lasts).await;
-                Effect::counted(met, "bytes or busy connections")
+            Kind::Network(whose, link, harm) => {
+                self.harm_network((whose, link, harm), fault).await?
             }
+            Kind::CutOff(role) => self.cut_off(role, fault).await?,
             Kind::Store(ill) => {
                 Effect::counted(self.ground.gate.harm(ill, lasts).await, "requests")
             }
@@ -173,6 +175,39 @@ impl Target {
         tokio::time::sleep(fault.lasts).await;
         drop(thaw);
         Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+    }
+
+    async fn harm_network(
+        &self,
+        (whose, link, harm): (Whose, Link, Harm),
+        fault: &Fault,
+    ) -> anyhow::Result<Effect> {
+        let role = match whose {
+            Whose::All => {
+                let met = proxy::harm(&self.ground.all(link), harm, fault.lasts).await;
+                return Ok(Effect::counted(met, "bytes or busy connections"));
+            }
+            Whose::Leader => Role::Coordinator,
+            Whose::Worker => Role::Worker,
+        };
+        let Some((process, _turn)) = self.victim(role, fault.choice | 1).await else {
+            return Ok(nobody());
+        };
+        let at_work = self.is_at_work(process);
+        let proxies = [self.ground.links(process.place)?.proxy(link)];
+        let met = proxy::harm(&proxies, harm, fault.lasts).await;
+        Ok(Effect::of(at_work && met > 0, format!("{met} bytes or busy connections")))
+    }
+
+    /// One process hears from nobody and nobody from it, while all others go on.
+    async fn cut_off(&self, role: Role, fault: &Fault) -> anyhow::Result<Effect> {
+        let Some((process, _turn)) = self.victim(role, fault.choice | 1).await else {
+            return Ok(nobody());
+        };
+        let at_work = self.is_at_work(process);
+        let proxies = self.ground.links(process.place)?.all();
+        let met = proxy::harm(&proxies, Harm::Blackhole, fault.lasts).await;
+        Ok(Effect::of(at_work && met > 0, format!("{met} bytes held")))
     }
 
     /// Puts a process in place that will end or stop at a point. Of coordinators it is one that

@@ -240,7 +240,8 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::plan::{Kind, Only, fault};
+    use crate::chaos::kind::Kind;
+    use crate::chaos::plan::{Only, fault};
     use crate::chaos::report::Sample;
 
     #[test]

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::kind::{CRASH_POINTS, Kind};
 use super::oracle::{Finding, Sin};
-use super::plan::{CRASH_POINTS, Kind};
 use super::round::RoundReport;
 
 /// A fault that was injected. Times in microseconds since 1970.
