@@ -24,7 +24,9 @@ use super::watch::connect;
 /// Files younger than this many days are left alone.
 const LAG_DAYS: i64 = 7;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// What `des gc` leaves alone at the end of a round.
+/// Shard indexes of an archive have so many bits.
+pub(crate) const N_BITS: u8 = 4;
+/// What `des gc` leaves alone.
 pub(crate) const GC_GRACE: Duration = Duration::from_secs(1);
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 3;
@@ -97,6 +99,16 @@ impl Commands {
     }
 }
 
+impl Commands {
+    /// Runs `des gc`; the number of objects that it removed.
+    pub(crate) async fn collect(&self, reason: &str) -> anyhow::Result<u64> {
+        let words = ["gc", "--reason", reason, "--output", "json"];
+        let report: Value = serde_json::from_str(&self.run(&words).await?)?;
+        let kinds = ["certificates", "receipts", "shards", "manifests"];
+        Ok(kinds.iter().filter_map(|kind| report[kind]["objects"].as_u64()).sum())
+    }
+}
+
 /// The midnight before the first row of a round that begins now, and the one that its last window
 /// ends on.
 pub(crate) fn days_of(now: Timestamp) -> (Timestamp, Timestamp) {
@@ -165,7 +177,7 @@ impl Fleet {
                 "url": through(&url, port(Link::Postgres))?, "table_name": "documents",
                 "size_column": "size_bytes", "lag_days": LAG_DAYS,
             },
-            "packer": { "n_bits": 4, "big_file_threshold": BIG_FILE_THRESHOLD },
+            "packer": { "n_bits": N_BITS, "big_file_threshold": BIG_FILE_THRESHOLD },
             "broker": {
                 "url": through(&ground.servers.amqp, port(Link::Broker))?,
                 "prefix": self.broker_prefix,

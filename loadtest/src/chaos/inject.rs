@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::broker::{Tap, pid_of};
 use super::database::Database;
+use super::fleet::{Commands, GC_GRACE};
 use super::ground::Ground;
-use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Harm, Kind, Link, Role, Whose};
+use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Harm, Kind, Link, Queue, Role, Whose};
 use super::oracle::Finding;
 use super::plan::Fault;
 use super::process::Process;
@@ -24,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a fault of a worker waits for one that has a task.
 const WORK_LIMIT: Duration = Duration::from_secs(6);
+/// How long a collection is tried again that fails under another fault.
+const COLLECT_LIMIT: Duration = Duration::from_secs(15);
 const WORK_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What a round's faults work on.
@@ -32,6 +35,7 @@ pub(crate) struct Target {
     pub(crate) processes: Vec<Arc<Process>>,
     pub(crate) tap: Tap,
     pub(crate) database: Arc<Database>,
+    pub(crate) commands: Commands,
     /// Who leads, as of the oracle's last look.
     pub(crate) leader: Mutex<Option<String>>,
     /// What faults have brought to light by themselves.
@@ -80,6 +84,8 @@ impl Target {
                 self.harm_network((whose, link, harm), fault).await?
             }
             Kind::CutOff(role) => self.cut_off(role, fault).await?,
+            Kind::Collect => self.collect(fault).await,
+            Kind::Purge(queue) => self.purge(queue).await?,
             Kind::Store(ill) => {
                 Effect::counted(self.ground.gate.harm(ill, lasts).await, "requests")
             }
@@ -208,6 +214,41 @@ impl Target {
         let proxies = self.ground.links(process.place)?.all();
         let met = proxy::harm(&proxies, Harm::Blackhole, fault.lasts).await;
         Ok(Effect::of(at_work && met > 0, format!("{met} bytes held")))
+    }
+
+    /// A worker stands still in the middle of a partition while garbage is collected, and goes on as
+    /// if nothing had been: what it has written and not told of yet is nobody's garbage.
+    async fn collect(&self, fault: &Fault) -> Effect {
+        let Some((process, _turn)) = self.victim(Role::Worker, fault.choice).await else {
+            return nobody();
+        };
+        let at_work = self.is_at_work(process);
+        process.signal(Signal::STOP);
+        let thaw = Thaw(process);
+        // What it wrote last is to be older than what gc leaves alone.
+        tokio::time::sleep(fault.lasts.max(GC_GRACE * 2)).await;
+        let deadline = Instant::now() + COLLECT_LIMIT;
+        let mut collected = self.commands.collect("chaos").await;
+        while collected.is_err() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            collected = self.commands.collect("chaos").await;
+        }
+        drop(thaw);
+        match collected {
+            Ok(objects) => Effect::of(at_work, format!("{objects} objects removed")),
+            Err(error) => Effect::none(format!("{error:#}")),
+        }
+    }
+
+    /// Empties a queue from which nobody takes meanwhile, as soon as there is something in it.
+    async fn purge(&self, queue: Queue) -> anyhow::Result<Effect> {
+        let links = self
+            .of_role(queue.consumer())
+            .into_iter()
+            .map(|process| Ok(self.ground.links(process.place)?.proxy(Link::Broker)));
+        let links = links.collect::<anyhow::Result<Vec<_>>>()?;
+        let cut = proxy::hold(&links, Harm::Cut, Duration::ZERO);
+        Ok(Effect::counted(self.tap.purge(queue, cut).await?, "messages lost"))
     }
 
     /// Puts a process in place that will end or stop at a point. Of coordinators it is one that

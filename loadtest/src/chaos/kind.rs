@@ -72,13 +72,19 @@ pub(crate) enum BrokerHarm {
     Kill,
     CloseConnections,
     DeleteQueue,
-    PurgeQueue,
     MemoryAlarm,
     DiskAlarm,
     /// Every task and every outcome is delivered three times.
     Repeat,
     /// Messages that nobody can parse, and outcomes that nobody has earned.
     Forge,
+}
+
+/// A queue that may be purged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queue {
+    Tasks,
+    Outcomes,
 }
 
 /// What happens to the database.
@@ -118,6 +124,10 @@ pub(crate) enum Kind {
     Network(Whose, Link, Harm),
     /// Nothing gets through to any server or back, of one process alone.
     CutOff(Role),
+    /// SIGSTOP for a worker that has a task, a whole `des gc`, and SIGCONT.
+    Collect,
+    /// A queue is emptied when there is something in it.
+    Purge(Queue),
     Store(Ill),
     Broker(BrokerHarm),
     Database(DatabaseHarm),
@@ -173,6 +183,8 @@ impl Kind {
                 format!("{}{} {}", whose.name(), link.name(), harm.name())
             }
             Self::CutOff(which) => format!("{} cut off", role(which)),
+            Self::Collect => "worker frozen over a gc".to_owned(),
+            Self::Purge(queue) => format!("broker queue of {} purged", queue.name()),
             Self::Store(ill) => format!("store {}", ill.name()),
             Self::Broker(harm) => format!("broker {}", harm.name()),
             Self::Database(harm) => format!("database {}", harm.name()),
@@ -239,11 +251,28 @@ impl BrokerHarm {
             Self::Kill => "node killed",
             Self::CloseConnections => "closed all connections",
             Self::DeleteQueue => "queue deleted",
-            Self::PurgeQueue => "queue purged",
             Self::MemoryAlarm => "memory alarm",
             Self::DiskAlarm => "disk alarm",
             Self::Repeat => "delivers everything again",
             Self::Forge => "forged messages",
+        }
+    }
+}
+
+impl Queue {
+    /// As its name ends, after the fleet's prefix.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tasks => "tasks",
+            Self::Outcomes => "outcomes",
+        }
+    }
+
+    /// Who takes from it.
+    pub(crate) const fn consumer(self) -> Role {
+        match self {
+            Self::Tasks => Role::Worker,
+            Self::Outcomes => Role::Coordinator,
         }
     }
 }

@@ -3,13 +3,14 @@
 //! It believes no word of the product's: rows are those that the harness made, bytes those that
 //! lie in the bucket.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use protocol::{Certificate, PartitionId, Receipt, Tally, Timestamp, WindowKey, names};
+use protocol::{Certificate, NBits, PartitionId, Receipt, Tally, Timestamp, WindowKey, names};
 use serde::Serialize;
 
 use super::files::Expected;
+use super::fleet::N_BITS;
 use super::journal::{Journal, Written};
 use super::watch::{Accept, Commit, News, Step};
 
@@ -72,6 +73,11 @@ pub(crate) struct Oracle {
     commits: BTreeMap<WindowKey, Commit>,
     /// Objects that a receipt or certificate names, with who names them first.
     named: HashMap<String, String>,
+    /// Objects that a committed certificate names.
+    certified: HashSet<String>,
+    /// Objects that were removed since the look before: judged when the ledger has been asked again,
+    /// which may have committed what they belong to.
+    removed: Vec<String>,
     accepted: BTreeSet<(WindowKey, PartitionId)>,
     /// What lies under each name, as of the part of the journal that was read.
     there: HashMap<String, (blake3::Hash, u64)>,
@@ -89,6 +95,8 @@ impl Oracle {
             adjustments: Vec::new(),
             commits: BTreeMap::new(),
             named: HashMap::new(),
+            certified: HashSet::new(),
+            removed: Vec::new(),
             accepted: BTreeSet::new(),
             there: HashMap::new(),
             read_to,
@@ -128,6 +136,7 @@ impl Oracle {
 
     /// Takes in what is new, and judges it.
     pub(crate) fn look(&mut self, news: &News) {
+        let removed = std::mem::take(&mut self.removed);
         let (written, read_to) = self.bucket.journal.since(self.read_to);
         self.read_to = read_to;
         for object in &written {
@@ -142,6 +151,9 @@ impl Oracle {
         for step in &news.steps {
             self.judge_step(*step);
         }
+        for key in removed {
+            self.judge_removal(&key);
+        }
     }
 
     fn judge_object(&mut self, object: &Written) {
@@ -152,16 +164,33 @@ impl Oracle {
             Some(content) => self.there.insert(key.clone(), content),
             None => self.there.remove(&key),
         };
+        if object.content.is_none() {
+            return self.removed.push(key);
+        }
         let staging = !key.starts_with('_') && names::content_hash(&key).is_none();
         if let Some(why) = object.complaint().filter(|_| !staging) {
             let who = self.named.get(&key).map(|who| format!("; {who} names it"));
-            // Removing what nothing names is right; whether something does, others see as well.
-            if object.content.is_some() || who.is_some() {
-                self.found(Finding::new(Sin::Wrong, 1, why + &who.unwrap_or_default()));
-            }
+            self.found(Finding::new(Sin::Wrong, 1, why + &who.unwrap_or_default()));
         }
-        if key.starts_with(names::RECEIPTS) && object.content.is_some() {
+        if key.starts_with(names::RECEIPTS) {
             self.judge_receipt(&key);
+        }
+    }
+
+    /// An object that was removed: nothing may rely on it, or come to rely on it. Of a pass that is
+    /// committed that is what its certificate names; of any other, whatever anybody named.
+    fn judge_removal(&mut self, key: &str) {
+        let n_bits = NBits::new(N_BITS).ok();
+        let pass = n_bits.and_then(|bits| names::parse(key, bits)?.window());
+        let is_over = pass.is_some_and(|pass| {
+            let meets = |it: &Commit| it.window.start() < pass.end && pass.end < it.window.end();
+            self.commits.contains_key(&pass) || self.commits.values().any(meets)
+        });
+        if let Some(who) = self.named.get(key)
+            && (!is_over || self.certified.contains(key))
+        {
+            let what = format!("{key} was removed; {who} names it");
+            self.found(Finding::new(Sin::Wrong, 1, what));
         }
     }
 
@@ -283,8 +312,10 @@ impl Oracle {
                 let what = format!("{name} names {object}, which is not there as it says");
                 self.found(Finding::new(Sin::Wrong, 1, what));
             }
+            self.certified.insert(object.clone());
             self.named.entry(object).or_insert_with(|| name.clone());
         }
+        self.certified.insert(name.clone());
         self.named.entry(name.clone()).or_insert_with(|| "the ledger".to_owned());
     }
 
@@ -386,6 +417,33 @@ mod tests {
         assert!(!sins(&it).contains(&Sin::DoubleCommit), "{:?}", it.findings());
         it.judge_commit(&commit(2, 2));
         assert!(sins(&it).contains(&Sin::DoubleCommit), "{:?}", it.findings());
+    }
+
+    #[test]
+    fn only_what_nothing_relies_on_is_removed_and_only_of_a_pass_that_is_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut it = oracle(dir.path());
+        let over = commit(1, 1);
+        let open = WindowKey::new(Window::new(at(2), at(3)).expect("a window"), 0);
+        let receipt = |key: WindowKey, what: &[u8]| {
+            let (hash, manifest) =
+                (protocol::ContentHash::of(what), protocol::ContentHash::of(b""));
+            let partition = PartitionId::try_from(0).expect("a partition");
+            names::receipt(key, partition, manifest, hash)
+        };
+        let (left_over, certified) = (receipt(over.key, b"left"), receipt(over.key, b"certified"));
+        let not_yet = receipt(open, b"not yet");
+        for key in [&left_over, &certified, &not_yet] {
+            it.named.insert(key.clone(), "somebody".to_owned());
+        }
+        it.commits.insert(over.key, over);
+        it.certified.insert(certified.clone());
+        it.judge_removal(&left_over);
+        it.judge_removal("_des/receipts/of/nobody");
+        assert_eq!(sins(&it), [], "{:?}", it.findings());
+        it.judge_removal(&certified);
+        it.judge_removal(&not_yet);
+        assert_eq!(sins(&it), [Sin::Wrong; 2], "{:?}", it.findings());
     }
 
     #[test]

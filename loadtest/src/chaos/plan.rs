@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::kind::{
-    BrokerHarm, CRASH_POINTS, DatabaseHarm, Harm, Ill, Kind, Link, Role, StopMode, Whose,
+    BrokerHarm, CRASH_POINTS, DatabaseHarm, Harm, Ill, Kind, Link, Queue, Role, StopMode, Whose,
 };
 use super::sabotage::{STALL_MS, Sabotage};
 
@@ -30,7 +30,7 @@ pub(crate) struct Fault {
 type Weighted = (Kind, u64, (u64, u64));
 
 /// Kinds beside those of the network.
-const KINDS: [Weighted; 21] = [
+const KINDS: [Weighted; 22] = [
     (Kind::Kill(Role::Worker), 24, (0, 0)),
     (Kind::Kill(Role::Coordinator), 10, (0, 0)),
     (Kind::Freeze(Role::Worker), 12, (300, 3_000)),
@@ -39,6 +39,7 @@ const KINDS: [Weighted; 21] = [
     (Kind::Terminate(Role::Coordinator), 4, (0, 0)),
     (Kind::CutOff(Role::Worker), 4, (500, 3_500)),
     (Kind::CutOff(Role::Coordinator), 6, (2_500, 4_500)),
+    (Kind::Collect, 6, (1_000, 2_500)),
     (Kind::Store(Ill::InternalError), 8, (300, 1_500)),
     (Kind::Store(Ill::SlowDown), 8, (300, 1_500)),
     (Kind::Store(Ill::Forbidden), 4, (300, 1_000)),
@@ -68,14 +69,15 @@ const NETWORK: [(Harm, (u64, u64)); 8] = [
 
 /// Kinds that take the servers' own tools, some of which are slow to start, or after which a task
 /// is found only by its silence.
-const RARE: [Weighted; 9] = [
+const RARE: [Weighted; 10] = [
     (Kind::Broker(BrokerHarm::Restart), 2, (0, 500)),
     (Kind::Broker(BrokerHarm::Kill), 2, (0, 0)),
     (Kind::Broker(BrokerHarm::CloseConnections), 4, (0, 0)),
     (Kind::Broker(BrokerHarm::MemoryAlarm), 2, (500, 2_500)),
     (Kind::Broker(BrokerHarm::DiskAlarm), 4, (500, 2_500)),
     (Kind::Broker(BrokerHarm::DeleteQueue), 2, (0, 0)),
-    (Kind::Broker(BrokerHarm::PurgeQueue), 2, (0, 0)),
+    (Kind::Purge(Queue::Tasks), 2, (0, 0)),
+    (Kind::Purge(Queue::Outcomes), 4, (0, 0)),
     (Kind::Database(DatabaseHarm::Restart(StopMode::Fast)), 4, (0, 3_000)),
     (Kind::Database(DatabaseHarm::Restart(StopMode::Immediate)), 4, (0, 3_000)),
 ];

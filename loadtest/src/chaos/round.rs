@@ -113,6 +113,7 @@ async fn work(
         ground: Arc::clone(ground),
         processes: fleet.processes.clone(),
         database: Arc::clone(&fleet.database),
+        commands: fleet.commands(),
         tap,
         leader: Mutex::new(None),
         findings: Mutex::default(),
@@ -192,14 +193,11 @@ async fn work(
     Ok(report)
 }
 
-/// Runs `des gc`; the number of objects that it removed.
+/// Runs `des gc` when nothing is young any more; the number of objects that it removed.
 async fn collect_garbage(fleet: &Fleet) -> anyhow::Result<u64> {
     // Times in listings are in whole seconds, and what is younger than the grace stays.
     tokio::time::sleep(GC_GRACE * 3).await;
-    let words = ["gc", "--reason", "the round is over", "--output", "json"];
-    let report: serde_json::Value = serde_json::from_str(&fleet.run(&words).await?)?;
-    let kinds = ["certificates", "receipts", "shards", "manifests"];
-    Ok(kinds.iter().filter_map(|kind| report[kind]["objects"].as_u64()).sum())
+    fleet.commands().collect("the round is over").await
 }
 
 fn lock(reading: &Mutex<ReadBack>) -> MutexGuard<'_, ReadBack> {
