@@ -28,6 +28,8 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 pub(crate) const N_BITS: u8 = 4;
 /// What `des gc` leaves alone.
 pub(crate) const GC_GRACE: Duration = Duration::from_secs(1);
+/// How long a leader leads on without word from it.
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 3;
 /// Processes of a fleet.
@@ -191,7 +193,7 @@ impl Fleet {
             "worker": { "spool_dir": self.dir, "drain_timeout": "20s", "memory": "64MiB" },
             // A partition is to survive every fault of a run, so its attempts do not run out.
             "coordinator": {
-                "spool_dir": self.dir, "lease_ttl": "2s", "partition_rows": partition_rows,
+                "spool_dir": self.dir, "lease_ttl": format!("{}s", LEASE_TTL.as_secs()), "partition_rows": partition_rows,
                 "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000, "max_failed_ratio": 0.0,
                 "gc_grace": format!("{}s", GC_GRACE.as_secs()),
             },

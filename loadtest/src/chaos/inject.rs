@@ -1,5 +1,7 @@
 //! Carries out faults, and says of each whether it met anything.
 
+mod network;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +14,12 @@ use super::broker::{Tap, pid_of};
 use super::database::Database;
 use super::fleet::{Commands, GC_GRACE};
 use super::ground::Ground;
-use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Harm, Kind, Link, Queue, Role, Whose};
+use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Kind, Role};
 use super::oracle::Finding;
 use super::plan::Fault;
 use super::process::Process;
-use super::proxy;
+use super::takeover::Unseated;
+use super::watch::now_micros;
 
 /// How long a process may take to come to a crash point.
 const POINT_LIMIT: Duration = Duration::from_secs(25);
@@ -52,6 +55,8 @@ pub(crate) struct Effect {
     /// Tasks that a worker was at when it crashed, without having answered them, and how
     /// many answers to each had been seen before.
     pub(crate) left_tasks: Vec<(PartitionAddress, u64)>,
+    /// The leader that could not lead on.
+    pub(crate) unseated: Option<Unseated>,
 }
 
 impl Effect {
@@ -61,7 +66,7 @@ impl Effect {
     }
 
     fn of(effective: bool, note: impl Into<String>) -> Self {
-        Self { effective, note: note.into(), left_tasks: Vec::new() }
+        Self { effective, note: note.into(), left_tasks: Vec::new(), unseated: None }
     }
 
     fn counted(count: u64, what: &str) -> Self {
@@ -141,6 +146,12 @@ impl Target {
         }
     }
 
+    /// What is to be noted when a process is about to be stopped that leads.
+    fn about_to_unseat(&self, process: &Process) -> Option<Unseated> {
+        let pid = process.pid()?;
+        self.leads(process).then(|| Unseated { at: now_micros(), pid })
+    }
+
     /// The one to harm, with its turn; waits a little for a worker with a task.
     async fn victim(&self, role: Role, choice: u64) -> Option<(&Arc<Process>, MutexGuard<'_, ()>)> {
         let longest = Instant::now() + WORK_LIMIT;
@@ -161,6 +172,7 @@ impl Target {
     async fn signal(&self, role: Role, choice: u64, signal: Signal) -> Effect {
         let Some((process, _turn)) = self.victim(role, choice).await else { return nobody() };
         let (at_work, pid) = (self.is_at_work(process), process.pid());
+        let unseated = self.about_to_unseat(process).filter(|_| signal == Signal::KILL);
         let sent = process.signal(signal);
         // The fault is over when its successor runs.
         let deadline = Instant::now() + POINT_LIMIT;
@@ -170,50 +182,19 @@ impl Target {
         if let Some(pid) = pid {
             self.tap.forget(pid);
         }
-        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+        let note = if at_work { "at work" } else { "idle" };
+        Effect { unseated, ..Effect::of(sent && at_work, note) }
     }
 
     async fn freeze(&self, role: Role, fault: &Fault) -> Effect {
         let Some((process, _turn)) = self.victim(role, fault.choice).await else { return nobody() };
-        let at_work = self.is_at_work(process);
+        let (at_work, unseated) = (self.is_at_work(process), self.about_to_unseat(process));
         let sent = process.signal(Signal::STOP);
         let thaw = Thaw(process);
         tokio::time::sleep(fault.lasts).await;
         drop(thaw);
-        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
-    }
-
-    async fn harm_network(
-        &self,
-        (whose, link, harm): (Whose, Link, Harm),
-        fault: &Fault,
-    ) -> anyhow::Result<Effect> {
-        let role = match whose {
-            Whose::All => {
-                let met = proxy::harm(&self.ground.all(link), harm, fault.lasts).await;
-                return Ok(Effect::counted(met, "bytes or busy connections"));
-            }
-            Whose::Leader => Role::Coordinator,
-            Whose::Worker => Role::Worker,
-        };
-        let Some((process, _turn)) = self.victim(role, fault.choice | 1).await else {
-            return Ok(nobody());
-        };
-        let at_work = self.is_at_work(process);
-        let proxies = [self.ground.links(process.place)?.proxy(link)];
-        let met = proxy::harm(&proxies, harm, fault.lasts).await;
-        Ok(Effect::of(at_work && met > 0, format!("{met} bytes or busy connections")))
-    }
-
-    /// One process hears from nobody and nobody from it, while all others go on.
-    async fn cut_off(&self, role: Role, fault: &Fault) -> anyhow::Result<Effect> {
-        let Some((process, _turn)) = self.victim(role, fault.choice | 1).await else {
-            return Ok(nobody());
-        };
-        let at_work = self.is_at_work(process);
-        let proxies = self.ground.links(process.place)?.all();
-        let met = proxy::harm(&proxies, Harm::Blackhole, fault.lasts).await;
-        Ok(Effect::of(at_work && met > 0, format!("{met} bytes held")))
+        let note = if at_work { "at work" } else { "idle" };
+        Effect { unseated, ..Effect::of(sent && at_work, note) }
     }
 
     /// A worker stands still in the middle of a partition while garbage is collected, and goes on as
@@ -238,17 +219,6 @@ impl Target {
             Ok(objects) => Effect::of(at_work, format!("{objects} objects removed")),
             Err(error) => Effect::none(format!("{error:#}")),
         }
-    }
-
-    /// Empties a queue from which nobody takes meanwhile, as soon as there is something in it.
-    async fn purge(&self, queue: Queue) -> anyhow::Result<Effect> {
-        let links = self
-            .of_role(queue.consumer())
-            .into_iter()
-            .map(|process| Ok(self.ground.links(process.place)?.proxy(Link::Broker)));
-        let links = links.collect::<anyhow::Result<Vec<_>>>()?;
-        let cut = proxy::hold(&links, Harm::Cut, Duration::ZERO);
-        Ok(Effect::counted(self.tap.purge(queue, cut).await?, "messages lost"))
     }
 
     /// Puts a process in place that will end or stop at a point. Of coordinators it is one that

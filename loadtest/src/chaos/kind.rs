@@ -166,6 +166,15 @@ const fn worker(name: &'static str) -> CrashPoint {
 }
 
 impl Kind {
+    /// Whether it keeps a leader from leading on, for longer than its lease.
+    pub(crate) const fn unseats_leader(self) -> bool {
+        let role = match self {
+            Self::Kill(role) | Self::Freeze(role) | Self::CutOff(role) => role,
+            _ => return false,
+        };
+        matches!(role, Role::Coordinator)
+    }
+
     /// The name of the kind, as reports have it.
     pub(crate) fn name(self) -> String {
         let role = |role| match role {

@@ -30,6 +30,7 @@ mod sabotage;
 pub(crate) mod servers;
 mod shard;
 mod store_gate;
+mod takeover;
 mod watch;
 
 use std::io::Write as _;

@@ -24,6 +24,8 @@ pub(crate) struct Fault {
     pub(crate) choice: u64,
     /// At which hit, for a crash point.
     pub(crate) hit: u64,
+    /// Whether it is to meet a fleet that nothing else ails.
+    pub(crate) is_alone: bool,
 }
 
 /// A kind with its weight, and how long it lasts in milliseconds.
@@ -89,6 +91,9 @@ const STALL_ONE_IN: u64 = 4;
 /// How often, of coordinators, both stop there.
 const DUEL_ONE_IN: u64 = 3;
 
+/// How often a fault that unseats a leader comes alone, so that it is seen how fast a standby is.
+const ALONE_ONE_IN: u64 = 2;
+
 /// Every kind, in an order that stays.
 fn kinds() -> impl Iterator<Item = Weighted> {
     let whose = [Whose::All, Whose::Leader, Whose::Worker];
@@ -130,11 +135,15 @@ pub(crate) fn fault(seed: u64, number: u64, with_crash_points: bool, only: Only)
     let mut dice = Dice::new(seed, "fault", number);
     let pause = Duration::from_millis(dice.between(PAUSE_MS.0, PAUSE_MS.1));
     let (choice, hit) = (dice.next(), dice.between(1, 4));
-    let at = |kind, lasts, hit| Fault { number, kind, pause, lasts, choice, hit };
+    let is_lucky = dice.below(ALONE_ONE_IN) == 0;
+    let at = |kind: Kind, lasts, hit| {
+        let is_alone = is_lucky && kind.unseats_leader();
+        Fault { number, kind, pause, lasts, choice, hit, is_alone }
+    };
     if with_crash_points
         && let Some(point) = usize::try_from(number).ok().and_then(|at| CRASH_POINTS.get(at))
     {
-        return at(Kind::Crash(*point), Duration::ZERO, 1);
+        return Fault { is_alone: true, ..at(Kind::Crash(*point), Duration::ZERO, 1) };
     }
     let crashes = if with_crash_points { CRASH_WEIGHT } else { 0 };
     let weights: u64 = only.kinds().map(|(_, weight, _)| weight).sum();
@@ -164,7 +173,15 @@ pub(crate) fn provocation(seed: u64, number: u64, sabotage: &Sabotage) -> Option
     let (kind, (from, to)) = *sabotage.provoked_by.get(which)?;
     let lasts = Duration::from_millis(dice.between(from, to));
     // A leader is what is wanted, and the first time that it comes to a point.
-    Some(Fault { number, kind, pause, lasts, choice: 1 + dice.below(1 << 20) * 4, hit: 1 })
+    Some(Fault {
+        number,
+        kind,
+        pause,
+        lasts,
+        choice: 1 + dice.below(1 << 20) * 4,
+        hit: 1,
+        is_alone: true,
+    })
 }
 
 #[cfg(test)]

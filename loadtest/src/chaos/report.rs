@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::kind::{CRASH_POINTS, Kind};
 use super::oracle::{Finding, Sin};
 use super::round::RoundReport;
+use super::takeover::{Takeovers, Unseated, takeovers};
 
 /// A fault that was injected. Times in microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +22,8 @@ pub(crate) struct FaultRecord {
     pub(crate) note: String,
     /// When the first partition after it was accepted.
     pub(crate) recovered: Option<i64>,
+    /// The leader that could not lead on then.
+    pub(crate) unseated: Option<Unseated>,
 }
 
 /// How far a round had come at a time.
@@ -80,6 +83,7 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) faults_by_kind: Vec<OfKind>,
     pub(crate) operator_commands: Vec<OfCommand>,
+    pub(crate) takeovers: Takeovers,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -116,6 +120,7 @@ impl Report {
             seconds: (seconds * 10.0).round() / 10.0,
             faults_by_kind: by_kind(&faults),
             operator_commands: by_command(rounds),
+            takeovers: takeovers_of(rounds),
             findings,
         }
     }
@@ -176,6 +181,18 @@ impl Report {
             self.objects_collected,
             self.rows_read_back
         ));
+        let Takeovers { count, unharmed, limit_seconds, late, .. } = &self.takeovers;
+        line(format!(
+            "takeovers {count}: p50 {} s, max {} s; unharmed {unharmed}: p50 {} s, max {} s, {} beyond {limit_seconds} s",
+            seconds(self.takeovers.median_seconds),
+            seconds(self.takeovers.max_seconds),
+            seconds(self.takeovers.unharmed_median_seconds),
+            seconds(self.takeovers.unharmed_max_seconds),
+            late.len()
+        ));
+        for it in late {
+            line(format!("late: {} s after fault {}, {}", it.seconds, it.fault, it.kind));
+        }
         for command in &self.operator_commands {
             let OfCommand { command, done, failed } = command;
             line(format!("operator: des {command}: {done} done, {failed} failed"));
@@ -185,6 +202,12 @@ impl Report {
         }
         text
     }
+}
+
+fn takeovers_of(rounds: &[RoundReport]) -> Takeovers {
+    let all: Vec<_> =
+        rounds.iter().flat_map(|round| takeovers(&round.faults, &round.leads)).collect();
+    Takeovers::of(&all)
 }
 
 fn by_command(rounds: &[RoundReport]) -> Vec<OfCommand> {
@@ -248,6 +271,7 @@ mod tests {
             effective,
             note: String::new(),
             recovered: None,
+            unseated: None,
         }
     }
 

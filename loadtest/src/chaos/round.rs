@@ -22,7 +22,7 @@ use super::operate::{Operator, Standing};
 use super::oracle::{Bucket, Finding, Oracle, Sin};
 use super::read_back::{Committed, ReadBack};
 use super::report::{FaultRecord, OfCommand, Sample};
-use super::watch::{Watch, now_micros, recorded_errors};
+use super::watch::{Lead, Watch, now_micros, recorded_errors};
 
 /// How often the oracle looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -59,6 +59,8 @@ pub(crate) struct RoundReport {
     /// When partitions were accepted, in microseconds since 1970, and their rows.
     pub(crate) accepts: Vec<(i64, u64)>,
     pub(crate) commands: Vec<OfCommand>,
+    /// Who began to lead, and when.
+    pub(crate) leads: Vec<Lead>,
 }
 
 /// Runs a round to its end, and removes what it made in the servers.
@@ -223,6 +225,7 @@ impl Watching {
         let news = self.watch.look().await?;
         let accepts = news.accepts.iter().map(|accept| (accept.at, accept.rows));
         self.report.accepts.extend(accepts);
+        self.report.leads.extend(news.leads.iter().cloned());
         // An adjustment is written down before it is made, and so before it can be seen.
         let adjustments = self.operator.iter().flat_map(|operator| operator.take_adjustments());
         adjustments.for_each(|to| self.oracle.expect_adjustment(to));

@@ -22,6 +22,12 @@ CREATE TABLE chaos.commits (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp
 CREATE TABLE chaos.accepts (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(),
     window_end TIMESTAMPTZ, revision INT, partition INT, receipt TEXT, receipt_size BIGINT,
     files_failed BIGINT, row_count BIGINT);
+CREATE TABLE chaos.leads (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(), holder TEXT);
+CREATE FUNCTION chaos.lead() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+    IF NEW.holder IS NOT NULL AND NEW.epoch IS DISTINCT FROM OLD.epoch THEN
+        INSERT INTO chaos.leads (holder) VALUES (NEW.holder);
+    END IF;
+    RETURN NULL; END $$;
 CREATE FUNCTION chaos.step() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
     IF NEW.archived_until IS DISTINCT FROM OLD.archived_until THEN
         INSERT INTO chaos.steps (from_time, to_time)
@@ -45,6 +51,8 @@ CREATE FUNCTION chaos.accepted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFIN
             NEW.files_failed, NEW.row_count);
     END IF;
     RETURN NULL; END $$;
+CREATE TRIGGER chaos_lead AFTER UPDATE ON des_lease
+    FOR EACH ROW EXECUTE FUNCTION chaos.lead();
 CREATE TRIGGER chaos_step AFTER UPDATE ON des_archive_config
     FOR EACH ROW EXECUTE FUNCTION chaos.step();
 CREATE TRIGGER chaos_committed AFTER INSERT OR UPDATE ON des_windows
@@ -85,12 +93,21 @@ pub(crate) struct Accept {
     pub(crate) rows: u64,
 }
 
+/// Somebody began to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lead {
+    /// Microseconds since 1970.
+    pub(crate) at: i64,
+    pub(crate) holder: String,
+}
+
 /// What is new since the last look.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     pub(crate) steps: Vec<Step>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) accepts: Vec<Accept>,
+    pub(crate) leads: Vec<Lead>,
     pub(crate) lease_holder: Option<String>,
     /// Rows that are recorded as failed, all of them: by uid, with their reasons.
     pub(crate) errors: Vec<(String, String)>,
@@ -100,7 +117,7 @@ pub(crate) struct News {
 pub(crate) struct Watch {
     url: String,
     connection: Option<PgConnection>,
-    seen: [BTreeSet<i64>; 3],
+    seen: [BTreeSet<i64>; 4],
 }
 
 /// Connects to a database, without a word in the log.
@@ -134,7 +151,7 @@ impl Watch {
             .execute(&mut *look)
             .await?;
         let mut rows = Vec::new();
-        for (seen, table) in self.seen.iter().zip(["steps", "commits", "accepts"]) {
+        for (seen, table) in self.seen.iter().zip(["steps", "commits", "accepts", "leads"]) {
             let from = seen.last().map_or(0, |last| last - OVERLAP);
             let sql = format!("SELECT * FROM chaos.{table} WHERE id > $1 ORDER BY id");
             rows.push(sqlx::query(AssertSqlSafe(sql)).bind(from).fetch_all(&mut *look).await?);
@@ -157,7 +174,8 @@ impl Watch {
                         .steps
                         .push(Step { from: time(row, "from_time")?, to: time(row, "to_time")? }),
                     1 => news.commits.push(commit(row)?),
-                    _ => news.accepts.push(accept(row)?),
+                    2 => news.accepts.push(accept(row)?),
+                    _ => news.leads.push(lead(row)?),
                 }
             }
         }
@@ -176,6 +194,10 @@ fn commit(row: &PgRow) -> anyhow::Result<Commit> {
         files_archived: count(row, "files_archived")?,
         files_failed: count(row, "files_failed")?,
     })
+}
+
+fn lead(row: &PgRow) -> anyhow::Result<Lead> {
+    Ok(Lead { at: time(row, "at")?.as_micros(), holder: row.try_get("holder")? })
 }
 
 fn accept(row: &PgRow) -> anyhow::Result<Accept> {
