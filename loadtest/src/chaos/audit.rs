@@ -234,3 +234,64 @@ fn reasons<'a>(
     }
     reasons
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::files::{Files, Manner};
+    use tokio_util::sync::CancellationToken;
+
+    /// The rows of an operated round, with every file in a shard that is there from the first.
+    fn round() -> (tempfile::TempDir, Expected, Seen, Vec<(String, String)>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = Files::make(dir.path(), 2_000, &CancellationToken::new()).expect("files");
+        let first = "2024-06-01".parse().expect("a date");
+        let expected = Expected::new(files.rows(first, 1, Manner::Operated));
+        let mut seen = Seen::none(&expected);
+        let mut errors = Vec::new();
+        for (at, row) in expected.rows().iter().enumerate() {
+            match row.content.is_some() && !row.is_hidden {
+                true if !row.is_late => seen.count(&[at]),
+                true => {}
+                false => errors.push((row.uid.clone(), "missing".to_owned())),
+            }
+        }
+        (dir, expected, seen, errors)
+    }
+
+    fn sins(audited: &Audited) -> Vec<Sin> {
+        audited.findings.iter().map(|finding| finding.sin).collect()
+    }
+
+    #[test]
+    fn what_the_harness_does_is_excused_while_a_round_goes_on_and_not_at_its_end() {
+        let (_dir, expected, seen, errors) = round();
+        let end = expected.rows().last().map(|row| row.created_at);
+        let under_way = settle(&expected, &seen, &errors, (end, When::UnderWay));
+        assert_eq!(sins(&under_way), [], "{:?}", under_way.findings);
+        // Rows that never came, and files that were never put back.
+        let over = settle(&expected, &seen, &errors, (end, When::Over));
+        assert_eq!(sins(&over), [Sin::Lost, Sin::Wrong], "{:?}", over.findings);
+    }
+
+    #[test]
+    fn a_row_at_or_below_the_watermark_is_there_once_or_an_error_row() {
+        let (_dir, expected, mut seen, mut errors) = round();
+        let rows = expected.rows();
+        let plain = |row: &&CatalogRow| row.content.is_some() && !row.is_hidden && !row.is_late;
+        let last = rows.iter().rposition(|row| plain(&row)).expect("a row");
+        let (error, _) = errors.remove(0);
+        let missing = expected.find(&error).expect("a row");
+        let until = |at: usize| rows.get(at).map(|row| row.created_at);
+        let look = |seen: &Seen, errors: &[_], at| {
+            sins(&settle(&expected, seen, errors, (until(at), When::UnderWay)))
+        };
+        assert_eq!(look(&seen, &errors, missing), [Sin::Lost]);
+        let before = rows.get(missing).map(|row| row.created_at.saturating_add_micros(-1));
+        let not_yet = settle(&expected, &seen, &errors, (before, When::UnderWay));
+        assert_eq!(sins(&not_yet), [], "{:?}", not_yet.findings);
+        errors.insert(0, (error, "missing".to_owned()));
+        seen.count(&[last]);
+        assert_eq!(look(&seen, &errors, last), [Sin::Wrong], "a row that is there twice");
+    }
+}

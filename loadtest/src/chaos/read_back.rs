@@ -148,3 +148,135 @@ impl ReadBack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::files::CatalogRow;
+    use crate::chaos::journal::Journal;
+    use protocol::codec::CompressionCodec;
+    use protocol::shard::{Entry, Payload, ShardWriter};
+    use protocol::{Fingerprint, Window, WindowKey, names};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn row(uid: &str, created_at: &str) -> CatalogRow {
+        CatalogRow {
+            uid: uid.to_owned(),
+            created_at: at(created_at),
+            location: "/nowhere".into(),
+            size: 0,
+            content: Some(blake3::hash(b"")),
+            reason: "missing",
+            is_late: false,
+            is_hidden: false,
+        }
+    }
+
+    /// A shard with these rows, whose files are empty, as it is named.
+    fn shard(rows: &[CatalogRow]) -> (Vec<u8>, ShardRef) {
+        let mut rows: Vec<&CatalogRow> = rows.iter().collect();
+        rows.sort_by_key(|row| Fingerprint::of(&row.uid));
+        let mut writer = ShardWriter::new(at("2024-06-01T12:00:00Z").day());
+        for row in rows {
+            let empty = Payload::File {
+                codec: CompressionCodec::None,
+                stored: b"",
+                raw_size: 0,
+                crc32c: 0,
+            };
+            let entry = Entry {
+                uid: &row.uid,
+                fingerprint: Fingerprint::of(&row.uid),
+                created_at: row.created_at,
+                payload: empty,
+            };
+            writer.push(entry).expect("it takes it");
+        }
+        let (bytes, summary) = writer.finish();
+        let shard = ShardRef {
+            key: format!("20240601_0_20240602T000000Z_r0000_0000-{}.des", summary.hash),
+            size: summary.size,
+            crc32c: summary.crc32c,
+            entries: summary.packed.rows,
+            bytes_raw: summary.bytes_raw,
+            first_fingerprint: summary.first_fingerprint,
+            last_fingerprint: summary.last_fingerprint,
+            tail_bytes: summary.tail_bytes,
+        };
+        (bytes, shard)
+    }
+
+    /// One committed window, whose certificate names one shard.
+    struct Place {
+        dir: tempfile::TempDir,
+        reading: ReadBack,
+        now: Committed,
+        key: String,
+    }
+
+    fn place(packed: &[CatalogRow], rows: Vec<CatalogRow>) -> Place {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (bytes, shard) = shard(packed);
+        let key = shard.key.clone();
+        let window = Window::new(at("2024-06-01"), at("2024-06-02")).expect("a window");
+        let text = include_bytes!("../../../protocol/fixtures/v1/certificate.json");
+        let mut certificate = Certificate::decode(text).expect("a certificate");
+        (certificate.shards, certificate.replaces) = (vec![shard], Vec::new());
+        let name = names::certificate(WindowKey::new(window, 0), 1);
+        for (name, bytes) in [(&key, bytes), (&name, certificate.encode())] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, bytes).expect("written");
+        }
+        let bucket = Bucket {
+            journal: Arc::new(Journal::new(dir.path().to_owned())),
+            bucket_dir: dir.path().to_owned(),
+            prefix: String::new(),
+        };
+        let reading = ReadBack::new(Arc::new(Expected::new(rows)), Arc::new(bucket), (1, 1));
+        let commit = Commit {
+            window,
+            key: WindowKey::new(window, 0),
+            certificate: name,
+            lease_epoch: 1,
+            files_archived: 0,
+            files_failed: 0,
+        };
+        let now =
+            Committed { watermark: Some(window.end()), commits: vec![commit], errors: Vec::new() };
+        Place { dir, reading, now, key }
+    }
+
+    fn two_rows() -> Vec<CatalogRow> {
+        vec![row("a", "2024-06-01T10:00:00Z"), row("b", "2024-06-01T11:00:00Z")]
+    }
+
+    #[test]
+    fn a_row_below_the_watermark_that_no_shard_holds_is_lost_unless_it_is_an_error_row() {
+        let mut all = two_rows();
+        all.push(row("c", "2024-06-01T12:00:00Z"));
+        all.push(row("d", "2024-06-02T12:00:00Z"));
+        let Place { mut reading, mut now, dir: _dir, .. } = place(&two_rows(), all);
+        let found = reading.look(&now, |_| false);
+        assert_eq!(found.iter().map(|it| (it.sin, it.count)).collect::<Vec<_>>(), [(Sin::Lost, 1)]);
+        assert_eq!(reading.rows(), 2);
+        now.errors.push(("c".to_owned(), "missing".to_owned()));
+        now.watermark = Some(at("2024-06-01T23:00:00Z"));
+        let unfair = reading.look(&now, |_| false);
+        assert_eq!(unfair.iter().map(|it| it.sin).collect::<Vec<_>>(), [Sin::Wrong]);
+    }
+
+    #[test]
+    fn a_shard_that_goes_bad_after_it_was_read_is_found_unless_the_harness_did_it() {
+        let Place { mut reading, now, dir, key } = place(&two_rows(), two_rows());
+        assert_eq!(reading.look(&now, |_| false), []);
+        std::fs::write(dir.path().join(&key), b"something else").expect("written");
+        assert_eq!(reading.look(&now, |harmed| harmed == key), []);
+        let found = reading.look(&now, |_| false);
+        assert!(matches!(&found[..], [it] if it.what.contains("other bytes")), "{found:?}");
+        assert_eq!(reading.look(&now, |_| false), [], "it is told once");
+    }
+}
