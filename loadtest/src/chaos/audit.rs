@@ -4,15 +4,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use anyhow::Context as _;
-use protocol::receipt::ShardRef;
-use protocol::shard::{
-    Content, HEADER_BYTES, IndexReader, Location, TailStep, check_header, read_tail,
-};
-use protocol::{Certificate, ContentHash, Fingerprint, WindowKey, names};
+use protocol::{Certificate, Timestamp, WindowKey, names};
 
 use super::files::{CatalogRow, Expected};
 use super::oracle::{Bucket, Finding, Sin};
+use super::shard;
 use super::watch::Commit;
 
 /// Rows that are named in one finding.
@@ -32,10 +28,10 @@ pub(crate) struct Audited {
 pub(crate) fn audit(
     bucket: &Bucket,
     expected: &Expected,
-    standing: (&[Commit], Option<protocol::Timestamp>),
+    standing: (&[Commit], Option<Timestamp>),
     errors: &[(String, String)],
 ) -> Audited {
-    let mut found = audit_under_way(bucket, expected, standing, errors);
+    let mut found = read_all(bucket, expected, standing, (errors, When::Over));
     found.compare_listing(bucket, standing.0);
     found
 }
@@ -44,35 +40,43 @@ pub(crate) fn audit(
 pub(crate) fn audit_under_way(
     bucket: &Bucket,
     expected: &Expected,
-    (commits, settled_until): (&[Commit], Option<protocol::Timestamp>),
+    standing: (&[Commit], Option<Timestamp>),
     errors: &[(String, String)],
+) -> Audited {
+    read_all(bucket, expected, standing, (errors, When::UnderWay))
+}
+
+fn read_all(
+    bucket: &Bucket,
+    expected: &Expected,
+    (commits, settled_until): (&[Commit], Option<Timestamp>),
+    (errors, when): (&[(String, String)], When),
 ) -> Audited {
     let mut audit = Audit {
         bucket,
         expected,
-        seen: vec![0; expected.rows().len()],
+        seen: Seen::none(expected),
         replaced: HashSet::new(),
-        settled_until,
         found: Audited::default(),
     };
     audit.note_replaced(commits);
     for commit in commits {
         if let Err(error) = audit.certificate(commit) {
-            audit.wrong(format!("{}: {error:#}", commit.certificate));
+            audit.found.wrong(format!("{}: {error:#}", commit.certificate));
         }
     }
-    audit.settle(errors);
-    audit.found
+    let Audit { seen, mut found, .. } = audit;
+    let settled = settle(expected, &seen, errors, (settled_until, when));
+    found.findings.extend(settled.findings);
+    Audited { equal: settled.equal, failed: settled.failed, ..found }
 }
 
 struct Audit<'a> {
     bucket: &'a Bucket,
     expected: &'a Expected,
-    /// How often the row is in a shard.
-    seen: Vec<u32>,
+    seen: Seen,
     /// Shards that a later revision took the place of.
     replaced: HashSet<String>,
-    settled_until: Option<protocol::Timestamp>,
     found: Audited,
 }
 
@@ -113,10 +117,6 @@ impl Audited {
 }
 
 impl Audit<'_> {
-    fn wrong(&mut self, what: String) {
-        self.found.wrong(what);
-    }
-
     fn note_replaced(&mut self, commits: &[Commit]) {
         for commit in commits {
             let bytes = self.bucket.read(&commit.certificate).unwrap_or_default();
@@ -128,121 +128,170 @@ impl Audit<'_> {
 
     fn certificate(&mut self, commit: &Commit) -> anyhow::Result<()> {
         let certificate = Certificate::decode(&self.bucket.read(&commit.certificate)?)?;
-        let replaced = std::mem::take(&mut self.replaced);
-        for shard in certificate.shards.iter().filter(|it| !replaced.contains(&it.key)) {
-            if let Err(error) = self.shard(shard) {
-                self.wrong(format!("{}: {error:#}", shard.key));
+        for shard in certificate.shards.iter().filter(|it| !self.replaced.contains(&it.key)) {
+            match shard::read(self.bucket, self.expected, shard) {
+                Ok(held) => {
+                    self.seen.count(&held.rows);
+                    held.wrong.into_iter().for_each(|what| self.found.wrong(what));
+                }
+                Err(error) => self.found.wrong(format!("{}: {error:#}", shard.key)),
             }
         }
-        self.replaced = replaced;
         Ok(())
     }
+}
 
-    fn shard(&mut self, shard: &ShardRef) -> anyhow::Result<()> {
-        let bytes = self.bucket.read(&shard.key).context("cannot be read")?;
-        let hash = ContentHash::of(&bytes);
-        anyhow::ensure!(
-            names::content_hash(&shard.key) == Some(hash),
-            "has other bytes than its name says"
-        );
-        anyhow::ensure!(bytes.len() as u64 == shard.size, "has another size than certified");
-        let version = check_header(bytes.get(..8).unwrap_or_default())?;
-        debug_assert_eq!(HEADER_BYTES, 8);
-        let TailStep::Fast(tail) = read_tail(shard.size, &bytes)? else {
-            anyhow::bail!("has no lookup extension");
-        };
-        let index = tail.index_range();
-        let piece = |from: u64, to: u64| {
-            let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
-            range.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default()
-        };
-        let index_bytes = piece(index.start, index.end);
-        tail.check_index(index_bytes)?;
-        let mut entries = IndexReader::new(version, index_bytes, index.start)?;
-        for number in 0..tail.blocks() {
-            let range = tail.block_range(number).context("a block is gone")?;
-            let block = tail.parse_block(number, piece(range.start, range.end))?;
-            for entry in block.entries() {
-                let listed = entries.next_entry()?.context("the index ends too early")?;
-                anyhow::ensure!(
-                    Fingerprint::of(&listed.uid) == entry.fingerprint,
-                    "index and blocks disagree about {}",
-                    listed.uid
-                );
-                let held = match block.content(entry)? {
-                    Content::File(raw) => blake3::hash(&raw),
-                    Content::Big { sha256, .. } => self.big_file(&sha256, &listed.location)?,
-                };
-                self.row(&listed.uid, entry.created_at, held, &shard.key);
+/// How often each row was found in a shard.
+pub(crate) struct Seen(Vec<u32>);
+
+impl Seen {
+    pub(crate) fn none(expected: &Expected) -> Self {
+        Self(vec![0; expected.rows().len()])
+    }
+
+    /// Takes in the rows of a shard, by their places.
+    pub(crate) fn count(&mut self, rows: &[usize]) {
+        for row in rows {
+            if let Some(seen) = self.0.get_mut(*row) {
+                *seen += 1;
             }
         }
-        anyhow::ensure!(entries.remaining() == 0, "its index lists more than it holds");
-        Ok(())
     }
+}
 
-    fn big_file(&self, sha256: &str, location: &Location) -> anyhow::Result<blake3::Hash> {
-        let Location::Beside { sha256: listed, .. } = location else {
-            anyhow::bail!("the index says that {sha256} is inside");
-        };
-        anyhow::ensure!(listed == sha256, "index and block name different big files");
-        Ok(blake3::hash(&self.bucket.read(&names::big_file(sha256))?))
-    }
+/// How far a round has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Rows may still come late, and files that are away may be error rows: that is what the
+    /// harness does.
+    UnderWay,
+    Over,
+}
 
-    fn row(&mut self, uid: &str, created_at: protocol::Timestamp, held: blake3::Hash, shard: &str) {
-        let Some(at) = self.expected.find(uid) else {
-            return self
-                .wrong(format!("{shard} holds {uid:.80}, which no row of the catalog names"));
-        };
-        let Some(row) = self.expected.rows().get(at) else { return };
-        if row.created_at != created_at || row.content != Some(held) {
-            return self.wrong(format!("{shard} holds other bytes or another time for {uid:.80}"));
+/// Every row at or below the watermark, once: in a shard, or an error row with a reason that is true.
+pub(crate) fn settle(
+    expected: &Expected,
+    seen: &Seen,
+    errors: &[(String, String)],
+    (settled_until, when): (Option<Timestamp>, When),
+) -> Audited {
+    let mut found = Audited::default();
+    let reasons = reasons(expected, errors, &mut found);
+    let (mut lost, mut twice, mut unfair) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, row) in expected.rows().iter().enumerate() {
+        let seen = seen.0.get(at).copied().unwrap_or_default();
+        // What is not settled yet is not lost either.
+        let is_due = settled_until.is_some_and(|until| row.created_at <= until)
+            && !(row.is_late && when == When::UnderWay);
+        let may_fail = row.content.is_none() || (row.is_hidden && when == When::UnderWay);
+        match (seen, reasons.get(&at)) {
+            (1, None) => found.equal += 1,
+            (0, Some(reason)) if may_fail && *reason == row.reason => found.failed += 1,
+            (0, None) if !is_due => {}
+            (0, None) => lost.push(row),
+            (0, Some(_)) => unfair.push(row),
+            _ => twice.push(row),
         }
-        if let Some(seen) = self.seen.get_mut(at) {
-            *seen += 1;
-        }
     }
+    let until = match settled_until {
+        Some(until) if when == When::UnderWay => format!("with the watermark at {until}, "),
+        _ => String::new(),
+    };
+    let mut report = |sin, rows: Vec<&CatalogRow>, what: &str| {
+        if !rows.is_empty() {
+            let examples: Vec<String> = rows
+                .iter()
+                .take(EXAMPLES)
+                .map(|row| format!("{:.60} of {}", row.uid, row.created_at))
+                .collect();
+            let what =
+                format!("{until}{} rows {what}, such as {}", rows.len(), examples.join(", "));
+            found.findings.push(Finding::new(sin, rows.len() as u64, what));
+        }
+    };
+    report(Sin::Lost, lost, "are neither in a shard nor error rows");
+    report(Sin::Wrong, twice, "are in the archive more than once, or an error row besides");
+    report(Sin::Wrong, unfair, "are error rows for a reason that is not so");
+    found
+}
 
-    /// Every row, once: in a shard, or an error row with a reason that is true.
-    fn settle(&mut self, errors: &[(String, String)]) {
-        let mut reasons: HashMap<usize, &str> = HashMap::new();
-        for (uid, reason) in errors {
-            match self.expected.find(uid) {
-                Some(at) => {
-                    if reasons.insert(at, reason).is_some() {
-                        self.wrong(format!("{uid:.80} is an error row twice"));
-                    }
+/// The reasons of error rows, by the row's place.
+fn reasons<'a>(
+    expected: &Expected,
+    errors: &'a [(String, String)],
+    found: &mut Audited,
+) -> HashMap<usize, &'a str> {
+    let mut reasons = HashMap::new();
+    for (uid, reason) in errors {
+        match expected.find(uid) {
+            Some(at) => {
+                if reasons.insert(at, reason.as_str()).is_some() {
+                    found.wrong(format!("{uid:.80} is an error row twice"));
                 }
-                None => self.wrong(format!("{uid:.80} is an error row, and no row of the catalog")),
+            }
+            None => found.wrong(format!("{uid:.80} is an error row, and no row of the catalog")),
+        }
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::files::{Files, Manner};
+    use tokio_util::sync::CancellationToken;
+
+    /// The rows of an operated round, with every file in a shard that is there from the first.
+    fn round() -> (tempfile::TempDir, Expected, Seen, Vec<(String, String)>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = Files::make(dir.path(), 2_000, &CancellationToken::new()).expect("files");
+        let first = "2024-06-01".parse().expect("a date");
+        let expected = Expected::new(files.rows(first, 1, Manner::Operated));
+        let mut seen = Seen::none(&expected);
+        let mut errors = Vec::new();
+        for (at, row) in expected.rows().iter().enumerate() {
+            match row.content.is_some() && !row.is_hidden {
+                true if !row.is_late => seen.count(&[at]),
+                true => {}
+                false => errors.push((row.uid.clone(), "missing".to_owned())),
             }
         }
-        let (mut lost, mut twice, mut unfair) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, row) in self.expected.rows().iter().enumerate() {
-            let seen = self.seen.get(at).copied().unwrap_or_default();
-            match (seen, reasons.get(&at)) {
-                (1, None) => self.found.equal += 1,
-                (0, Some(reason)) if row.content.is_none() && *reason == row.reason => {
-                    self.found.failed += 1;
-                }
-                // What is not settled yet is not lost either.
-                (0, None) if self.settled_until.is_none_or(|until| row.created_at > until) => {}
-                (0, None) => lost.push(row),
-                (0, Some(_)) => unfair.push(row),
-                _ => twice.push(row),
-            }
-        }
-        let mut report = |sin, rows: Vec<&CatalogRow>, what: &str| {
-            if !rows.is_empty() {
-                let examples: Vec<String> = rows
-                    .iter()
-                    .take(EXAMPLES)
-                    .map(|row| format!("{:.60} of {}", row.uid, row.created_at))
-                    .collect();
-                let what = format!("{} rows {what}, such as {}", rows.len(), examples.join(", "));
-                self.found.findings.push(Finding::new(sin, rows.len() as u64, what));
-            }
+        (dir, expected, seen, errors)
+    }
+
+    fn sins(audited: &Audited) -> Vec<Sin> {
+        audited.findings.iter().map(|finding| finding.sin).collect()
+    }
+
+    #[test]
+    fn what_the_harness_does_is_excused_while_a_round_goes_on_and_not_at_its_end() {
+        let (_dir, expected, seen, errors) = round();
+        let end = expected.rows().last().map(|row| row.created_at);
+        let under_way = settle(&expected, &seen, &errors, (end, When::UnderWay));
+        assert_eq!(sins(&under_way), [], "{:?}", under_way.findings);
+        // Rows that never came, and files that were never put back.
+        let over = settle(&expected, &seen, &errors, (end, When::Over));
+        assert_eq!(sins(&over), [Sin::Lost, Sin::Wrong], "{:?}", over.findings);
+    }
+
+    #[test]
+    fn a_row_at_or_below_the_watermark_is_there_once_or_an_error_row() {
+        let (_dir, expected, mut seen, mut errors) = round();
+        let rows = expected.rows();
+        let plain = |row: &&CatalogRow| row.content.is_some() && !row.is_hidden && !row.is_late;
+        let last = rows.iter().rposition(|row| plain(&row)).expect("a row");
+        let (error, _) = errors.remove(0);
+        let missing = expected.find(&error).expect("a row");
+        let until = |at: usize| rows.get(at).map(|row| row.created_at);
+        let look = |seen: &Seen, errors: &[_], at| {
+            sins(&settle(&expected, seen, errors, (until(at), When::UnderWay)))
         };
-        report(Sin::Lost, lost, "are neither in a shard nor error rows");
-        report(Sin::Wrong, twice, "are in the archive more than once, or an error row besides");
-        report(Sin::Wrong, unfair, "are error rows for a reason that is not so");
+        assert_eq!(look(&seen, &errors, missing), [Sin::Lost]);
+        let before = rows.get(missing).map(|row| row.created_at.saturating_add_micros(-1));
+        let not_yet = settle(&expected, &seen, &errors, (before, When::UnderWay));
+        assert_eq!(sins(&not_yet), [], "{:?}", not_yet.findings);
+        errors.insert(0, (error, "missing".to_owned()));
+        seen.count(&[last]);
+        assert_eq!(look(&seen, &errors, last), [Sin::Wrong], "a row that is there twice");
     }
 }

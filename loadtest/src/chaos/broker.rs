@@ -18,7 +18,7 @@ use protocol::{PartitionId, WindowKey};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
-use super::plan::BrokerHarm;
+use super::kind::{BrokerHarm, Queue};
 
 /// Times that a message is delivered again, where everything is: three times in all.
 const COPIES: u64 = 2;
@@ -29,7 +29,7 @@ const REMEMBERED_TASKS: usize = 1;
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(300);
 const CTL_LIMIT: Duration = Duration::from_secs(120);
 /// How long a queue is purged again and again until there was something in it.
-const PURGE_LIMIT: Duration = Duration::from_secs(5);
+const PURGE_LIMIT: Duration = Duration::from_secs(10);
 /// `vm_memory_high_watermark` of a broker that is at ease, and of one that never is.
 const AT_EASE: &str = "0.4";
 const ALARMED: &str = "0.0000001";
@@ -155,18 +155,6 @@ impl Tap {
                 channel.queue_delete(queue, options).await?;
                 Ok(1)
             }
-            BrokerHarm::PurgeQueue => {
-                let (_connection, channel) = self.channel().await?;
-                let until = tokio::time::Instant::now() + PURGE_LIMIT;
-                loop {
-                    let options = QueuePurgeOptions::default();
-                    let purged = channel.queue_purge(self.queue(choice), options).await?;
-                    if purged > 0 || tokio::time::Instant::now() > until {
-                        return Ok(purged.into());
-                    }
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
             BrokerHarm::Repeat => {
                 let before = {
                     let mut seen = self.seen();
@@ -182,6 +170,29 @@ impl Tap {
         }
     }
 
+    /// Empties a queue as soon as there is something in it to lose; how many messages it lost.
+    /// `keep_away` keeps those who take from it away until its answer is dropped: what they have
+    /// taken and not acked is in the queue again then.
+    pub(crate) async fn purge<T>(
+        &self,
+        queue: Queue,
+        keep_away: impl Future<Output = T>,
+    ) -> anyhow::Result<u64> {
+        let _turn = self.turn.lock().await;
+        let (_connection, channel) = self.channel().await?;
+        let _away = keep_away.await;
+        let name = self.name_of(queue);
+        let until = tokio::time::Instant::now() + PURGE_LIMIT;
+        loop {
+            let options = QueuePurgeOptions::default();
+            let purged = channel.queue_purge(name.clone(), options).await?;
+            if purged > 0 || tokio::time::Instant::now() > until {
+                return Ok(purged.into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Undoes whatever a harm that was dropped half-way may have left.
     pub(crate) async fn heal(&self) -> anyhow::Result<()> {
         self.seen().repeats = false;
@@ -192,8 +203,12 @@ impl Tap {
     }
 
     fn queue(&self, choice: u64) -> ShortString {
-        let lane = if choice.is_multiple_of(2) { "tasks" } else { "outcomes" };
-        short(&format!("{}.{lane}", self.prefix))
+        let queue = if choice.is_multiple_of(2) { Queue::Tasks } else { Queue::Outcomes };
+        self.name_of(queue)
+    }
+
+    fn name_of(&self, queue: Queue) -> ShortString {
+        short(&format!("{}.{}", self.prefix, queue.name()))
     }
 
     async fn channel(&self) -> anyhow::Result<(Connection, Channel)> {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use super::plan::{DatabaseHarm, StopMode};
+use super::kind::{DatabaseHarm, StopMode};
 use super::servers::Servers;
 use super::watch::connect;
 

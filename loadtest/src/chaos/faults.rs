@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Manner;
 use super::inject::{Effect, Target};
+use super::kind::{CrashPoint, Kind, Role};
 use super::oracle::{Finding, Sin};
-use super::plan::{
-    CRASH_POINTS, CrashPoint, Fault, Kind, Only, Role, Sabotage, fault, provocation,
-};
+use super::plan::{Fault, Only, fault, provocation};
 use super::report::FaultRecord;
+use super::sabotage::Sabotage;
+use super::takeover::CALM;
 use super::watch::now_micros;
 
 /// Faults under way at a time.
@@ -52,12 +53,6 @@ impl Schedule {
             None => Some(fault(self.seed, number, self.with_crash_points, self.only)),
         }
     }
-
-    /// Whether a fault is to meet a fleet that nothing else ails.
-    fn is_alone(&self, number: u64) -> bool {
-        let at_each_point = self.with_crash_points && number < CRASH_POINTS.len() as u64;
-        self.sabotage.is_some() || at_each_point
-    }
 }
 
 /// Injects faults until `ended`, then waits for those under way.
@@ -90,7 +85,11 @@ pub(crate) async fn inject_all(
         faults_since = if count > last_count { 1 } else { faults_since + 1 };
         last_count = count;
         let (target, records) = (Arc::clone(target), Arc::clone(&records));
-        if schedule.is_alone(number) {
+        if fault.is_alone {
+            // What a sabotage is provoked by is alone anyway.
+            if fault.kind.unseats_leader() && schedule.sabotage.is_none() {
+                wait_for_calm(&mut under_way, &ended).await;
+            }
             let before = *accepted.borrow();
             let left = inject(&target, fault, &records).await;
             // Of a partition that is split nobody answers the task.
@@ -109,6 +108,15 @@ pub(crate) async fn inject_all(
     while under_way.join_next().await.is_some() {}
     let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
     std::mem::take(&mut *records)
+}
+
+/// Waits until nothing ails the fleet any more.
+async fn wait_for_calm(under_way: &mut JoinSet<()>, ended: &CancellationToken) {
+    while under_way.join_next().await.is_some() {}
+    tokio::select! {
+        () = ended.cancelled() => {}
+        () = tokio::time::sleep(CALM) => {}
+    }
 }
 
 async fn wait_for_more(
@@ -137,6 +145,7 @@ async fn inject(target: &Target, fault: Fault, records: &Mutex<Vec<FaultRecord>>
         effective: effect.effective,
         note: effect.note.clone(),
         recovered: None,
+        unseated: effect.unseated,
     };
     records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     effect

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::database::Database;
 use super::files::{BIG_FILE_THRESHOLD, CatalogRow, DAYS, Manner};
 use super::ground::Ground;
-use super::plan::{Link, Role};
+use super::kind::{Link, Role};
 use super::process::{Process, Recipe};
 use super::servers::{as_user, through, with_database};
 use super::watch::connect;
@@ -24,16 +24,40 @@ use super::watch::connect;
 /// Files younger than this many days are left alone.
 const LAG_DAYS: i64 = 7;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// What `des gc` leaves alone at the end of a round.
+/// Shard indexes of an archive have so many bits.
+pub(crate) const N_BITS: u8 = 4;
+/// What `des gc` leaves alone.
 pub(crate) const GC_GRACE: Duration = Duration::from_secs(1);
+/// How long a leader leads on without word from it.
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 3;
+/// Processes of a fleet.
+pub(crate) const PROCESSES: usize = COORDINATORS + WORKERS;
 /// A window of an operated round with more failed files than this is held.
 const FEW_FAILED: u64 = 5;
 /// Attempts of a partition in a round with poison.
 const FEW_ATTEMPTS: u64 = 2;
 /// Rows that one statement inserts.
 const INSERT_ROWS: usize = 2_000;
+
+/// What operators run is configured under this name.
+const OPERATOR: &str = "operator";
+
+/// Every process with its name, in the order of their places.
+fn fleet_places() -> impl Iterator<Item = (Role, String)> {
+    let roles = [(Role::Coordinator, COORDINATORS), (Role::Worker, WORKERS)];
+    roles.into_iter().flat_map(|(role, count)| {
+        (0..count).map(move |number| (role, format!("{}-{number}", word_of(role))))
+    })
+}
+
+const fn word_of(role: Role) -> &'static str {
+    match role {
+        Role::Coordinator => "coordinator",
+        Role::Worker => "worker",
+    }
+}
 
 /// One round's fleet.
 pub(crate) struct Fleet {
@@ -77,6 +101,16 @@ impl Commands {
     }
 }
 
+impl Commands {
+    /// Runs `des gc`; the number of objects that it removed.
+    pub(crate) async fn collect(&self, reason: &str) -> anyhow::Result<u64> {
+        let words = ["gc", "--reason", reason, "--output", "json"];
+        let report: Value = serde_json::from_str(&self.run(&words).await?)?;
+        let kinds = ["certificates", "receipts", "shards", "manifests"];
+        Ok(kinds.iter().filter_map(|kind| report[kind]["objects"].as_u64()).sum())
+    }
+}
+
 /// The midnight before the first row of a round that begins now, and the one that its last window
 /// ends on.
 pub(crate) fn days_of(now: Timestamp) -> (Timestamp, Timestamp) {
@@ -111,22 +145,14 @@ impl Fleet {
             ],
             des: ground.des.clone(),
         };
-        let mut config = fleet.config(ground, partition_rows)?;
-        match manner {
-            Manner::Plain => {}
-            Manner::Operated => config["coordinator"]["max_failed_files"] = FEW_FAILED.into(),
-            Manner::Poisoned => {
-                config["coordinator"]["max_attempts"] = FEW_ATTEMPTS.into();
-                // What a worker dies over interrupts nothing else.
-                config["worker"]["slots"] = 1.into();
-                fleet.environment.push(("DES_POISON".to_owned(), "1".to_owned()));
-            }
+        if manner == Manner::Poisoned {
+            fleet.environment.push(("DES_POISON".to_owned(), "1".to_owned()));
         }
-        std::fs::write(fleet.dir.join("coordinator.yaml"), config.to_string())?;
-        // A worker's configuration holds no database: it has no business there.
-        let mut of_worker = config;
-        of_worker["database"] = json!({});
-        std::fs::write(fleet.dir.join("worker.yaml"), of_worker.to_string())?;
+        let names = fleet_places().map(|(_, name)| name).chain([OPERATOR.to_owned()]);
+        for (place, name) in names.enumerate() {
+            let config = fleet.config(ground, place, (manner, partition_rows))?;
+            std::fs::write(fleet.dir.join(format!("{name}.yaml")), config.to_string())?;
+        }
         let rows: Vec<&CatalogRow> = rows.iter().filter(|row| !row.is_late).collect();
         insert(&mut fleet.make_table().await?, &rows).await?;
         fleet.run(&["init"]).await?;
@@ -136,17 +162,24 @@ impl Fleet {
         Ok(fleet)
     }
 
-    fn config(&self, ground: &Ground, partition_rows: u64) -> anyhow::Result<Value> {
-        let port = |link| ground.proxy(link).port;
+    /// The configuration of the process at this place.
+    fn config(
+        &self,
+        ground: &Ground,
+        place: usize,
+        (manner, partition_rows): (Manner, u64),
+    ) -> anyhow::Result<Value> {
+        let links = ground.links(place)?;
+        let port = |link| links.proxy(link).port;
         let name = &self.database.name;
         let url = as_user(&self.direct_url, name, "chaos")?;
         let prefix = self.prefix.trim_end_matches('/');
-        Ok(json!({
+        let mut config = json!({
             "database": {
                 "url": through(&url, port(Link::Postgres))?, "table_name": "documents",
                 "size_column": "size_bytes", "lag_days": LAG_DAYS,
             },
-            "packer": { "n_bits": 4, "big_file_threshold": BIG_FILE_THRESHOLD },
+            "packer": { "n_bits": N_BITS, "big_file_threshold": BIG_FILE_THRESHOLD },
             "broker": {
                 "url": through(&ground.servers.amqp, port(Link::Broker))?,
                 "prefix": self.broker_prefix,
@@ -160,11 +193,25 @@ impl Fleet {
             "worker": { "spool_dir": self.dir, "drain_timeout": "20s", "memory": "64MiB" },
             // A partition is to survive every fault of a run, so its attempts do not run out.
             "coordinator": {
-                "spool_dir": self.dir, "lease_ttl": "2s", "partition_rows": partition_rows,
+                "spool_dir": self.dir, "lease_ttl": format!("{}s", LEASE_TTL.as_secs()), "partition_rows": partition_rows,
                 "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000, "max_failed_ratio": 0.0,
                 "gc_grace": format!("{}s", GC_GRACE.as_secs()),
             },
-        }))
+        });
+        match manner {
+            Manner::Plain => {}
+            Manner::Operated => config["coordinator"]["max_failed_files"] = FEW_FAILED.into(),
+            Manner::Poisoned => {
+                config["coordinator"]["max_attempts"] = FEW_ATTEMPTS.into();
+                // What a worker dies over interrupts nothing else.
+                config["worker"]["slots"] = 1.into();
+            }
+        }
+        // A worker's configuration holds no database: it has no business there.
+        if (COORDINATORS..PROCESSES).contains(&place) {
+            config["database"] = json!({});
+        }
+        Ok(config)
     }
 
     async fn make_table(&self) -> anyhow::Result<PgConnection> {
@@ -183,7 +230,7 @@ impl Fleet {
     pub(crate) fn commands(&self) -> Commands {
         Commands {
             des: self.des.clone(),
-            config: self.dir.join("coordinator.yaml"),
+            config: self.dir.join(format!("{OPERATOR}.yaml")),
             environment: self.environment.clone(),
         }
     }
@@ -195,21 +242,17 @@ impl Fleet {
 
     /// Starts every process.
     pub(crate) fn start(&mut self) {
-        let roles =
-            [("coordinator", Role::Coordinator, COORDINATORS), ("worker", Role::Worker, WORKERS)];
-        for (word, role, count) in roles {
-            for number in 0..count {
-                let config = self.dir.join(format!("{word}.yaml")).display().to_string();
-                let recipe = Recipe {
-                    binary: self.des.clone(),
-                    arguments: vec![word.to_owned(), "--config".to_owned(), config],
-                    environment: self.environment.clone(),
-                    log: self.dir.join(format!("{word}-{number}.log")),
-                };
-                let (process, keeping) = Process::start(role, recipe);
-                self.processes.push(process);
-                self.keeping.push(keeping);
-            }
+        for (place, (role, name)) in fleet_places().enumerate() {
+            let config = self.dir.join(format!("{name}.yaml")).display().to_string();
+            let recipe = Recipe {
+                binary: self.des.clone(),
+                arguments: vec![word_of(role).to_owned(), "--config".to_owned(), config],
+                environment: self.environment.clone(),
+                log: self.dir.join(format!("{name}.log")),
+            };
+            let (process, keeping) = Process::start((role, place), recipe);
+            self.processes.push(process);
+            self.keeping.push(keeping);
         }
     }
 

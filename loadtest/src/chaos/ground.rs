@@ -1,6 +1,7 @@
 //! What all rounds of a run share: servers, proxies in front of them, the S3 server with its
 //! faults, the source files, the binary.
 
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,8 +12,9 @@ use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
+use super::fleet::PROCESSES;
 use super::journal::Journal;
-use super::plan::Link;
+use super::kind::Link;
 use super::proxy::Proxy;
 use super::s3_server::{S3Server, Setup};
 use super::servers::{Servers, address_of};
@@ -28,7 +30,34 @@ pub(crate) struct Ground {
     pub(crate) s3: S3Server,
     pub(crate) gate: Arc<StoreGate>,
     pub(crate) journal: Arc<Journal>,
-    proxies: [Proxy; 3],
+    links: Vec<Links>,
+}
+
+/// The proxies of one process, each in front of a server.
+pub(crate) struct Links([Proxy; 3]);
+
+impl Links {
+    async fn start(targets: [SocketAddr; 3]) -> anyhow::Result<Self> {
+        let [postgres, broker, store] = targets;
+        Ok(Self([
+            Proxy::start(postgres).await?,
+            Proxy::start(broker).await?,
+            Proxy::start(store).await?,
+        ]))
+    }
+
+    pub(crate) fn proxy(&self, link: Link) -> &Proxy {
+        let [postgres, broker, store] = &self.0;
+        match link {
+            Link::Postgres => postgres,
+            Link::Broker => broker,
+            Link::Store => store,
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<&Proxy> {
+        self.0.iter().collect()
+    }
 }
 
 impl Ground {
@@ -47,11 +76,13 @@ impl Ground {
         let s3 = S3Server::start(setup).context("the S3 server does not start")?;
         let journal = Arc::new(Journal::new(s3.bucket_dir.clone()));
         gate.note_in(&s3.bucket, Arc::clone(&journal));
-        let proxies = [
-            Proxy::start(address_of(&servers.postgres)?).await?,
-            Proxy::start(address_of(&servers.amqp)?).await?,
-            Proxy::start(address_of(&s3.endpoint)?).await?,
-        ];
+        let targets = [&servers.postgres, &servers.amqp, &s3.endpoint];
+        let [postgres, broker, store] = targets.map(|url| address_of(url));
+        let targets = [postgres?, broker?, store?];
+        let mut links = Vec::new();
+        for _place in 0..=PROCESSES {
+            links.push(Links::start(targets).await?);
+        }
         let root = dir.join("files");
         let stop = stop.clone();
         let made = tokio::task::spawn_blocking(move || Files::make(&root, files, &stop));
@@ -65,17 +96,21 @@ impl Ground {
             s3,
             gate,
             journal,
-            proxies,
+            links,
         })
     }
 
-    pub(crate) fn proxy(&self, link: Link) -> &Proxy {
-        let [postgres, broker, store] = &self.proxies;
-        match link {
-            Link::Postgres => postgres,
-            Link::Broker => broker,
-            Link::Store => store,
-        }
+    /// The links of the process at this place; of what operators run, at the place after the last.
+    pub(crate) fn links(&self, place: usize) -> anyhow::Result<&Links> {
+        self.links.get(place).with_context(|| format!("no process has place {place}"))
+    }
+
+    /// Everybody's way to one server.
+    ///
+    /// Whoever takes several proxies takes them by server first, and then by place, so that two
+    /// faults never wait for each other.
+    pub(crate) fn all(&self, link: Link) -> Vec<&Proxy> {
+        self.links.iter().map(|links| links.proxy(link)).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Carries out faults, and says of each whether it met anything.
 
+mod network;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +12,14 @@ use tokio::time::Instant;
 
 use super::broker::{Tap, pid_of};
 use super::database::Database;
+use super::fleet::{Commands, GC_GRACE};
 use super::ground::Ground;
+use super::kind::{BrokerHarm, CrashPoint, DatabaseHarm, Kind, Role};
 use super::oracle::Finding;
-use super::plan::{BrokerHarm, CrashPoint, DatabaseHarm, Fault, Kind, Role};
+use super::plan::Fault;
 use super::process::Process;
+use super::takeover::Unseated;
+use super::watch::now_micros;
 
 /// How long a process may take to come to a crash point.
 const POINT_LIMIT: Duration = Duration::from_secs(25);
@@ -22,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a fault of a worker waits for one that has a task.
 const WORK_LIMIT: Duration = Duration::from_secs(6);
+/// How long a collection is tried again that fails under another fault.
+const COLLECT_LIMIT: Duration = Duration::from_secs(15);
 const WORK_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What a round's faults work on.
@@ -30,6 +38,7 @@ pub(crate) struct Target {
     pub(crate) processes: Vec<Arc<Process>>,
     pub(crate) tap: Tap,
     pub(crate) database: Arc<Database>,
+    pub(crate) commands: Commands,
     /// Who leads, as of the oracle's last look.
     pub(crate) leader: Mutex<Option<String>>,
     /// What faults have brought to light by themselves.
@@ -46,6 +55,8 @@ pub(crate) struct Effect {
     /// Tasks that a worker was at when it crashed, without having answered them, and how
     /// many answers to each had been seen before.
     pub(crate) left_tasks: Vec<(PartitionAddress, u64)>,
+    /// The leader that could not lead on.
+    pub(crate) unseated: Option<Unseated>,
 }
 
 impl Effect {
@@ -55,7 +66,7 @@ impl Effect {
     }
 
     fn of(effective: bool, note: impl Into<String>) -> Self {
-        Self { effective, note: note.into(), left_tasks: Vec::new() }
+        Self { effective, note: note.into(), left_tasks: Vec::new(), unseated: None }
     }
 
     fn counted(count: u64, what: &str) -> Self {
@@ -74,10 +85,12 @@ impl Target {
             Kind::Crash(point) => self.crash(point, fault).await,
             Kind::Stall(point) => self.stall(point, fault).await,
             Kind::Duel(point) => self.duel(point, fault).await,
-            Kind::Network(link, harm) => {
-                let met = self.ground.proxy(link).harm(harm, lasts).await;
-                Effect::counted(met, "bytes or busy connections")
+            Kind::Network(whose, link, harm) => {
+                self.harm_network((whose, link, harm), fault).await?
             }
+            Kind::CutOff(role) => self.cut_off(role, fault).await?,
+            Kind::Collect => self.collect(fault).await,
+            Kind::Purge(queue) => self.purge(queue).await?,
             Kind::Store(ill) => {
                 Effect::counted(self.ground.gate.harm(ill, lasts).await, "requests")
             }
@@ -133,6 +146,12 @@ impl Target {
         }
     }
 
+    /// What is to be noted when a process is about to be stopped that leads.
+    fn about_to_unseat(&self, process: &Process) -> Option<Unseated> {
+        let pid = process.pid()?;
+        self.leads(process).then(|| Unseated { at: now_micros(), pid })
+    }
+
     /// The one to harm, with its turn; waits a little for a worker with a task.
     async fn victim(&self, role: Role, choice: u64) -> Option<(&Arc<Process>, MutexGuard<'_, ()>)> {
         let longest = Instant::now() + WORK_LIMIT;
@@ -153,6 +172,7 @@ impl Target {
     async fn signal(&self, role: Role, choice: u64, signal: Signal) -> Effect {
         let Some((process, _turn)) = self.victim(role, choice).await else { return nobody() };
         let (at_work, pid) = (self.is_at_work(process), process.pid());
+        let unseated = self.about_to_unseat(process).filter(|_| signal == Signal::KILL);
         let sent = process.signal(signal);
         // The fault is over when its successor runs.
         let deadline = Instant::now() + POINT_LIMIT;
@@ -162,17 +182,43 @@ impl Target {
         if let Some(pid) = pid {
             self.tap.forget(pid);
         }
-        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+        let note = if at_work { "at work" } else { "idle" };
+        Effect { unseated, ..Effect::of(sent && at_work, note) }
     }
 
     async fn freeze(&self, role: Role, fault: &Fault) -> Effect {
         let Some((process, _turn)) = self.victim(role, fault.choice).await else { return nobody() };
-        let at_work = self.is_at_work(process);
+        let (at_work, unseated) = (self.is_at_work(process), self.about_to_unseat(process));
         let sent = process.signal(Signal::STOP);
         let thaw = Thaw(process);
         tokio::time::sleep(fault.lasts).await;
         drop(thaw);
-        Effect::of(sent && at_work, if at_work { "at work" } else { "idle" })
+        let note = if at_work { "at work" } else { "idle" };
+        Effect { unseated, ..Effect::of(sent && at_work, note) }
+    }
+
+    /// A worker stands still in the middle of a partition while garbage is collected, and goes on as
+    /// if nothing had been: what it has written and not told of yet is nobody's garbage.
+    async fn collect(&self, fault: &Fault) -> Effect {
+        let Some((process, _turn)) = self.victim(Role::Worker, fault.choice).await else {
+            return nobody();
+        };
+        let at_work = self.is_at_work(process);
+        process.signal(Signal::STOP);
+        let thaw = Thaw(process);
+        // What it wrote last is to be older than what gc leaves alone.
+        tokio::time::sleep(fault.lasts.max(GC_GRACE * 2)).await;
+        let deadline = Instant::now() + COLLECT_LIMIT;
+        let mut collected = self.commands.collect("chaos").await;
+        while collected.is_err() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            collected = self.commands.collect("chaos").await;
+        }
+        drop(thaw);
+        match collected {
+            Ok(objects) => Effect::of(at_work, format!("{objects} objects removed")),
+            Err(error) => Effect::none(format!("{error:#}")),
+        }
     }
 
     /// Puts a process in place that will end or stop at a point. Of coordinators it is one that

@@ -18,13 +18,11 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// What is wrong with it whoever wrote it, in the journal's own terms: names stand for one
-    /// content.
+    /// What is wrong with an object that was written, whoever wrote it, in the journal's own terms:
+    /// names stand for one content.
     pub(crate) fn complaint(&self) -> Option<String> {
         let key = &self.key;
-        let Some((hash, size)) = self.content else {
-            return Some(format!("{key} was deleted"));
-        };
+        let (hash, size) = self.content?;
         if self.before.is_some_and(|before| before != (hash, size)) {
             return Some(format!("{key} was overwritten with other bytes"));
         }

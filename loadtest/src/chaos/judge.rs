@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
 use super::oracle::Finding;
-use super::plan::Sabotage;
+use super::sabotage::Sabotage;
 
 /// What became of one sabotage.
 #[derive(Debug, Serialize)]

@@ -12,6 +12,7 @@ mod ground;
 mod inject;
 mod journal;
 mod judge;
+mod kind;
 mod leftovers;
 mod operate;
 mod oracle;
@@ -20,12 +21,16 @@ mod plan;
 pub(crate) mod power;
 mod process;
 mod proxy;
+mod read_back;
 mod report;
 mod round;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 pub(crate) mod s3_server;
+mod sabotage;
 pub(crate) mod servers;
+mod shard;
 mod store_gate;
+mod takeover;
 mod watch;
 
 use std::io::Write as _;
@@ -42,9 +47,10 @@ use self::faults::Schedule;
 use self::files::Manner;
 use self::ground::{Ground, has_crash_point};
 use self::judge::Verdict;
-use self::plan::{Harness, Only, SABOTAGES, Sabotage};
+use self::plan::Only;
 use self::report::{Report, note_recovery};
 use self::round::{RoundPlan, RoundReport};
+use self::sabotage::{Harness, SABOTAGES, Sabotage};
 use self::servers::Servers;
 
 /// Rounds after which a sabotage has got away.

@@ -116,6 +116,11 @@ impl Operator {
         std::mem::take(&mut *lock(&self.adjustments))
     }
 
+    /// Whether it has harmed this shard itself, and so has to make it good.
+    pub(crate) fn has_harmed(&self, key: &str) -> bool {
+        lock(&self.left).harmed.iter().any(|(harmed, _)| harmed == key)
+    }
+
     pub(crate) fn counts(&self) -> Vec<OfCommand> {
         lock(&self.counts).values().cloned().collect()
     }

@@ -3,13 +3,14 @@
 //! It believes no word of the product's: rows are those that the harness made, bytes those that
 //! lie in the bucket.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use protocol::{Certificate, PartitionId, Receipt, Tally, Timestamp, WindowKey, names};
+use protocol::{Certificate, NBits, PartitionId, Receipt, Tally, Timestamp, WindowKey, names};
 use serde::Serialize;
 
 use super::files::Expected;
+use super::fleet::N_BITS;
 use super::journal::{Journal, Written};
 use super::watch::{Accept, Commit, News, Step};
 
@@ -72,6 +73,11 @@ pub(crate) struct Oracle {
     commits: BTreeMap<WindowKey, Commit>,
     /// Objects that a receipt or certificate names, with who names them first.
     named: HashMap<String, String>,
+    /// Objects that a committed certificate names.
+    certified: HashSet<String>,
+    /// Objects that were removed since the look before: judged when the ledger has been asked again,
+    /// which may have committed what they belong to.
+    removed: Vec<String>,
     accepted: BTreeSet<(WindowKey, PartitionId)>,
     /// What lies under each name, as of the part of the journal that was read.
     there: HashMap<String, (blake3::Hash, u64)>,
@@ -89,6 +95,8 @@ impl Oracle {
             adjustments: Vec::new(),
             commits: BTreeMap::new(),
             named: HashMap::new(),
+            certified: HashSet::new(),
+            removed: Vec::new(),
             accepted: BTreeSet::new(),
             there: HashMap::new(),
             read_to,
@@ -128,6 +136,7 @@ impl Oracle {
 
     /// Takes in what is new, and judges it.
     pub(crate) fn look(&mut self, news: &News) {
+        let removed = std::mem::take(&mut self.removed);
         let (written, read_to) = self.bucket.journal.since(self.read_to);
         self.read_to = read_to;
         for object in &written {
@@ -142,6 +151,9 @@ impl Oracle {
         for step in &news.steps {
             self.judge_step(*step);
         }
+        for key in removed {
+            self.judge_removal(&key);
+        }
     }
 
     fn judge_object(&mut self, object: &Written) {
@@ -152,16 +164,33 @@ impl Oracle {
             Some(content) => self.there.insert(key.clone(), content),
             None => self.there.remove(&key),
         };
+        if object.content.is_none() {
+            return self.removed.push(key);
+        }
         let staging = !key.starts_with('_') && names::content_hash(&key).is_none();
         if let Some(why) = object.complaint().filter(|_| !staging) {
             let who = self.named.get(&key).map(|who| format!("; {who} names it"));
-            // Removing what nothing names is right; whether something does, others see as well.
-            if object.content.is_some() || who.is_some() {
-                self.found(Finding::new(Sin::Wrong, 1, why + &who.unwrap_or_default()));
-            }
+            self.found(Finding::new(Sin::Wrong, 1, why + &who.unwrap_or_default()));
         }
-        if key.starts_with(names::RECEIPTS) && object.content.is_some() {
+        if key.starts_with(names::RECEIPTS) {
             self.judge_receipt(&key);
+        }
+    }
+
+    /// An object that was removed: nothing may rely on it, or come to rely on it. Of a pass that is
+    /// committed that is what its certificate names; of any other, whatever anybody named.
+    fn judge_removal(&mut self, key: &str) {
+        let n_bits = NBits::new(N_BITS).ok();
+        let pass = n_bits.and_then(|bits| names::parse(key, bits)?.window());
+        let is_over = pass.is_some_and(|pass| {
+            let meets = |it: &Commit| it.window.start() < pass.end && pass.end < it.window.end();
+            self.commits.contains_key(&pass) || self.commits.values().any(meets)
+        });
+        if let Some(who) = self.named.get(key)
+            && (!is_over || self.certified.contains(key))
+        {
+            let what = format!("{key} was removed; {who} names it");
+            self.found(Finding::new(Sin::Wrong, 1, what));
         }
     }
 
@@ -283,8 +312,10 @@ impl Oracle {
                 let what = format!("{name} names {object}, which is not there as it says");
                 self.found(Finding::new(Sin::Wrong, 1, what));
             }
+            self.certified.insert(object.clone());
             self.named.entry(object).or_insert_with(|| name.clone());
         }
+        self.certified.insert(name.clone());
         self.named.entry(name.clone()).or_insert_with(|| "the ledger".to_owned());
     }
 
@@ -324,84 +355,4 @@ pub(crate) fn named_by(certificate: &Certificate) -> Vec<(String, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use protocol::Window;
-
-    fn at(day: u32) -> Timestamp {
-        format!("2024-06-{day:02}").parse().expect("a date")
-    }
-
-    fn oracle(dir: &std::path::Path) -> Oracle {
-        let journal = Arc::new(Journal::new(dir.to_owned()));
-        let bucket = Bucket { journal, bucket_dir: dir.to_owned(), prefix: "round-1/".to_owned() };
-        Oracle::new(Arc::new(Expected::new(Vec::new())), Arc::new(bucket))
-    }
-
-    fn commit(epoch: u64, lease_epoch: u64) -> Commit {
-        let window = Window::new(at(1), at(2)).expect("a window");
-        let key = WindowKey::new(window, 0);
-        let certificate = names::certificate(key, epoch);
-        Commit { window, key, certificate, lease_epoch, files_archived: 0, files_failed: 0 }
-    }
-
-    fn sins(oracle: &Oracle) -> Vec<Sin> {
-        oracle.findings().iter().map(|finding| finding.sin).collect()
-    }
-
-    #[test]
-    fn a_watermark_goes_forward_over_committed_windows_only() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut it = oracle(dir.path());
-        it.judge_step(Step { from: at(1), to: at(2) });
-        assert_eq!(sins(&it), [Sin::WatermarkRegression]);
-        it.commits.insert(commit(1, 1).key, commit(1, 1));
-        it.judge_step(Step { from: at(2), to: at(1) });
-        it.judge_step(Step { from: at(1), to: at(2) });
-        assert_eq!(sins(&it), [Sin::WatermarkRegression; 2], "{:?}", it.findings());
-    }
-
-    #[test]
-    fn a_watermark_goes_back_once_for_each_adjustment_that_was_written_down() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut it = oracle(dir.path());
-        it.commits.insert(commit(1, 1).key, commit(1, 1));
-        it.judge_step(Step { from: at(1), to: at(2) });
-        it.expect_adjustment(at(1));
-        it.judge_step(Step { from: at(2), to: at(1) });
-        it.judge_step(Step { from: at(1), to: at(2) });
-        assert_eq!(sins(&it), [], "{:?}", it.findings());
-        it.judge_step(Step { from: at(2), to: at(1) });
-        assert_eq!(sins(&it), [Sin::WatermarkRegression]);
-    }
-
-    #[test]
-    fn one_epoch_commits_and_it_is_the_one_that_leads() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut it = oracle(dir.path());
-        it.judge_commit(&commit(1, 2));
-        assert!(sins(&it).contains(&Sin::DoubleCommit), "{:?}", it.findings());
-        let mut it = oracle(dir.path());
-        it.judge_commit(&commit(1, 1));
-        assert!(!sins(&it).contains(&Sin::DoubleCommit), "{:?}", it.findings());
-        it.judge_commit(&commit(2, 2));
-        assert!(sins(&it).contains(&Sin::DoubleCommit), "{:?}", it.findings());
-    }
-
-    #[test]
-    fn a_receipt_before_its_shards_is_seen() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut it = oracle(dir.path());
-        let text = include_bytes!("../../../protocol/fixtures/v1/receipt.json");
-        let key = format!("round-1/{}/x/p.json", names::RECEIPTS);
-        std::fs::create_dir_all(dir.path().join(&key).parent().expect("a folder")).expect("made");
-        std::fs::write(dir.path().join(&key), text).expect("written");
-        it.bucket.journal.wrote(&key);
-        it.look(&News::default());
-        assert!(
-            it.findings().iter().any(|it| it.what.contains("was durable")),
-            "{:?}",
-            it.findings()
-        );
-    }
-}
+mod tests;

@@ -17,9 +17,10 @@ const HEIGHT: f64 = 475.0;
 const MOST_POINTS: usize = 1_500;
 const BARS: usize = 120;
 /// Families of faults, each with a lane and a colour.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     ("worker", "#2f6fb0"),
     ("coordinator", "#b0482f"),
+    ("leader", "#c98a5e"),
     ("crash", "#8a2fb0"),
     ("stalled", "#b02f7a"),
     ("database", "#2f9a6b"),
@@ -240,7 +241,8 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::plan::{Kind, Only, fault};
+    use crate::chaos::kind::Kind;
+    use crate::chaos::plan::{Only, fault};
     use crate::chaos::report::Sample;
 
     #[test]
@@ -261,6 +263,7 @@ mod tests {
             effective: true,
             note: "<at work>".to_owned(),
             recovered: Some(3_000_000),
+            unseated: None,
         };
         let samples = vec![Sample { at: 0, settled: 0 }, Sample { at: 4_000_000, settled: 4_321 }];
         let round = RoundReport {

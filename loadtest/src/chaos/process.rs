@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::plan::Role;
+use super::kind::Role;
 
 /// The wait before a process that ended is started again.
 const START_AGAIN_AFTER: Duration = Duration::from_millis(300);
@@ -34,6 +34,8 @@ pub(crate) struct Recipe {
 /// One process of the fleet, by its place: the process itself comes and goes.
 pub(crate) struct Process {
     pub(crate) role: Role,
+    /// Among all processes of the fleet, coordinators first.
+    pub(crate) place: usize,
     /// Whoever harms it has to have this.
     pub(crate) turn: tokio::sync::Mutex<()>,
     recipe: Recipe,
@@ -53,9 +55,13 @@ struct Inner {
 
 impl Process {
     /// Starts it, and again whenever it ends, until [`Process::stop`].
-    pub(crate) fn start(role: Role, recipe: Recipe) -> (Arc<Self>, JoinHandle<anyhow::Result<()>>) {
+    pub(crate) fn start(
+        (role, place): (Role, usize),
+        recipe: Recipe,
+    ) -> (Arc<Self>, JoinHandle<anyhow::Result<()>>) {
         let it = Arc::new(Self {
             role,
+            place,
             turn: tokio::sync::Mutex::new(()),
             recipe,
             inner: Mutex::default(),

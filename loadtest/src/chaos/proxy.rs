@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::task::JoinHandle;
 
-use super::plan::Harm;
+use super::kind::Harm;
 
 const PIECE_BYTES: usize = 16 * 1024;
 const LATE_BY: Duration = Duration::from_millis(40);
@@ -33,6 +33,7 @@ enum Mode {
     Closed,
     HeldUp,
     HeldDown,
+    Held,
 }
 
 /// The end of all connections that were there when it came.
@@ -91,52 +92,93 @@ impl Proxy {
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Ok(Self { port, state, accepting, turn: Mutex::new(()) })
     }
+}
 
-    /// Does harm for a while; how many bytes, or busy connections, it met.
-    pub(crate) async fn harm(&self, harm: Harm, lasts: Duration) -> u64 {
-        let _turn: MutexGuard<'_, ()> = self.turn.lock().await;
-        let carried = self.state.carried.load(Ordering::Relaxed);
-        let ended = self.state.ended_busy.load(Ordering::Relaxed);
-        let (mode, end) = match harm {
-            Harm::Latency => (Mode::Late, None),
-            Harm::Bandwidth => (Mode::Narrow, None),
-            Harm::BlackholeUp => (Mode::HeldUp, None),
-            Harm::BlackholeDown => (Mode::HeldDown, None),
-            Harm::Cut => (Mode::Closed, Some(How::Cut)),
-            Harm::Reset => (Mode::Open, Some(How::Reset)),
-            Harm::SlowClose => (Mode::Open, Some(How::Slowly(lasts))),
-        };
-        if end.is_some() {
-            self.wait_for_traffic(carried).await;
-        }
-        self.state.mode.send_replace(mode);
-        let open_again = OpenAgain(&self.state);
+/// Does harm to all of these at once, for a while; how many bytes, or busy connections, it met.
+/// Whoever harms several lists them in the order of [`super::ground::Ground`].
+pub(crate) async fn harm(proxies: &[&Proxy], harm: Harm, lasts: Duration) -> u64 {
+    let hold = hold(proxies, harm, lasts).await;
+    tokio::time::sleep(lasts.max(Duration::from_millis(20))).await;
+    if !hold.by_ending {
+        wait_for_traffic(proxies, hold.carried).await;
+    }
+    hold.met()
+}
+
+/// Begins to do harm, which lasts until the answer is dropped.
+pub(crate) async fn hold<'a>(proxies: &[&'a Proxy], harm: Harm, lasts: Duration) -> Hold<'a> {
+    let mut turns = Vec::new();
+    for proxy in proxies {
+        turns.push(proxy.turn.lock().await);
+    }
+    let (carried, ended) = (carried(proxies), ended_busy(proxies));
+    let (mode, end) = match harm {
+        Harm::Latency => (Mode::Late, None),
+        Harm::Bandwidth => (Mode::Narrow, None),
+        Harm::BlackholeUp => (Mode::HeldUp, None),
+        Harm::BlackholeDown => (Mode::HeldDown, None),
+        Harm::Blackhole => (Mode::Held, None),
+        Harm::Cut => (Mode::Closed, Some(How::Cut)),
+        Harm::Reset => (Mode::Open, Some(How::Reset)),
+        Harm::SlowClose => (Mode::Open, Some(How::Slowly(lasts))),
+    };
+    if end.is_some() {
+        wait_for_traffic(proxies, carried).await;
+    }
+    let hold =
+        Hold { proxies: proxies.to_vec(), by_ending: end.is_some(), carried, ended, _turns: turns };
+    for proxy in proxies {
+        proxy.state.mode.send_replace(mode);
         if let Some(how) = end {
-            self.state.ending.send_modify(|ending| {
+            proxy.state.ending.send_modify(|ending| {
                 *ending = Ending { number: ending.number + 1, how };
             });
         }
-        tokio::time::sleep(lasts.max(Duration::from_millis(20))).await;
-        if end.is_none() {
-            self.wait_for_traffic(carried).await;
-        }
-        drop(open_again);
-        match end {
-            Some(_) => self.state.ended_busy.load(Ordering::Relaxed) - ended,
-            None => self.state.carried.load(Ordering::Relaxed) - carried,
+    }
+    hold
+}
+
+/// Proxies that are harmed. They open again when it is dropped, also half-way through a fault.
+pub(crate) struct Hold<'a> {
+    proxies: Vec<&'a Proxy>,
+    by_ending: bool,
+    /// As of its beginning.
+    carried: u64,
+    ended: u64,
+    _turns: Vec<MutexGuard<'a, ()>>,
+}
+
+impl Hold<'_> {
+    /// How many bytes, or busy connections, it has met so far.
+    pub(crate) fn met(&self) -> u64 {
+        match self.by_ending {
+            true => ended_busy(&self.proxies) - self.ended,
+            false => carried(&self.proxies) - self.carried,
         }
     }
 }
 
-impl Proxy {
-    /// Waits a little for bytes beyond the first so many.
-    async fn wait_for_traffic(&self, carried: u64) {
-        let longest = tokio::time::Instant::now() + LONGEST_WAIT;
-        while self.state.carried.load(Ordering::Relaxed) == carried
-            && tokio::time::Instant::now() < longest
-        {
-            tokio::time::sleep(LOOK_EVERY).await;
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        for proxy in &self.proxies {
+            proxy.state.mode.send_replace(Mode::Open);
         }
+    }
+}
+
+fn carried(proxies: &[&Proxy]) -> u64 {
+    proxies.iter().map(|proxy| proxy.state.carried.load(Ordering::Relaxed)).sum()
+}
+
+fn ended_busy(proxies: &[&Proxy]) -> u64 {
+    proxies.iter().map(|proxy| proxy.state.ended_busy.load(Ordering::Relaxed)).sum()
+}
+
+/// Waits a little for bytes beyond the first so many.
+async fn wait_for_traffic(proxies: &[&Proxy], first: u64) {
+    let longest = tokio::time::Instant::now() + LONGEST_WAIT;
+    while carried(proxies) == first && tokio::time::Instant::now() < longest {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -144,15 +186,6 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
         self.state.ending.send_modify(|ending| ending.number += 1);
-    }
-}
-
-/// Opens the proxy also when the fault is dropped half-way.
-struct OpenAgain<'a>(&'a State);
-
-impl Drop for OpenAgain<'_> {
-    fn drop(&mut self) {
-        self.0.mode.send_replace(Mode::Open);
     }
 }
 
@@ -242,6 +275,7 @@ async fn pass(mode: &mut watch::Receiver<Mode>, way: Way, bytes: u64) -> bool {
     loop {
         let now = *mode.borrow_and_update();
         match now {
+            Mode::Held => {}
             Mode::HeldUp if way == Way::Up => {}
             Mode::HeldDown if way == Way::Down => {}
             Mode::Late => {
@@ -291,7 +325,8 @@ mod tests {
         let proxy = Proxy::start(echo().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("connected");
         assert_eq!(&asked(&mut stream).await.expect("an answer"), b"ping");
-        let (met, ()) = tokio::join!(proxy.harm(Harm::Reset, Duration::ZERO), async {
+        let proxies = [&proxy];
+        let (met, ()) = tokio::join!(harm(&proxies, Harm::Reset, Duration::ZERO), async {
             while asked(&mut stream).await.is_ok() {}
         });
         assert_eq!(met, 1);
@@ -300,20 +335,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blackhole_holds_one_way_until_it_is_over() {
-        let proxy = Arc::new(Proxy::start(echo().await).await.expect("a proxy"));
-        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("connected");
-        asked(&mut stream).await.expect("an answer");
-        let lasts = Duration::from_millis(300);
-        let held = Arc::clone(&proxy);
-        let harm = tokio::spawn(async move { held.harm(Harm::BlackholeDown, lasts).await });
-        while *proxy.state.mode.borrow() == Mode::Open {
-            tokio::task::yield_now().await;
+    async fn a_blackhole_holds_until_it_is_over() {
+        for harm in [Harm::BlackholeUp, Harm::BlackholeDown, Harm::Blackhole] {
+            let proxy = Proxy::start(echo().await).await.expect("a proxy");
+            let address = ("127.0.0.1", proxy.port);
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            asked(&mut stream).await.expect("an answer");
+            let held = hold(&[&proxy], harm, Duration::ZERO).await;
+            let patience = Duration::from_millis(200);
+            let answer = tokio::time::timeout(patience, asked(&mut stream)).await;
+            assert!(answer.is_err(), "{harm:?} lets an answer through");
+            assert!(held.met() >= 4, "what {harm:?} held was not counted");
+            drop(held);
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).await.expect("what was held");
+            assert_eq!(&answer, b"ping");
         }
-        let began = tokio::time::Instant::now();
+    }
+
+    #[tokio::test]
+    async fn one_process_is_harmed_and_the_other_goes_on() {
+        let server = echo().await;
+        let alone = Proxy::start(server).await.expect("a proxy");
+        let other = Proxy::start(server).await.expect("a proxy");
+        let mut stream = TcpStream::connect(("127.0.0.1", other.port)).await.expect("connected");
+        let held = hold(&[&alone], Harm::Blackhole, Duration::ZERO).await;
         assert_eq!(&asked(&mut stream).await.expect("an answer"), b"ping");
-        assert!(harm.await.expect("it ends") >= 8, "what it held was not counted");
-        assert!(began.elapsed() < Duration::from_secs(60));
-        assert_eq!(*proxy.state.mode.borrow(), Mode::Open);
+        assert_eq!(held.met(), 0);
     }
 }

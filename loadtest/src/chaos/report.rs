@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::kind::{CRASH_POINTS, Kind};
 use super::oracle::{Finding, Sin};
-use super::plan::{CRASH_POINTS, Kind};
 use super::round::RoundReport;
+use super::takeover::{Takeovers, Unseated, takeovers};
 
 /// A fault that was injected. Times in microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +22,8 @@ pub(crate) struct FaultRecord {
     pub(crate) note: String,
     /// When the first partition after it was accepted.
     pub(crate) recovered: Option<i64>,
+    /// The leader that could not lead on then.
+    pub(crate) unseated: Option<Unseated>,
 }
 
 /// How far a round had come at a time.
@@ -72,11 +75,15 @@ pub(crate) struct Report {
     pub(crate) objects_collected: u64,
     /// Objects that were written again, with the same bytes.
     pub(crate) objects_written_again: u64,
+    /// Rows that were compared with their sources while rounds went on, each time that they were;
+    /// at the end of a round all are.
+    pub(crate) rows_read_back: u64,
     pub(crate) windows: u64,
     pub(crate) partitions: u64,
     pub(crate) seconds: f64,
     pub(crate) faults_by_kind: Vec<OfKind>,
     pub(crate) operator_commands: Vec<OfCommand>,
+    pub(crate) takeovers: Takeovers,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -107,11 +114,13 @@ impl Report {
             duplicates_removed: sum(|it| it.duplicates_removed),
             objects_collected: sum(|it| it.objects_collected),
             objects_written_again,
+            rows_read_back: sum(|it| it.rows_read_back),
             windows: sum(|it| it.windows),
             partitions: sum(|it| it.partitions),
             seconds: (seconds * 10.0).round() / 10.0,
             faults_by_kind: by_kind(&faults),
             operator_commands: by_command(rounds),
+            takeovers: takeovers_of(rounds),
             findings,
         }
     }
@@ -162,15 +171,28 @@ impl Report {
             self.seed
         ));
         line(format!(
-            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}, objects collected {}",
+            "lost {}, wrong {}, watermark regressions {}, double commits {}, stuck {}, duplicates removed {}, objects collected {}, rows read back under way {}",
             self.lost,
             self.wrong,
             self.watermark_regressions,
             self.double_commits,
             self.stuck,
             self.duplicates_removed,
-            self.objects_collected
+            self.objects_collected,
+            self.rows_read_back
         ));
+        let Takeovers { count, unharmed, limit_seconds, late, .. } = &self.takeovers;
+        line(format!(
+            "takeovers {count}: p50 {} s, max {} s; unharmed {unharmed}: p50 {} s, max {} s, {} beyond {limit_seconds} s",
+            seconds(self.takeovers.median_seconds),
+            seconds(self.takeovers.max_seconds),
+            seconds(self.takeovers.unharmed_median_seconds),
+            seconds(self.takeovers.unharmed_max_seconds),
+            late.len()
+        ));
+        for it in late {
+            line(format!("late: {} s after fault {}, {}", it.seconds, it.fault, it.kind));
+        }
         for command in &self.operator_commands {
             let OfCommand { command, done, failed } = command;
             line(format!("operator: des {command}: {done} done, {failed} failed"));
@@ -180,6 +202,12 @@ impl Report {
         }
         text
     }
+}
+
+fn takeovers_of(rounds: &[RoundReport]) -> Takeovers {
+    let all: Vec<_> =
+        rounds.iter().flat_map(|round| takeovers(&round.faults, &round.leads)).collect();
+    Takeovers::of(&all)
 }
 
 fn by_command(rounds: &[RoundReport]) -> Vec<OfCommand> {
@@ -243,6 +271,7 @@ mod tests {
             effective,
             note: String::new(),
             recovered: None,
+            unseated: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! One round: a fresh catalog and archive, a fleet that works, faults all the while, the oracle
 //! watching, and the audit at the end.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,8 +20,9 @@ use super::inject::Target;
 use super::leftovers::judge;
 use super::operate::{Operator, Standing};
 use super::oracle::{Bucket, Finding, Oracle, Sin};
+use super::read_back::{Committed, ReadBack};
 use super::report::{FaultRecord, OfCommand, Sample};
-use super::watch::{Watch, now_micros, recorded_errors};
+use super::watch::{Lead, Watch, now_micros, recorded_errors};
 
 /// How often the oracle looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -45,6 +46,8 @@ pub(crate) struct RoundPlan {
 pub(crate) struct RoundReport {
     /// Rows that are in the archive as they should, or are error rows as they should.
     pub(crate) settled: u64,
+    /// Rows that were compared with their sources while the round went on, each time they were.
+    pub(crate) rows_read_back: u64,
     pub(crate) windows: u64,
     pub(crate) partitions: u64,
     pub(crate) duplicates_removed: u64,
@@ -56,6 +59,8 @@ pub(crate) struct RoundReport {
     /// When partitions were accepted, in microseconds since 1970, and their rows.
     pub(crate) accepts: Vec<(i64, u64)>,
     pub(crate) commands: Vec<OfCommand>,
+    /// Who began to lead, and when.
+    pub(crate) leads: Vec<Lead>,
 }
 
 /// Runs a round to its end, and removes what it made in the servers.
@@ -110,13 +115,17 @@ async fn work(
         ground: Arc::clone(ground),
         processes: fleet.processes.clone(),
         database: Arc::clone(&fleet.database),
+        commands: fleet.commands(),
         tap,
         leader: Mutex::new(None),
         findings: Mutex::default(),
     });
+    let seeds = (plan.schedule.seed, plan.round);
+    let reading = ReadBack::new(Arc::clone(expected), Arc::clone(&bucket), seeds);
     let mut watching = Watching {
         watch,
         oracle,
+        reading: Arc::new(Mutex::new(reading)),
         target: Arc::clone(&target),
         expected: Arc::clone(expected),
         report: RoundReport::default(),
@@ -129,7 +138,7 @@ async fn work(
     let faults = inject_all(&target, schedule, watching.accepted.subscribe(), ended.clone());
     let operated = async {
         match &operator {
-            Some(operator) => operator.work((plan.schedule.seed, plan.round), ended.clone()).await,
+            Some(operator) => operator.work(seeds, ended.clone()).await,
             None => Ok(()),
         }
     };
@@ -145,7 +154,7 @@ async fn work(
     fleet.database.heal().await?;
     if let Some(operator) = &operator {
         if watching.oracle.findings().is_empty()
-            && let Some(finding) = operator.finish(cutoff).await?
+            && let Some(finding) = watching.meanwhile(operator.finish(cutoff)).await?
         {
             watching.oracle.found(finding);
         }
@@ -155,7 +164,8 @@ async fn work(
         watching.oracle.found(Finding::new(Sin::Stuck, 1, complaint));
     }
     watching.look().await?;
-    let Watching { mut oracle, mut report, .. } = watching;
+    let Watching { mut oracle, mut report, reading, .. } = watching;
+    report.rows_read_back = lock(&reading).rows();
     let errors = recorded_errors(&fleet.direct_url).await?;
     let commits: Vec<_> = oracle.commits().cloned().collect();
     let settled_until = oracle.watermark();
@@ -185,20 +195,22 @@ async fn work(
     Ok(report)
 }
 
-/// Runs `des gc`; the number of objects that it removed.
+/// Runs `des gc` when nothing is young any more; the number of objects that it removed.
 async fn collect_garbage(fleet: &Fleet) -> anyhow::Result<u64> {
     // Times in listings are in whole seconds, and what is younger than the grace stays.
     tokio::time::sleep(GC_GRACE * 3).await;
-    let words = ["gc", "--reason", "the round is over", "--output", "json"];
-    let report: serde_json::Value = serde_json::from_str(&fleet.run(&words).await?)?;
-    let kinds = ["certificates", "receipts", "shards", "manifests"];
-    Ok(kinds.iter().filter_map(|kind| report[kind]["objects"].as_u64()).sum())
+    fleet.commands().collect("the round is over").await
+}
+
+fn lock(reading: &Mutex<ReadBack>) -> MutexGuard<'_, ReadBack> {
+    reading.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The oracle at work.
 struct Watching {
     watch: Watch,
     oracle: Oracle,
+    reading: Arc<Mutex<ReadBack>>,
     target: Arc<Target>,
     expected: Arc<Expected>,
     report: RoundReport,
@@ -213,17 +225,45 @@ impl Watching {
         let news = self.watch.look().await?;
         let accepts = news.accepts.iter().map(|accept| (accept.at, accept.rows));
         self.report.accepts.extend(accepts);
+        self.report.leads.extend(news.leads.iter().cloned());
         // An adjustment is written down before it is made, and so before it can be seen.
         let adjustments = self.operator.iter().flat_map(|operator| operator.take_adjustments());
         adjustments.for_each(|to| self.oracle.expect_adjustment(to));
         self.oracle.look(&news);
+        let (watermark, commits) =
+            (self.oracle.watermark(), self.oracle.commits().cloned().collect::<Vec<_>>());
+        let errors = news.errors;
+        self.read_back(Committed { watermark, commits: commits.clone(), errors }).await?;
+        // What the operator may harm has been read by now.
         if let Some(operator) = &self.operator {
-            let commits = self.oracle.commits().cloned().collect();
-            operator.stands(Standing { watermark: self.oracle.watermark(), commits });
+            operator.stands(Standing { watermark, commits });
         }
         self.accepted.send_replace(self.report.accepts.len() as u64);
         self.target.leader_is(news.lease_holder);
         Ok(!news.accepts.is_empty() || !news.commits.is_empty())
+    }
+
+    /// Reads rows back, away from the threads that carry bytes for the fleet.
+    async fn read_back(&mut self, now: Committed) -> anyhow::Result<()> {
+        let (reading, operator) = (Arc::clone(&self.reading), self.operator.clone());
+        let is_harmed =
+            move |key: &str| operator.as_ref().is_some_and(|operator| operator.has_harmed(key));
+        let read = tokio::task::spawn_blocking(move || lock(&reading).look(&now, is_harmed));
+        read.await?.into_iter().for_each(|finding| self.oracle.found(finding));
+        Ok(())
+    }
+
+    /// Goes on looking until this is done.
+    async fn meanwhile<T>(&mut self, doing: impl Future<Output = T>) -> T {
+        let mut doing = std::pin::pin!(doing);
+        loop {
+            tokio::select! {
+                done = &mut doing => return done,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            // What it missed is there at the next look.
+            let _database_is_being_harmed = self.look().await;
+        }
     }
 
     /// Looks until everything is settled, or nothing moves any more.

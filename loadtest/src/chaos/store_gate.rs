@@ -15,7 +15,7 @@ use s3s::{Body, HttpError, HttpRequest, HttpResponse, StdError};
 use tokio::sync::{Mutex, watch};
 
 use super::journal::Journal;
-use super::plan::Ill;
+use super::kind::Ill;
 use super::s3_server::Gate;
 
 /// Of the requests while a fault lasts one in so many passes unharmed.

@@ -22,6 +22,12 @@ CREATE TABLE chaos.commits (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp
 CREATE TABLE chaos.accepts (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(),
     window_end TIMESTAMPTZ, revision INT, partition INT, receipt TEXT, receipt_size BIGINT,
     files_failed BIGINT, row_count BIGINT);
+CREATE TABLE chaos.leads (id BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(), holder TEXT);
+CREATE FUNCTION chaos.lead() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+    IF NEW.holder IS NOT NULL AND NEW.epoch IS DISTINCT FROM OLD.epoch THEN
+        INSERT INTO chaos.leads (holder) VALUES (NEW.holder);
+    END IF;
+    RETURN NULL; END $$;
 CREATE FUNCTION chaos.step() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
     IF NEW.archived_until IS DISTINCT FROM OLD.archived_until THEN
         INSERT INTO chaos.steps (from_time, to_time)
@@ -45,6 +51,8 @@ CREATE FUNCTION chaos.accepted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFIN
             NEW.files_failed, NEW.row_count);
     END IF;
     RETURN NULL; END $$;
+CREATE TRIGGER chaos_lead AFTER UPDATE ON des_lease
+    FOR EACH ROW EXECUTE FUNCTION chaos.lead();
 CREATE TRIGGER chaos_step AFTER UPDATE ON des_archive_config
     FOR EACH ROW EXECUTE FUNCTION chaos.step();
 CREATE TRIGGER chaos_committed AFTER INSERT OR UPDATE ON des_windows
@@ -85,20 +93,31 @@ pub(crate) struct Accept {
     pub(crate) rows: u64,
 }
 
+/// Somebody began to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lead {
+    /// Microseconds since 1970.
+    pub(crate) at: i64,
+    pub(crate) holder: String,
+}
+
 /// What is new since the last look.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     pub(crate) steps: Vec<Step>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) accepts: Vec<Accept>,
+    pub(crate) leads: Vec<Lead>,
     pub(crate) lease_holder: Option<String>,
+    /// Rows that are recorded as failed, all of them: by uid, with their reasons.
+    pub(crate) errors: Vec<(String, String)>,
 }
 
 /// A connection of the oracle's own, past every proxy.
 pub(crate) struct Watch {
     url: String,
     connection: Option<PgConnection>,
-    seen: [BTreeSet<i64>; 3],
+    seen: [BTreeSet<i64>; 4],
 }
 
 /// Connects to a database, without a word in the log.
@@ -132,7 +151,7 @@ impl Watch {
             .execute(&mut *look)
             .await?;
         let mut rows = Vec::new();
-        for (seen, table) in self.seen.iter().zip(["steps", "commits", "accepts"]) {
+        for (seen, table) in self.seen.iter().zip(["steps", "commits", "accepts", "leads"]) {
             let from = seen.last().map_or(0, |last| last - OVERLAP);
             let sql = format!("SELECT * FROM chaos.{table} WHERE id > $1 ORDER BY id");
             rows.push(sqlx::query(AssertSqlSafe(sql)).bind(from).fetch_all(&mut *look).await?);
@@ -140,8 +159,9 @@ impl Watch {
         let holder = "SELECT holder FROM des_lease";
         let holder: Option<Option<String>> =
             sqlx::query_scalar(holder).fetch_optional(&mut *look).await?;
+        let errors = errors(&mut look).await?;
         look.commit().await?;
-        let mut news = News { lease_holder: holder.flatten(), ..News::default() };
+        let mut news = News { lease_holder: holder.flatten(), errors, ..News::default() };
         for (which, rows) in rows.iter().enumerate() {
             for row in rows {
                 let id: i64 = row.try_get("id")?;
@@ -154,7 +174,8 @@ impl Watch {
                         .steps
                         .push(Step { from: time(row, "from_time")?, to: time(row, "to_time")? }),
                     1 => news.commits.push(commit(row)?),
-                    _ => news.accepts.push(accept(row)?),
+                    2 => news.accepts.push(accept(row)?),
+                    _ => news.leads.push(lead(row)?),
                 }
             }
         }
@@ -173,6 +194,10 @@ fn commit(row: &PgRow) -> anyhow::Result<Commit> {
         files_archived: count(row, "files_archived")?,
         files_failed: count(row, "files_failed")?,
     })
+}
+
+fn lead(row: &PgRow) -> anyhow::Result<Lead> {
+    Ok(Lead { at: time(row, "at")?.as_micros(), holder: row.try_get("holder")? })
 }
 
 fn accept(row: &PgRow) -> anyhow::Result<Accept> {
@@ -205,8 +230,11 @@ pub(crate) fn now_micros() -> i64 {
 
 /// Rows that des recorded as failed, by uid, with their reasons.
 pub(crate) async fn recorded_errors(url: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let mut connection = connect(url).await?;
+    errors(&mut connect(url).await?).await
+}
+
+async fn errors(connection: &mut PgConnection) -> anyhow::Result<Vec<(String, String)>> {
     let sql = "SELECT uid, reason FROM des_migration_errors WHERE resolved_at IS NULL";
-    let rows = sqlx::query(sql).fetch_all(&mut connection).await?;
+    let rows = sqlx::query(sql).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("uid")?, row.try_get("reason")?))).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::dice::Dice;
-use super::super::plan::CRASH_POINTS;
+use super::super::kind::CRASH_POINTS;
 
 /// Points that only a store with something to sync has.
 const FLUSH_POINTS: [&str; 2] = ["before_flush", "after_flush"];

@@ -25,7 +25,7 @@ use self::round::Workshop;
 use super::files::Files;
 use super::ground::has_crash_point;
 use super::judge::{self as builds, Verdict};
-use super::plan::{Harness, SABOTAGES, Sabotage};
+use super::sabotage::{Harness, SABOTAGES, Sabotage};
 use super::{Output, SHUTDOWN_LIMIT, stop_on_signals};
 
 /// The exit code where no disk can be made that loses power: not root, or no loop devices.
