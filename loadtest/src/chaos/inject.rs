@@ -152,6 +152,15 @@ impl Target {
         self.leads(process).then(|| Unseated { at: now_micros(), pid })
     }
 
+    /// Waits a little until a worker has a task.
+    async fn wait_for_work(&self) {
+        let longest = Instant::now() + WORK_LIMIT;
+        let works = || self.of_role(Role::Worker).into_iter().any(|it| self.is_at_work(it));
+        while !works() && Instant::now() < longest {
+            tokio::time::sleep(WORK_LOOK_EVERY).await;
+        }
+    }
+
     /// The one to harm, with its turn; waits a little for a worker with a task.
     async fn victim(&self, role: Role, choice: u64) -> Option<(&Arc<Process>, MutexGuard<'_, ()>)> {
         let longest = Instant::now() + WORK_LIMIT;

@@ -215,7 +215,13 @@ async fn all_rounds(
             Only::named(texts).with_context(|| format!("no fault's name has {texts:?} in it"))?
         }
     };
-    let with_crash_points = only == Only::ALL && (for_sabotage || has_crash_point(des, "start")?);
+    let has_crash_points = for_sabotage || has_crash_point(des, "start")?;
+    ensure!(
+        has_crash_points || args.manner != Some(Manner::Poisoned),
+        "nothing is poison to {}: build it with --features failpoints",
+        des.display()
+    );
+    let with_crash_points = only == Only::ALL && has_crash_points;
     let files = args.round_files.min(args.files).min(MOST_FILES_A_ROUND);
     let name = sabotage.map(|it| it.name.to_owned());
     let ground = Ground::prepare(servers, &dir, des, files, name, stop).await?;
@@ -231,7 +237,11 @@ async fn all_rounds(
                 only,
                 sabotage,
             },
-            manner: args.manner.unwrap_or_else(|| manner_of(rounds.len(), sabotage.is_some())),
+            manner: args.manner.unwrap_or_else(|| match sabotage {
+                // It is looked for where nothing else is going on.
+                Some(_) => Manner::Plain,
+                None => manner_of(rounds.len(), has_crash_points),
+            }),
             partition_rows: args.partition_rows,
         };
         let mut round = round::run(&ground, plan, stop).await?;
@@ -258,11 +268,11 @@ async fn all_rounds(
     }
 }
 
-/// Rounds take turns. A sabotage is looked for where nothing else is going on.
-fn manner_of(rounds_before: usize, for_sabotage: bool) -> Manner {
+/// Rounds take turns. What makes a file poison is compiled in with the crash points.
+fn manner_of(rounds_before: usize, has_poison: bool) -> Manner {
     match rounds_before % 3 {
-        1 if !for_sabotage => Manner::Operated,
-        2 if !for_sabotage => Manner::Poisoned,
+        1 => Manner::Operated,
+        2 if has_poison => Manner::Poisoned,
         _ => Manner::Plain,
     }
 }

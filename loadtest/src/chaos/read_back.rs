@@ -70,7 +70,7 @@ impl ReadBack {
 
     /// Reads what is new and a little of what is old, and looks for every row at or below the
     /// watermark where anything moved. `is_harmed` tells of a shard that the harness has harmed
-    /// itself: until it is restored, or replaced, it says nothing about des.
+    /// itself: that it cannot be read says nothing about des. The end of the round judges those.
     pub(crate) fn look(
         &mut self,
         now: &Committed,

@@ -50,7 +50,11 @@ impl Target {
             .into_iter()
             .map(|process| Ok(self.ground.links(process.place)?.proxy(Link::Broker)));
         let links = links.collect::<anyhow::Result<Vec<_>>>()?;
-        let cut = proxy::hold(&links, Harm::Cut, Duration::ZERO);
+        // Where nobody has a task, no outcome comes, and none is given back.
+        let cut = async {
+            self.wait_for_work().await;
+            proxy::hold(&links, Harm::Cut, Duration::ZERO).await
+        };
         Ok(Effect::counted(self.tap.purge(queue, cut).await?, "messages lost"))
     }
 }
