@@ -261,7 +261,7 @@ fn the_tone_is_what_the_sentence_says() {
     let stopped = |it: &mut Facts| it.throttled = Some(throttled("query"));
     says(stopped, Tone::Throttled, "nothing new has been begun since 2024-12-20T08");
     let spaced_out = |it: &mut Facts| it.throttled = Some(throttled("files_per_second"));
-    says(spaced_out, Tone::Moving, "done; the limit says so");
+    says(spaced_out, Tone::Moving, "; the limit says so");
     let paused = |it: &mut Facts| {
         it.windows[0].held = true;
         let (since, by) = (at("2024-12-20T08:00"), "ada".to_owned());

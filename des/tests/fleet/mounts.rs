@@ -95,6 +95,8 @@ fn a_worker_that_loses_its_mount_leaves_the_files_to_others() {
         let (bucket, trouble) = Trouble::with(Requests::READS_OF_MANIFESTS);
         let mut fleet = Fleet::over(bucket, 120);
         fleet.configure("coordinator", "partition_rows", json!(partition_rows));
+        // All at a time: what came back often waits for up to a minute.
+        fleet.configure("coordinator", "windows_in_flight", json!(10));
         fleet.configure("worker", "slots", json!(1));
         let mut unlucky = fleet.start_under(&ALONE, "worker");
         // It has looked at its roots, and reads no file before it has its manifest.
