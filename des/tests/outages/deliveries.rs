@@ -17,6 +17,8 @@ fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
     let (bucket, trouble) = Trouble::with(Requests::WRITES_OF_SHARDS);
     let mut fleet = Fleet::over(bucket, 300);
     fleet.configure("coordinator", "windows_in_flight", json!(1));
+    // On a busy machine others take as long, too: nothing is to be given up for it.
+    fleet.configure("coordinator", "max_attempts", json!(1_000));
     fleet.configure("worker", "slots", json!(1));
     let patience = ShortPatience::of_millis(3_000);
     let mut coordinator = fleet.start("coordinator");
@@ -31,8 +33,8 @@ fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
     let interrupted =
         "des_partition_setbacks_total{class=\"interrupted\",counted=\"interruption\"}";
     counted(&mut coordinator, interrupted, 1.0);
-    let told = ["1 interruptions counted", "interrupted: a worker ended, or lost its connection"];
-    mentioned(&fleet, &mut coordinator, &told);
+    let told = "interrupted: a worker ended, or lost its connection";
+    mentioned(&fleet, &mut coordinator, &[told]);
     assert!(!fleet.is_archived(), "nothing commits without it");
     trouble.end();
     fleet.wait_until_archived(LIMIT);
