@@ -18,7 +18,8 @@ fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
     let mut fleet = Fleet::over(bucket, 300);
     fleet.configure("coordinator", "windows_in_flight", json!(1));
     fleet.configure("worker", "slots", json!(1));
-    let patience = ShortPatience::of_millis(3_000);
+    // Longer than any other task takes, also on a busy machine.
+    let patience = ShortPatience::of_millis(20_000);
     let mut coordinator = fleet.start("coordinator");
     let mut slow = fleet.start("worker");
     coordinator.run_until(LIMIT, || fleet.shards() >= 20);
@@ -31,8 +32,8 @@ fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
     let interrupted =
         "des_partition_setbacks_total{class=\"interrupted\",counted=\"interruption\"}";
     counted(&mut coordinator, interrupted, 1.0);
-    let told = ["1 interruptions counted", "interrupted: a worker ended, or lost its connection"];
-    mentioned(&fleet, &mut coordinator, &told);
+    let told = "interrupted: a worker ended, or lost its connection";
+    mentioned(&fleet, &mut coordinator, &[told]);
     assert!(!fleet.is_archived(), "nothing commits without it");
     trouble.end();
     fleet.wait_until_archived(LIMIT);
