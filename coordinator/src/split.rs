@@ -15,7 +15,7 @@ use protocol::manifest::{ManifestHeader, ManifestTotals, ManifestWriter};
 use protocol::{
     ArchiveIdentity, ContentHash, PackSettings, PartitionId, Revision, Window, WindowKey, names,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::decide::partition_id;
 use crate::partitions::{IndexLoad, PartitionLimits, cut};
@@ -28,8 +28,10 @@ use write::write_all;
 
 /// Batches of rows between the scan and the sorter.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Finished manifests that wait for their upload or are being uploaded.
-const MANIFESTS_IN_FLIGHT: usize = 4;
+/// Manifests that are being uploaded, to a store of which every answer takes its time.
+const MANIFESTS_IN_FLIGHT: usize = 16;
+/// What these take of memory, in KiB.
+const MANIFESTS_KIB: u32 = 32 * 1024;
 
 /// What splitting a window needs.
 #[derive(Clone)]
@@ -50,6 +52,27 @@ struct FinishedManifest {
     partition: PartitionId,
     bytes: Vec<u8>,
     totals: ManifestTotals,
+}
+
+/// Manifests on their way to the store, and the memory that they may take there.
+struct Finished {
+    manifests: mpsc::Receiver<FinishedManifest>,
+    memory: Arc<Semaphore>,
+}
+
+impl Finished {
+    fn new(manifests: mpsc::Receiver<FinishedManifest>) -> Self {
+        Self { manifests, memory: Arc::new(Semaphore::new(MANIFESTS_KIB as usize)) }
+    }
+
+    /// The next one, once there is room for it.
+    async fn next(mut self) -> Option<((FinishedManifest, OwnedSemaphorePermit), Self)> {
+        let manifest = self.manifests.recv().await?;
+        let kib = u32::try_from(manifest.bytes.len().div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.memory).acquire_many_owned(kib.min(MANIFESTS_KIB)).await;
+        // Nobody closes the semaphore.
+        Some(((manifest, room.ok()?), self))
+    }
 }
 
 /// A window, split.
@@ -79,15 +102,10 @@ impl Splitter {
         let writing = tokio::task::spawn_blocking(move || {
             writer.write_manifests((window, revision), &sorted, survey.as_ref(), &finished)
         });
-        let uploads = stream::unfold(
-            to_upload,
-            |mut receiver: mpsc::Receiver<FinishedManifest>| async move {
-                receiver.recv().await.map(|manifest| (manifest, receiver))
-            },
-        )
-        .map(|manifest| self.upload(key, manifest))
-        .buffered(MANIFESTS_IN_FLIGHT)
-        .try_collect::<BTreeMap<_, _>>();
+        let uploads = stream::unfold(Finished::new(to_upload), Finished::next)
+            .map(|(manifest, room)| self.upload(key, manifest, room))
+            .buffer_unordered(MANIFESTS_IN_FLIGHT)
+            .try_collect::<BTreeMap<_, _>>();
         let (partitions, written) = tokio::join!(uploads, writing);
         let partitions: Vec<_> = partitions?.into_values().collect();
         let difference = written.map_err(|panicked| BackendError::Failed {
@@ -107,6 +125,7 @@ impl Splitter {
         &self,
         window: WindowKey,
         manifest: FinishedManifest,
+        _room: OwnedSemaphorePermit,
     ) -> Result<(PartitionId, NewPartition), BackendError> {
         let hash = ContentHash::of(&manifest.bytes);
         let key = names::manifest(window, manifest.partition, hash);
