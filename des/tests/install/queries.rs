@@ -8,8 +8,10 @@ use super::programs::{files, path, program, succeeds, text, yaml};
 use super::scrape::of_paper;
 
 const ROLES: [&str; 4] = ["all", "coordinator", "leader", "worker"];
-/// Prometheus' own.
-const ADDED: [&str; 3] = ["job", "instance", "le"];
+/// Label of all that is of one job, where a process serves several.
+const JOB: &str = "des_job";
+/// Prometheus' own, and that one.
+const ADDED: [&str; 4] = ["job", "instance", "le", JOB];
 
 /// Every query, with where it stands.
 pub(crate) fn queries() -> Vec<(String, String)> {
@@ -65,7 +67,7 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
         let name: String = rest[at..].chars().take_while(|it| is_name(*it)).collect();
         rest = &rest[at + name.len()..];
         let is_metric = ["des_", "process_"].iter().any(|it| name.starts_with(it)) || name == "up";
-        if !is_metric || before == Some('"') {
+        if !is_metric || name == JOB || before == Some('"') {
             continue;
         }
         let matchers = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
@@ -79,7 +81,7 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
 #[test]
 fn selectors_are_found() {
     let query =
-        "sum by (class) (rate(des_a_total{class!~\"files|up\", x=\"1\"}[5m])) > 0 and up == 0";
+        "sum by (des_job) (rate(des_a_total{class!~\"files|up\", x=\"1\"}[5m])) > 0 and up == 0";
     let expected = [("des_a_total", "class!~\"files|up\", x=\"1\""), ("up", "")];
     assert_eq!(selectors(query), expected.map(|(name, it)| (name.to_owned(), it.to_owned())));
     assert!(selectors("vector(1)").is_empty());
