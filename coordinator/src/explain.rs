@@ -5,6 +5,7 @@
 //! [`Facts`] alone ([`Facts::sentence`], [`Facts::text`]). Nothing is changed.
 
 mod facts;
+mod sentence;
 mod tell;
 
 use std::time::Instant;

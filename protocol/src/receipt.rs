@@ -6,6 +6,7 @@ use crate::failure::FailedRow;
 use crate::ident::{ArchiveId, ContentHash, Job, PartitionId, Revision, WorkerId};
 use crate::manifest::RowRange;
 use crate::row::{Fingerprint, Tally};
+use crate::shard::ShardSummary;
 use crate::time::Window;
 use crate::versioned::{self, Document, DocumentError};
 
@@ -28,6 +29,22 @@ pub struct ShardRef {
     pub last_fingerprint: Fingerprint,
     /// Size of footer, trailer and directory: what a reader fetches first.
     pub tail_bytes: u64,
+}
+
+impl ShardRef {
+    /// The reference to a finished shard that is stored under `key`.
+    pub fn new(key: String, summary: &ShardSummary) -> Self {
+        Self {
+            key,
+            size: summary.size,
+            crc32c: summary.crc32c,
+            entries: summary.packed.rows,
+            bytes_raw: summary.bytes_raw,
+            first_fingerprint: summary.first_fingerprint,
+            last_fingerprint: summary.last_fingerprint,
+            tail_bytes: summary.tail_bytes,
+        }
+    }
 }
 
 /// A big file, stored beside the shards.

@@ -32,18 +32,7 @@ pub(crate) enum ShardBody {
 
 impl FinishedShard {
     pub(crate) fn reference(&self) -> (ShardRef, Tally) {
-        let summary = &self.summary;
-        let reference = ShardRef {
-            key: self.key.clone(),
-            size: summary.size,
-            crc32c: summary.crc32c,
-            entries: summary.packed.rows,
-            bytes_raw: summary.bytes_raw,
-            first_fingerprint: summary.first_fingerprint,
-            last_fingerprint: summary.last_fingerprint,
-            tail_bytes: summary.tail_bytes,
-        };
-        (reference, summary.packed)
+        (ShardRef::new(self.key.clone(), &self.summary), self.summary.packed)
     }
 }
 

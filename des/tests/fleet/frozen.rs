@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::buckets::{Fault, Requests, Trouble};
 use crate::scrape::Scrape;
 use crate::setup::Fleet;
-use crate::told::{counted, explained, idle};
+use crate::told::{assert_each_counts_once, counted, explained, idle};
 
 fn accepted_receipts(fleet: &Fleet) -> Vec<String> {
     let all = fleet.value("SELECT string_agg(receipt, ' ') FROM des_partitions");
@@ -66,12 +66,7 @@ fn a_collection_beside_a_worker_that_is_frozen_in_an_upload_takes_nothing_from_i
     let collected = collect_garbage(&fleet);
     assert_eq!(collected["shards"]["objects"], 0, "{collected}");
     assert_eq!(fleet.contents(".des"), shards, "the same bytes under the same names");
-    fleet.assert_everything_is_there();
-    fleet.assert_tables_say_so();
-    fleet.assert_committed_once();
-    let files =
-        Scrape::of(&mut coordinator).value("des_migration_files_total{result=\"archived\"}");
-    assert_eq!(files, 280.0, "each is counted once");
+    assert_each_counts_once(&fleet, &mut coordinator, 280.0);
     assert!(frozen.is_running());
 }
 

@@ -60,3 +60,13 @@ pub(crate) fn idle(worker: &mut Running) {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// Everything is there, committed once, and so many archived files are counted, each once.
+#[track_caller]
+pub(crate) fn assert_each_counts_once(fleet: &Fleet, coordinator: &mut Running, files: f64) {
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+    fleet.assert_committed_once();
+    let archived = "des_migration_files_total{result=\"archived\"}";
+    assert_eq!(Scrape::of(coordinator).value(archived), files, "a file counts twice");
+}

@@ -6,10 +6,9 @@ use serde_json::json;
 
 use super::LIMIT;
 use crate::buckets::{Fault, Requests, Trouble};
-use crate::scrape::Scrape;
 use crate::servers::{ShortPatience, alone};
 use crate::setup::Fleet;
-use crate::told::{counted, idle, mentioned};
+use crate::told::{assert_each_counts_once, counted, idle, mentioned};
 
 #[test]
 fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
@@ -39,12 +38,7 @@ fn a_task_that_outlives_its_delivery_comes_back_and_counts_once() {
     fleet.wait_until_archived(LIMIT);
     // Both answer; one of them, for what the other one has done.
     [&mut slow, &mut other].into_iter().for_each(idle);
-    fleet.assert_everything_is_there();
-    fleet.assert_tables_say_so();
-    fleet.assert_committed_once();
-    let files =
-        Scrape::of(&mut coordinator).value("des_migration_files_total{result=\"archived\"}");
-    assert_eq!(files, 280.0, "each is counted once");
+    assert_each_counts_once(&fleet, &mut coordinator, 280.0);
     let shards = fleet.contents(".des");
     fleet.json(&format!("replay --window {}", fleet.window_end(5)));
     assert_eq!(fleet.contents(".des"), shards);

@@ -196,16 +196,8 @@ mod tests {
             writer.push(entry).expect("it takes it");
         }
         let (bytes, summary) = writer.finish();
-        let shard = ShardRef {
-            key: format!("20240601_0_20240602T000000Z_r0000_0000-{}.des", summary.hash),
-            size: summary.size,
-            crc32c: summary.crc32c,
-            entries: summary.packed.rows,
-            bytes_raw: summary.bytes_raw,
-            first_fingerprint: summary.first_fingerprint,
-            last_fingerprint: summary.last_fingerprint,
-            tail_bytes: summary.tail_bytes,
-        };
+        let key = format!("20240601_0_20240602T000000Z_r0000_0000-{}.des", summary.hash);
+        let shard = ShardRef::new(key, &summary);
         (bytes, shard)
     }
 
