@@ -57,7 +57,12 @@ impl<DB: Database> SqlLedger<DB> {
     /// Closes the connections in good order, which takes at most ten seconds. Whoever drops the
     /// ledger instead loses nothing.
     pub async fn close(&self) {
-        let closing = futures::future::join(self.writer.close(), self.reader.close());
+        // One after the other: of connections to a SQLite file that close at the same time, each
+        // takes another for the last, and none tidies the WAL away.
+        let closing = async {
+            self.reader.close().await;
+            self.writer.close().await;
+        };
         if tokio::time::timeout(CONNECT_LIMIT, closing).await.is_err() {
             tracing::debug!(ledger = %self.description, "connections did not close in time");
         }
