@@ -20,6 +20,10 @@ use commands::{commands, words};
 /// The words of `des` and its arguments, where a command runs it, by whatever path or other program.
 fn of_des(words: &[String]) -> Option<&[String]> {
     let is_des = |word: &String| word == "des" || word.ends_with("/des");
+    // In a pod, `des` is also the namespace.
+    let in_pod = words.first().is_some_and(|it| it == "kubectl");
+    let begin = words.iter().position(|word| in_pod && word == "--").unwrap_or_default();
+    let words = &words[begin..];
     let is_command = |word: &String| word.starts_with(|it: char| it.is_ascii_lowercase());
     let direct = words.windows(2).position(|it| is_des(&it[0]) && is_command(&it[1]));
     let by_cargo = words.starts_with(&["cargo", "run", "--release", "--"].map(str::to_owned));
@@ -39,6 +43,65 @@ fn every_command_in_a_block_can_be_run() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count > 50, "the commands were not found: {count}");
+}
+
+/// Programs that are not ours, in commands that no test runs: what these name of the repository is
+/// there. `curl` is run by the page's tests, `psql` and `rabbitmqctl` by the fleet's.
+const OTHERS: [&str; 17] = [
+    "aws",
+    "cargo",
+    "cd",
+    "cp",
+    "curl",
+    "docker",
+    "echo",
+    "export",
+    "install",
+    "kubectl",
+    "pngquant",
+    "psql",
+    "rabbitmqctl",
+    "systemctl",
+    "systemd-run",
+    "test",
+    "useradd",
+];
+
+#[test]
+fn what_a_command_names_of_the_repository_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (mut count, mut wrong) = (0, Vec::new());
+    for (place, words) in commands() {
+        let mut words = words.iter().skip_while(|it| it.contains('=')).map(String::as_str);
+        let Some(program) = words.next() else { continue };
+        let ours = [program, program.rsplit('/').next().unwrap_or_default()];
+        if !ours.iter().any(|it| ["des", "loadtest"].contains(it) || OTHERS.contains(it)) {
+            wrong.push(format!("{place}: {program} is no program that a test knows"));
+        }
+        // `target` is made; the others are directories of the repository.
+        let is_ours = |word: &&str| {
+            ["compose/", "docs/", "migrations/", "./test"].iter().any(|it| word.starts_with(it))
+        };
+        for word in words.filter(is_ours) {
+            let (directory, name) = word.rsplit_once('/').unwrap_or((".", word));
+            let listing = std::fs::read_dir(root.join(directory));
+            let mut names = listing
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|it| it.file_name().into_string().ok());
+            let fits = |it: String| match name.split_once('*') {
+                Some((begin, end)) => it.starts_with(begin) && it.ends_with(end),
+                None => it == name || name.is_empty(),
+            };
+            if !names.any(fits) {
+                wrong.push(format!("{place}: there is no {word}"));
+            }
+            count += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(count > 8, "the paths were not found: {count}");
 }
 
 /// In running text arguments are left out, and values are named rather than given.

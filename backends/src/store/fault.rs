@@ -42,6 +42,19 @@ pub(super) fn store_error(what: String, error: object_store::Error) -> BackendEr
     }
 }
 
+/// The meaning of a failure to write. What is "not there" then is an upload in parts, ended already by
+/// a request whose answer was lost, or aborted by the bucket's rules; or a directory that went. It
+/// says nothing of an object that somebody looks for: writing again cures it.
+pub(super) fn write_error(what: String, error: object_store::Error) -> BackendError {
+    match store_error(what, error) {
+        BackendError::NotFound { what } => BackendError::Unavailable {
+            what,
+            cause: "what was written into is gone; it is written again".into(),
+        },
+        other => other,
+    }
+}
+
 /// Whether the whole bucket is missing, which says nothing about the object: it may have been made,
 /// named or mounted wrong only now.
 fn is_without_bucket(error: &object_store::Error) -> bool {

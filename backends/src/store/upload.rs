@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
-use super::fault::store_error;
+use super::fault::write_error;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Store, bounded, time_for};
 use crate::error::{BackendError, Result};
 use crate::metrics::timed;
@@ -117,7 +117,7 @@ impl Store {
             attributes: self.attributes.clone(),
             ..PutMultipartOptions::default()
         };
-        let failed = |error| store_error(what.to_owned(), error);
+        let failed = |error| write_error(what.to_owned(), error);
         let path = Path::from(key);
         let begun = self.when_synced().put_multipart_opts(&path, options).await;
         let mut upload = begun.map_err(failed)?;
@@ -181,7 +181,7 @@ impl Store {
 async fn arrived(in_flight: &mut JoinSet<object_store::Result<()>>, what: &str) -> Result<()> {
     match in_flight.join_next().await {
         None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(error))) => Err(store_error(what.to_owned(), error)),
+        Some(Ok(Err(error))) => Err(write_error(what.to_owned(), error)),
         Some(Err(panicked)) => {
             Err(BackendError::Failed { what: what.to_owned(), cause: panicked.into() })
         }

@@ -6,7 +6,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions};
 use protocol::names;
 
-use super::fault::store_error;
+use super::fault::write_error;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, REQUEST_TIMEOUT, Store, bounded, time_for};
 use crate::error::{BackendError, Result};
 use crate::metrics::timed;
@@ -35,7 +35,7 @@ impl Store {
         let path = Path::from(key);
         let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
         let put = self.when_synced().put_opts(&path, bytes.into(), options);
-        bounded(what, limit, put).await?.map_err(|error| store_error(what.to_owned(), error))?;
+        bounded(what, limit, put).await?.map_err(|error| write_error(what.to_owned(), error))?;
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Store {
         match bounded(&what, REQUEST_TIMEOUT, put).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(store_error(what, error)),
+            Err(error) => Err(write_error(what, error)),
         }
     }
 

@@ -1,14 +1,18 @@
 //! What only a bucket can do to us.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use backends::store::{AcceptAll, S3Credentials};
 use backends::{BackendError, Store};
+use bytes::Bytes;
 use futures::TryStreamExt;
+use s3s::HttpError;
 
 use crate::places::settings;
-use crate::s3_server::{S3Server, Setup};
+use crate::s3_server::{Gate, S3Server, Setup};
 
 /// What each call that needs an answer says about a store that does not give it.
 async fn complaints(store: &Store) -> Vec<BackendError> {
@@ -114,6 +118,32 @@ async fn a_server_that_is_not_there_is_unavailable() {
         assert!(text.to_lowercase().contains("connection refused"), "{text}");
     }
     assert!(each.as_secs() < 20, "{each:?} until a refused connection is told");
+}
+
+/// The client asks for the end of an upload a second time, and the server knows the upload no more.
+/// That is no word about the object, which whoever wrote it would take for lost.
+#[tokio::test]
+async fn an_upload_of_which_the_end_is_not_heard_is_no_lost_object() {
+    let ends = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&ends);
+    let gate: Gate = Arc::new(move |request, service| {
+        let query = request.uri().query().unwrap_or_default();
+        let is_end = *request.method() == hyper::Method::POST && query.contains("uploadId=");
+        let is_first = is_end && seen.fetch_add(1, Ordering::Relaxed) == 0;
+        Box::pin(async move {
+            let answer = service.call(request).await;
+            if is_first { Err(HttpError::new("the answer is lost".into())) } else { answer }
+        })
+    });
+    let server = S3Server::start(Setup { gate: Some(gate), ..Setup::default() });
+    let server = server.expect("a server");
+    let store = Store::s3(&settings(&server, "")).expect("the settings are good");
+    let bytes = Bytes::from(vec![7; 20 * 1024 * 1024]);
+    let error = store.put("key", bytes.clone()).await.expect_err("the upload is gone");
+    assert_eq!(ends.load(Ordering::Relaxed), 2, "it is asked again: {error}");
+    assert!(error.is_retryable() && !error.is_lost_or_damaged(), "{error:?}");
+    store.put("key", bytes.clone()).await.expect("it is written anew");
+    assert!(store.get("key", bytes.len() as u64).await.expect("it is there") == bytes);
 }
 
 #[tokio::test]

@@ -383,7 +383,12 @@ impl S3 for Objects {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.files.complete_multipart_upload(request).await
+        // It says of an upload that it does not know, or no more, that access to it is denied.
+        let ended = self.files.complete_multipart_upload(request).await;
+        ended.map_err(|error| match error.code() {
+            S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
+            _ => error,
+        })
     }
 
     async fn abort_multipart_upload(

@@ -37,7 +37,11 @@ pub(crate) fn blocks() -> Vec<Block> {
     for (name, text) in papers() {
         let mut lines = text.lines().enumerate();
         while let Some((number, line)) = lines.next() {
-            let Some(language) = line.trim_start().strip_prefix("```") else { continue };
+            let Some(language) = line.trim_start().strip_prefix("```") else {
+                // It would open a block that nothing here sees, and whose end opens another.
+                assert!(!line.contains("```"), "{name}:{}: a fence needs a line", number + 1);
+                continue;
+            };
             let indent = line.len() - line.trim_start().len();
             let inside = lines.by_ref().take_while(|(_, line)| line.trim_start() != "```");
             let text =

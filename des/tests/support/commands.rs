@@ -2,16 +2,19 @@
 
 use super::blocks::blocks;
 
-/// Place and words of every command of every `sh` block: without what follows it in its line, be it
-/// a comment, another command or a redirection.
+/// Place and words of every command of every `sh` block, without comments and redirections.
 pub(crate) fn commands() -> Vec<(String, Vec<String>)> {
     let mut commands = Vec::new();
     for block in blocks().into_iter().filter(|block| block.language == "sh") {
         for line in block.text.replace("\\\n", " ").lines() {
-            let ends = |word: &String| [">", "<", "|", "&&"].contains(&word.as_str());
-            let words: Vec<_> = words(line).into_iter().take_while(|word| !ends(word)).collect();
-            if !words.is_empty() {
-                commands.push((block.place.clone(), words));
+            let words = words(line);
+            for command in words.split(|word| ["|", "&&"].contains(&word.as_str())) {
+                let is_redirection = |word: &&String| [">", "<"].contains(&word.as_str());
+                let command = command.iter().take_while(|word| !is_redirection(word));
+                let command: Vec<_> = command.cloned().collect();
+                if !command.is_empty() {
+                    commands.push((block.place.clone(), command));
+                }
             }
         }
     }

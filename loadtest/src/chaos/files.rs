@@ -20,8 +20,8 @@ const MIDNIGHT_ONE_IN: u64 = 10;
 const EMPTY_ONE_IN: u64 = 53;
 /// One row in so many names a file that is not there.
 const MISSING_ONE_IN: u64 = 701;
-/// Number and size of the one file that lies beside the shards.
-const BIG: (u64, usize) = (4, 1_200_000);
+/// Number and size of the one file that lies beside the shards, and is uploaded in parts.
+const BIG: (u64, usize) = (4, 12_000_000);
 /// Above this a file lies beside the shards.
 pub(crate) const BIG_FILE_THRESHOLD: u64 = 1_000_000;
 

@@ -191,10 +191,10 @@ impl Fleet {
             "source": { "roots": [ground.files.root] },
             "http": { "listen": "127.0.0.1:0" },
             "worker": { "spool_dir": self.dir, "drain_timeout": "20s", "memory": "64MiB" },
-            // A partition is to survive every fault of a run, so its attempts do not run out.
+            // Files that are not there are more than a window may lose by default.
             "coordinator": {
                 "spool_dir": self.dir, "lease_ttl": format!("{}s", LEASE_TTL.as_secs()), "partition_rows": partition_rows,
-                "windows_in_flight": 4, "max_attempts": 100_000, "max_failed_files": 100_000, "max_failed_ratio": 0.0,
+                "windows_in_flight": 4, "max_failed_files": 100_000, "max_failed_ratio": 0.0,
                 "gc_grace": format!("{}s", GC_GRACE.as_secs()),
             },
         });
