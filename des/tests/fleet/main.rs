@@ -22,6 +22,7 @@ mod setup;
 mod slow;
 mod stalls;
 mod stores;
+mod strangers;
 mod sync;
 mod throttle;
 mod told;
