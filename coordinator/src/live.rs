@@ -57,6 +57,8 @@ impl Heard {
 /// A task as its worker told of it.
 #[derive(Clone, Debug)]
 struct Doing {
+    /// When this attempt was heard of first.
+    since: Timestamp,
     /// When, how many rows, how many bytes.
     signs: VecDeque<(Timestamp, u64, u64)>,
     attempt: u32,
@@ -87,6 +89,8 @@ pub struct TaskStatus {
     pub partition: PartitionId,
     /// The attempt, from 1.
     pub attempt: u32,
+    /// When this process heard of this attempt first, by the coordinator's clock.
+    pub since: Timestamp,
     /// Rows read so far.
     pub rows: u64,
     /// Raw bytes read so far.
@@ -136,7 +140,8 @@ impl Live {
             }
             _ => {
                 if heard.tasks.len() < TASKS_OF_A_WORKER {
-                    let doing = Doing { signs: VecDeque::from([sign]), attempt, reading };
+                    let signs = VecDeque::from([sign]);
+                    let doing = Doing { since: now, signs, attempt, reading };
                     heard.tasks.insert(key(&progress.address), doing);
                 }
             }
@@ -235,6 +240,7 @@ impl Doing {
             revision: window.revision,
             partition,
             attempt: self.attempt,
+            since: self.since,
             rows,
             bytes,
             rows_per_second: pace(first.1, rows),
@@ -303,6 +309,7 @@ mod tests {
         assert_eq!((worker.worker.as_str(), worker.heard_at), ("one", at("2024-12-20T10:00:19")));
         let [task] = worker.tasks.as_slice() else { panic!("{told:?}") };
         assert_eq!((task.partition, task.rows, task.bytes), (4, 700, 70_000));
+        assert_eq!(task.since, begin, "also when more signs came than are kept");
         assert_eq!((task.rows_per_second, task.bytes_per_second), (Some(50.0), Some(5_000.0)));
 
         live.answered(&outcome("one", 4), now);
@@ -321,6 +328,7 @@ mod tests {
         live.heard(&again, at("2024-12-20T10:00:40"));
         let task = &live.workers(at("2024-12-20T10:00:40"))[0].tasks[0];
         assert_eq!((task.attempt, task.rows, task.rows_per_second), (2, 10, None));
+        assert_eq!(task.since, at("2024-12-20T10:00:40"));
     }
 
     #[test]
