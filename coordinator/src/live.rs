@@ -116,6 +116,24 @@ pub struct Throughput {
     pub files: Vec<u64>,
 }
 
+/// Tasks on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tasks {
+    /// Published, and not answered.
+    pub(crate) published: u64,
+    /// Of which workers gave signs of life lately.
+    pub(crate) heard: u64,
+}
+
+impl Tasks {
+    /// How many workers hold unacked, which AMQP does not tell, where `waiting` tasks are in the queue:
+    /// what was published and does not wait. While all that waits is `taken_out`, as in a pause, only
+    /// signs of life tell what workers had by then.
+    pub(crate) const fn unacked(self, waiting: u64, taken_out: bool) -> u64 {
+        if taken_out { self.heard } else { self.published.saturating_sub(waiting) }
+    }
+}
+
 fn key(address: &PartitionAddress) -> At {
     (WindowKey::new(address.window, address.revision), address.partition)
 }
@@ -177,6 +195,12 @@ impl Live {
     /// Which partitions are published and not answered.
     pub(crate) fn publishes(&mut self, published: BTreeSet<At>) {
         self.published = published;
+    }
+
+    /// How many tasks are on their way.
+    pub(crate) fn tasks(&self, now: Timestamp) -> Tasks {
+        let heard = self.workers(now).iter().map(|worker| worker.tasks.len() as u64).sum();
+        Tasks { published: self.published.len() as u64, heard }
     }
 
     pub(crate) fn is_published(&self, window: WindowKey, partition: PartitionId) -> bool {
@@ -372,6 +396,21 @@ mod tests {
         let told = live.workers(now);
         let one = told.iter().find(|it| it.worker == "one").expect("it is known");
         assert_eq!(one.tasks.len(), TASKS_OF_A_WORKER);
+    }
+
+    #[test]
+    fn what_is_published_and_does_not_wait_is_unacked() {
+        let mut live = Live::default();
+        let now = at("2024-12-20T10:00");
+        let address = progress("one", 4, 0).address;
+        live.publishes((0..6).map(|number| (key(&address).0, number)).collect());
+        live.heard(&progress("one", 4, 10), now);
+        let tasks = live.tasks(now);
+        assert_eq!(tasks, Tasks { published: 6, heard: 1 });
+        assert_eq!([4, 6, 9].map(|waiting| tasks.unacked(waiting, false)), [2, 0, 0]);
+        assert_eq!(tasks.unacked(0, true), 1, "the others were taken out of the queue");
+        live.answered(&outcome("one", 4), now);
+        assert_eq!(live.tasks(now), Tasks { published: 5, heard: 0 });
     }
 
     #[test]

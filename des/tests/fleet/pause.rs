@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::LIMIT;
 use crate::broker::Broker;
 use crate::process::Running;
+use crate::scrape::Scrape;
 use crate::setup::Fleet;
 
 /// For so long nothing may happen that is not to happen.
@@ -39,6 +40,23 @@ fn freeze_at_work(fleet: &Fleet, broker: &Broker, worker: &Running) {
     }
 }
 
+/// Waits until so many tasks are said to be unacked, as they are by the broker itself.
+#[track_caller]
+fn until_unacked(coordinator: &mut Running, broker: &Broker, tasks: u64) {
+    let key = "des_queue_unacked{queue=\"tasks\"}";
+    assert_eq!(broker.unacked("tasks"), tasks);
+    coordinator.told("serving HTTP address=", LIMIT);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let said = Scrape::of(coordinator).values.get(key).copied();
+        if said == Some(tasks as f64) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{said:?} are said to be unacked, and not {tasks}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Nothing is published, nothing planned, nothing finished.
 #[track_caller]
 fn assert_at_rest(fleet: &Fleet, broker: &Broker) {
@@ -65,6 +83,7 @@ fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
     let mut worker = fleet.start("worker");
     coordinator.run_until(LIMIT, || fleet.shards() > 0);
     freeze_at_work(&fleet, &broker, &worker);
+    until_unacked(&mut coordinator, &broker, 1);
 
     let paused = fleet.json("pause --reason backup");
     coordinator.run_until(LIMIT, || broker.waiting("tasks") == 0);
@@ -72,6 +91,7 @@ fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
     worker.signal(Signal::CONT);
     coordinator.run_until(LIMIT, || unfinished(&fleet) < left);
     assert_at_rest(&fleet, &broker);
+    until_unacked(&mut coordinator, &broker, 0);
     let facts = fleet.json("explain");
     assert_eq!(facts["paused"]["since"], paused["since"], "{facts}");
 
