@@ -36,7 +36,7 @@ fn runtime() -> Runtime {
 }
 
 /// What the broker's own tool says, without headings.
-fn rabbitmqctl(words: &[&str]) -> String {
+pub(crate) fn rabbitmqctl(words: &[&str]) -> String {
     let mut command = Command::new(server("DES_TEST_RABBITMQCTL"));
     let output = command.args(["--quiet", "--no-table-headers"]).args(words).output();
     let output = output.expect("rabbitmqctl runs");
