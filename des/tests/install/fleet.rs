@@ -3,6 +3,8 @@
 //! that scrapes it with its configuration. Only addresses, passwords and directories are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use super::s3_server::{S3Server, Setup};
 /// Everything here ends long before, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 const PASSWORD: &str = "opensesame1";
+const TOKEN: &str = "opensesame-of-the-page";
 const FILES: usize = 300;
 /// Panels that show nothing while nothing is wrong, or while nobody works.
 const MAY_BE_EMPTY: [&str; 3] = [
@@ -136,6 +139,7 @@ impl Ground {
             ("S3_SECRET_ACCESS_KEY", &self.s3.secret_key),
             ("DES_READER_PASSWORD", PASSWORD),
             ("DES_LEDGER_PASSWORD", PASSWORD),
+            ("DES_ADMIN_TOKEN", TOKEN),
         ]);
         let mut environment = BTreeMap::new();
         for (name, value) in of.as_object().expect("an environment") {
@@ -327,6 +331,15 @@ fn the_fleet_of_compose_archives_everything_and_its_dashboards_see_it() {
         assert!(says.iter().any(|it| run.text().contains(it)), "{run}");
     }
     assert_the_broker_runs_with_its_configuration();
+    for (_, port, _) in fleet.iter().filter(|(service, ..)| *service == "coordinator") {
+        assert_eq!(
+            act(*port, "throttle", ", \"max_files_per_second\": 100000", "a-guess-at-it"),
+            401
+        );
+    }
+    let (_, port, _) = fleet.iter().find(|(it, ..)| *it == "coordinator").expect("a coordinator");
+    assert_eq!(act(*port, "pause", "", TOKEN), 200, "the page may pause");
+    assert_eq!(act(*port, "resume", "", TOKEN), 200);
 
     if let Some(prometheus) = Prometheus::start(&targets) {
         prometheus.wait_for("count(up{job=~\"des-.*\"} == 1) == 4");
@@ -338,8 +351,28 @@ fn the_fleet_of_compose_archives_everything_and_its_dashboards_see_it() {
     for (service, _, process) in fleet {
         process.signal(Signal::TERM);
         let run = process.end(LIMIT).expect(0);
-        assert!(!run.stderr.contains(PASSWORD), "{service} tells a password");
+        let told = [PASSWORD, TOKEN].iter().any(|secret| run.stderr.contains(secret));
+        assert!(!told, "{service} tells a password");
     }
+}
+
+/// Acts as the page of a coordinator does; the status of the answer.
+#[track_caller]
+fn act(port: u16, what: &str, more: &str, token: &str) -> u16 {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let body = format!("{{\"reason\": \"drill\"{more}}}");
+    let request = format!(
+        "POST /api/{what} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
+    status.unwrap_or_else(|| panic!("no status: {answer}"))
 }
 
 fn assert_every_query_finds_something(prometheus: &Prometheus) {
