@@ -69,10 +69,9 @@ struct HeardWindow {
 /// Adds what only whoever leads hears of workers. A stranger that answers at the same address is not
 /// believed: what it says is of another lease.
 fn add_workers(facts: &mut Facts, heard: Heard) {
-    let leads = facts.lease.as_ref().zip(heard.lease);
-    if !leads
-        .is_some_and(|(known, told)| (&known.holder, known.epoch) == (&told.holder, told.epoch))
-    {
+    let lease = facts.lease.as_ref().map(|it| (it.holder.as_str(), it.epoch));
+    let told = heard.lease.as_ref().map(|it| (it.holder.as_str(), it.epoch));
+    if lease.is_none() || lease != told {
         return;
     }
     for HeardWindow { end, revision, slowest } in heard.windows {
