@@ -10,7 +10,7 @@ use protocol::message::{Outcome, Progress};
 use protocol::{PartitionId, Timestamp, WindowKey};
 
 use crate::figures::Figures;
-use crate::live::Live;
+use crate::live::{Live, Tasks};
 use crate::status::Role;
 
 /// How long after its lease a leader's figures still count: one that fails and tries again takes the
@@ -120,6 +120,11 @@ impl Board {
 
     pub(crate) fn publishes(&self, published: BTreeSet<(WindowKey, PartitionId)>) {
         self.locked().live.publishes(published);
+    }
+
+    /// How many tasks are on their way.
+    pub(crate) fn tasks(&self) -> Tasks {
+        self.locked().live.tasks(now())
     }
 
     pub(crate) fn may_show(&self) -> bool {

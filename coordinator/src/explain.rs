@@ -8,12 +8,14 @@ mod facts;
 mod sentence;
 mod tell;
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use backends::ledger::{PartitionRecord, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
-use protocol::Timestamp;
+use protocol::{PartitionId, Timestamp};
 
 pub use self::facts::{
     Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
@@ -230,19 +232,42 @@ pub(crate) fn window_facts(
         troubled: troubled.map(|partition| troubled_facts(partition, now)),
         since: record.state_since,
         waits: None,
-        slowest: slowest(record, partitions),
+        slowest: slowest(record, partitions, &BTreeMap::new()),
     }
 }
 
-/// What the end of an open window waits for most.
-fn slowest(record: &WindowRecord, partitions: &[PartitionRecord]) -> Option<SlowPartition> {
+/// Who was heard to work on a partition, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnderWay {
+    pub(crate) worker: String,
+    /// `None`: it is not known.
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// What the end of an open window waits for most, where `heard` is what workers were heard to do in it.
+/// Pure.
+pub(crate) fn slowest(
+    record: &WindowRecord,
+    partitions: &[PartitionRecord],
+    heard: &BTreeMap<PartitionId, UnderWay>,
+) -> Option<SlowPartition> {
     let open = partitions.iter().filter(|partition| partition.accepted.is_none());
-    let it = open.max_by_key(|it| (it.setbacks, it.rows.rows, u32::MAX - it.partition))?;
+    let open = open.map(|it| {
+        let noted = it.under_way_by.as_ref();
+        let noted = noted.map(|by| UnderWay { worker: by.to_string(), since: None });
+        (it, heard.get(&it.partition).cloned().or(noted))
+    });
+    let (it, under_way) = open.max_by_key(|(it, under_way)| {
+        let longest = under_way.as_ref().map(|it| it.since.map(Reverse));
+        (longest, it.setbacks, it.rows.rows, Reverse(it.partition))
+    })?;
+    let (worker, since) = under_way.map(|it| (it.worker, it.since)).unzip();
     (record.state == WindowState::Open).then(|| SlowPartition {
         partition: it.partition,
         rows: it.rows.rows,
         setbacks: it.setbacks,
-        worker: it.under_way_by.as_ref().map(ToString::to_string),
+        worker,
+        since: since.flatten(),
     })
 }
 
@@ -328,6 +353,15 @@ mod tests {
         let slowest = window_facts(&record, &partitions, at("2024-12-10")).slowest;
         let slowest = slowest.map(|it| (it.partition, it.rows, it.worker));
         assert_eq!(slowest, Some((3, 9, Some("process-1".to_owned()))), "the largest");
+        // Of those that are under way the one that has been for longest, however small, wherever it is known.
+        let heard = [(0, "10:00:05"), (1, "10:00"), (2, "10:00:07")].map(|(number, since)| {
+            let since = Some(at(&format!("2024-12-09T{since}")));
+            (number, UnderWay { worker: format!("worker-{number}"), since })
+        });
+        let told = super::slowest(&record, &partitions, &heard.into()).expect("one is open");
+        let since = told.since.map(|it| it.to_string());
+        assert_eq!((told.partition, told.worker.as_deref()), (1, Some("worker-1")));
+        assert_eq!(since.as_deref(), Some("2024-12-09T10:00:00Z"));
         let held = WindowRecord { state: WindowState::Held, ..record.clone() };
         assert_eq!(window_facts(&held, &partitions, at("2024-12-10")).slowest, None);
         let facts = window_facts(&record, &partitions[..2], at("2024-12-10"));

@@ -42,8 +42,9 @@ const PACE_OVER: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_millis(500);
 /// Open windows whose partitions are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
+const TASKS: &str = "tasks";
 const QUEUES: [(&str, Lane); 3] =
-    [("tasks", Lane::Tasks), ("outcomes", Lane::Outcomes), ("dead", Lane::Dead)];
+    [(TASKS, Lane::Tasks), ("outcomes", Lane::Outcomes), ("dead", Lane::Dead)];
 
 /// The figures of one look.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,9 +69,17 @@ pub struct Figures {
     pub errors: Vec<(String, u64)>,
     /// Queues that the broker told of.
     pub queues: Vec<(&'static str, QueueDepth)>,
+    /// Tasks that workers hold unacked, as far as that follows from what is known; `None` where the
+    /// broker did not tell how many wait.
+    pub tasks_unacked: Option<u64>,
 }
 
 impl Figures {
+    /// Whether limits let nothing at all be begun.
+    fn is_stopped(&self) -> bool {
+        self.throttled.as_deref().is_some_and(|kind| !Reason::is_rate(kind))
+    }
+
     /// Sets gauges of the recorder that is in use where this is called.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub fn tell(&self) {
@@ -109,6 +118,9 @@ impl Figures {
             gauge!("des_queue_ready", "queue" => *queue).set(depth.ready as f64);
             gauge!("des_queue_consumers", "queue" => *queue).set(depth.consumers as f64);
         }
+        if let Some(unacked) = self.tasks_unacked {
+            gauge!("des_queue_unacked", "queue" => TASKS).set(unacked as f64);
+        }
     }
 }
 
@@ -131,6 +143,7 @@ fn describe() {
     describe_gauge!("des_errors", Unit::Count, "Unresolved rows of des_migration_errors");
     describe_gauge!("des_queue_ready", Unit::Count, "Messages that wait for a consumer");
     describe_gauge!("des_queue_consumers", Unit::Count, "Consumers of a queue");
+    describe_gauge!("des_queue_unacked", Unit::Count, "Tasks published, not waiting, not answered");
 }
 
 /// Reads figures for a board, again and again.
@@ -240,6 +253,10 @@ impl Watch {
             async move { Some((name, depth.await.ok()?.ok()?)) }
         }));
         figures.queues = depths.await.into_iter().flatten().collect();
+        let waiting = figures.queues.iter().find(|(queue, _)| *queue == TASKS);
+        let taken_out = figures.paused || figures.is_stopped();
+        figures.tasks_unacked =
+            waiting.map(|(_, depth)| self.board.tasks().unacked(depth.ready, taken_out));
         Ok(Some(figures))
     }
 
@@ -251,7 +268,7 @@ impl Watch {
             let pause = if it.stretch == stretch { COUNT_EVERY } else { EVERY };
             it.at.elapsed() >= pause.max(it.took * SHARE)
         });
-        let left_alone = figures.throttled.as_deref().is_some_and(|kind| !Reason::is_rate(kind));
+        let left_alone = figures.is_stopped();
         if due && !figures.paused && !left_alone && self.counting.is_none() {
             let counting = tokio::spawn(count(Arc::clone(&self.catalog), stretch));
             self.counting = Some(AbortOnDropHandle::new(counting));

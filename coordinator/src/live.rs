@@ -57,6 +57,8 @@ impl Heard {
 /// A task as its worker told of it.
 #[derive(Clone, Debug)]
 struct Doing {
+    /// When this attempt was heard of first.
+    since: Timestamp,
     /// When, how many rows, how many bytes.
     signs: VecDeque<(Timestamp, u64, u64)>,
     attempt: u32,
@@ -87,6 +89,8 @@ pub struct TaskStatus {
     pub partition: PartitionId,
     /// The attempt, from 1.
     pub attempt: u32,
+    /// When this process heard of this attempt first, by the coordinator's clock.
+    pub since: Timestamp,
     /// Rows read so far.
     pub rows: u64,
     /// Raw bytes read so far.
@@ -110,6 +114,24 @@ pub struct Throughput {
     pub minute: Option<Timestamp>,
     /// Files of the last 60 minutes, the current one last.
     pub files: Vec<u64>,
+}
+
+/// Tasks on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tasks {
+    /// Published, and not answered.
+    pub(crate) published: u64,
+    /// Of which workers gave signs of life lately.
+    pub(crate) heard: u64,
+}
+
+impl Tasks {
+    /// How many workers hold unacked, which AMQP does not tell, where `waiting` tasks are in the queue:
+    /// what was published and does not wait. While all that waits is `taken_out`, as in a pause, only
+    /// signs of life tell what workers had by then.
+    pub(crate) const fn unacked(self, waiting: u64, taken_out: bool) -> u64 {
+        if taken_out { self.heard } else { self.published.saturating_sub(waiting) }
+    }
 }
 
 fn key(address: &PartitionAddress) -> At {
@@ -136,7 +158,8 @@ impl Live {
             }
             _ => {
                 if heard.tasks.len() < TASKS_OF_A_WORKER {
-                    let doing = Doing { signs: VecDeque::from([sign]), attempt, reading };
+                    let signs = VecDeque::from([sign]);
+                    let doing = Doing { since: now, signs, attempt, reading };
                     heard.tasks.insert(key(&progress.address), doing);
                 }
             }
@@ -172,6 +195,12 @@ impl Live {
     /// Which partitions are published and not answered.
     pub(crate) fn publishes(&mut self, published: BTreeSet<At>) {
         self.published = published;
+    }
+
+    /// How many tasks are on their way.
+    pub(crate) fn tasks(&self, now: Timestamp) -> Tasks {
+        let heard = self.workers(now).iter().map(|worker| worker.tasks.len() as u64).sum();
+        Tasks { published: self.published.len() as u64, heard }
     }
 
     pub(crate) fn is_published(&self, window: WindowKey, partition: PartitionId) -> bool {
@@ -235,6 +264,7 @@ impl Doing {
             revision: window.revision,
             partition,
             attempt: self.attempt,
+            since: self.since,
             rows,
             bytes,
             rows_per_second: pace(first.1, rows),
@@ -303,6 +333,7 @@ mod tests {
         assert_eq!((worker.worker.as_str(), worker.heard_at), ("one", at("2024-12-20T10:00:19")));
         let [task] = worker.tasks.as_slice() else { panic!("{told:?}") };
         assert_eq!((task.partition, task.rows, task.bytes), (4, 700, 70_000));
+        assert_eq!(task.since, begin, "also when more signs came than are kept");
         assert_eq!((task.rows_per_second, task.bytes_per_second), (Some(50.0), Some(5_000.0)));
 
         live.answered(&outcome("one", 4), now);
@@ -321,6 +352,7 @@ mod tests {
         live.heard(&again, at("2024-12-20T10:00:40"));
         let task = &live.workers(at("2024-12-20T10:00:40"))[0].tasks[0];
         assert_eq!((task.attempt, task.rows, task.rows_per_second), (2, 10, None));
+        assert_eq!(task.since, at("2024-12-20T10:00:40"));
     }
 
     #[test]
@@ -364,6 +396,21 @@ mod tests {
         let told = live.workers(now);
         let one = told.iter().find(|it| it.worker == "one").expect("it is known");
         assert_eq!(one.tasks.len(), TASKS_OF_A_WORKER);
+    }
+
+    #[test]
+    fn what_is_published_and_does_not_wait_is_unacked() {
+        let mut live = Live::default();
+        let now = at("2024-12-20T10:00");
+        let address = progress("one", 4, 0).address;
+        live.publishes((0..6).map(|number| (key(&address).0, number)).collect());
+        live.heard(&progress("one", 4, 10), now);
+        let tasks = live.tasks(now);
+        assert_eq!(tasks, Tasks { published: 6, heard: 1 });
+        assert_eq!([4, 6, 9].map(|waiting| tasks.unacked(waiting, false)), [2, 0, 0]);
+        assert_eq!(tasks.unacked(0, true), 1, "the others were taken out of the queue");
+        live.answered(&outcome("one", 4), now);
+        assert_eq!(live.tasks(now), Tasks { published: 5, heard: 0 });
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use self::each::{EachPartition, PartitionState};
 pub use self::read::StatusReader;
 use crate::explain::{
     Broker, Facts, Lease, PauseFacts, Reason, StuckFacts, ThrottledFacts, Trouble, Watermark,
-    WindowFacts,
+    WindowFacts, slowest,
 };
 use crate::figures::Figures;
 use crate::held::HeldWindow;
@@ -189,10 +189,11 @@ impl Status {
         let clock = facts.now.unwrap_or(now);
         let mut room = PARTITIONS_TOLD;
         let windows =
-            facts.windows.into_iter().zip(windows).map(|(facts, (record, partitions))| {
+            facts.windows.into_iter().zip(windows).map(|(mut facts, (record, partitions))| {
                 let why_held =
                     facts.held.then(|| HeldWindow::new(&record, facts.files_failed).reason);
                 let known = each::Known { window: record.key(), clock, live: live.as_ref(), busy };
+                facts.slowest = slowest(&record, &partitions, &known.under_way());
                 let each: Vec<_> =
                     partitions.iter().take(room).map(|partition| known.tell(partition)).collect();
                 room = room.saturating_sub(each.len());

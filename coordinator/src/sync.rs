@@ -5,6 +5,7 @@
 //! It decides nothing that anything else relies on, and works without the lease: what is marked
 //! twice is marked once.
 
+mod hold;
 mod pace;
 mod passes;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use backends::catalog::ArchivedColumn;
 use backends::ledger::{AuditEntry, SyncPosition};
-use backends::{BackendError, Ledger, Store};
+use backends::{BackendError, Catalog, Ledger, Store};
 use protocol::{Row, Timestamp, WindowKey};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -21,14 +22,16 @@ use tracing::{info, warn};
 
 use crate::board::Board;
 use crate::operate::initialised;
-use crate::pause::standing;
+use crate::throttle::ThrottleSettings;
 
+use hold::{Asked, Hold, hold};
 use pace::Pace;
 use passes::PassToSync;
 
 /// Passes that are asked for at a time.
 const PAGE: u32 = 100;
-/// How often a schedule looks whether this process leads by now.
+/// How often a schedule looks whether this process leads by now, and a batch that is not due yet
+/// whether what holds it back has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After which a schedule tries again what was kept from going on.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -38,7 +41,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub struct SyncSettings {
     /// Rows of one statement or transaction.
     pub batch_rows: usize,
-    /// Rows that are looked at in a second, at most.
+    /// Rows that are looked at in a second, at most; fewer where a throttle says so.
     pub rows_per_second: u64,
 }
 
@@ -86,6 +89,10 @@ pub struct ArchivedSync {
     pub column: Arc<dyn ArchivedColumn>,
     /// How.
     pub settings: SyncSettings,
+    /// What the configuration says of throttling; operators may say otherwise, live.
+    pub throttle: ThrottleSettings,
+    /// Whose database is asked, where the throttle says so, whether it is to be left alone.
+    pub catalog: Arc<dyn Catalog>,
     /// Ends it between two batches.
     pub stop: CancellationToken,
     /// Of the process that it belongs to: it goes on only while that leads or rests. `None`: alone.
@@ -99,10 +106,19 @@ impl ArchivedSync {
     /// When ledger, store or catalog do not answer, or a certificate or manifest is gone or damaged.
     /// What was marked stays, and the next run goes on from there.
     pub async fn run(&self, request: &SyncRequest) -> Result<SyncReport, BackendError> {
+        self.run_once(request, &mut Asked::default()).await
+    }
+
+    async fn run_once(
+        &self,
+        request: &SyncRequest,
+        asked: &mut Asked,
+    ) -> Result<SyncReport, BackendError> {
         let (watermark, archive) = initialised(&*self.ledger).await?;
         let mut run = Run {
             sync: self,
             request,
+            asked,
             pace: Pace::new(self.settings.rows_per_second),
             begun: false,
             report: SyncReport {
@@ -127,25 +143,25 @@ impl ArchivedSync {
         done.and(told).map(|()| run.report)
     }
 
-    /// Why no further batch may be begun now; `None` where one may. This is the one place that is
-    /// asked, before every batch: whatever else is to hold it back belongs here.
-    async fn held_back(&self) -> Result<Option<String>, BackendError> {
+    /// Whether a batch may be begun now. This is the one place that is asked, before every batch:
+    /// whatever else is to hold it back belongs here.
+    async fn hold(&self, asked: &mut Asked) -> Result<Hold, BackendError> {
         if self.stop.is_cancelled() {
-            return Ok(Some("it was told to stop".to_owned()));
+            return Ok(Hold::Back("it was told to stop".to_owned()));
         }
         if self.board.as_ref().is_some_and(|board| !board.may_show()) {
-            return Ok(Some("this process does not lead any more".to_owned()));
+            return Ok(Hold::Back("this process does not lead any more".to_owned()));
         }
-        Ok(standing(&*self.ledger).await?.map(|pause| pause.to_string()))
+        hold(&*self.ledger, (&self.throttle, &*self.catalog), asked).await
     }
 
     /// Runs every so often while the board's process leads or rests, until it is told to stop.
     pub async fn run_every(self, every: Duration, request: SyncRequest) {
-        let mut next = Instant::now();
+        let (mut next, mut asked) = (Instant::now(), Asked::default());
         while !self.stop.is_cancelled() {
             let leads = self.board.as_ref().is_none_or(Board::may_show);
             if leads && next <= Instant::now() {
-                let wait = match self.run(&request).await {
+                let wait = match self.run_once(&request, &mut asked).await {
                     Ok(SyncReport { ended: None, passes, marked, target, .. }) => {
                         if passes > 0 {
                             info!(passes, marked, "brought {target} up to the watermark");
@@ -175,6 +191,7 @@ impl ArchivedSync {
 struct Run<'a> {
     sync: &'a ArchivedSync,
     request: &'a SyncRequest,
+    asked: &'a mut Asked,
     pace: Pace,
     /// Whether the audit log says that it has begun.
     begun: bool,
@@ -234,11 +251,7 @@ impl<'a> Run<'a> {
     /// Marks some rows; `None` where it is held back.
     async fn batch(&mut self, rows: &[Row]) -> Result<Option<u64>, BackendError> {
         let sync = self.sync;
-        tokio::select! {
-            () = sync.stop.cancelled() => {}
-            () = tokio::time::sleep_until(self.pace.due().into()) => {}
-        }
-        if let Some(why) = sync.held_back().await? {
+        if let Some(why) = self.wait_until_due().await? {
             self.report.ended = Some(why);
             return Ok(None);
         }
@@ -253,6 +266,28 @@ impl<'a> Run<'a> {
         self.report.rows += rows.len() as u64;
         self.report.marked += marked;
         Ok(Some(marked))
+    }
+
+    /// Waits until a batch may begin; why none may, where it is held back.
+    async fn wait_until_due(&mut self) -> Result<Option<String>, BackendError> {
+        let sync = self.sync;
+        loop {
+            match sync.hold(self.asked).await? {
+                Hold::Back(why) => return Ok(Some(why)),
+                Hold::Rate(most) => {
+                    let own = sync.settings.rows_per_second;
+                    self.pace.limit(most.map_or(own, |most| most.min(own)));
+                }
+            }
+            let (due, now) = (self.pace.due(), Instant::now());
+            if due <= now {
+                return Ok(None);
+            }
+            tokio::select! {
+                () = sync.stop.cancelled() => {}
+                () = tokio::time::sleep_until(due.min(now + LOOK_EVERY).into()) => {}
+            }
+        }
     }
 
     /// Writes down who marks what, before anything is changed; once.

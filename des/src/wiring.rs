@@ -304,6 +304,8 @@ impl Fleet {
             store: self.store.clone(),
             column: archived_column(config, wanted).await?,
             settings: sync_settings(wanted),
+            throttle: config.throttle.clone(),
+            catalog: Arc::clone(&self.catalog),
             stop: stop.clone(),
             board: Some(board.clone()),
         };

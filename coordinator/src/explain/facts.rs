@@ -2,7 +2,7 @@
 
 use backends::ledger::{Pause, Scope, Wait};
 use protocol::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that says why the watermark moves or does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -140,9 +140,9 @@ pub struct WindowFacts {
     pub slowest: Option<SlowPartition>,
 }
 
-/// The partition of an open window without an accepted receipt that was set back most often, and of
-/// several the one with the most rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The partition of an open window without an accepted receipt that has been under way for longest; while
+/// none is known to be, the one that was set back most often, and of several the one with the most rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowPartition {
     /// Its number.
     pub partition: u32,
@@ -150,9 +150,12 @@ pub struct SlowPartition {
     pub rows: u64,
     /// Answers without a receipt that was accepted.
     pub setbacks: u32,
-    /// Who works on it; null where the ledger does not say, as where a broker spreads the work, or
-    /// where it waits.
+    /// Who works on it; null where it waits, or where that is not known: the ledger only says it where
+    /// no broker spreads the work, whoever leads hears it of workers.
     pub worker: Option<String>,
+    /// Since when that has been heard, by the clock of whoever leads; null where it was not.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
 }
 
 /// A window that the watermark cannot pass: one that cannot be planned for now, or a certified one

@@ -131,8 +131,9 @@ impl WindowFacts {
             lines.push(format!("           {files_failed} files failed in what is accepted"));
         }
         if let Some(it) = &self.slowest {
+            let since = it.since.map_or_else(String::new, |since| format!(" since {since}"));
             let worker =
-                it.worker.as_ref().map_or_else(String::new, |name| format!(", with {name}"));
+                it.worker.as_ref().map_or_else(String::new, |name| format!(", with {name}{since}"));
             let (partition, rows) = (it.partition, it.rows);
             lines.push(format!(
                 "           it waits most for partition {partition}: {rows} files{worker}"
@@ -257,6 +258,7 @@ mod tests {
                     rows: 50_000,
                     setbacks: 0,
                     worker: Some("worker-a-1".to_owned()),
+                    since: Some(at("2024-12-20T09:59:20")),
                 }),
                 ..window(partitions)
             })

@@ -1,11 +1,14 @@
 //! Every partition of a window, and what is becoming of it. Pure.
 
+use std::collections::BTreeMap;
+
 use backends::ledger::PartitionRecord;
 use protocol::{PartitionId, Timestamp, WindowKey};
 use serde::Serialize;
 
 use super::shortened;
-use crate::live::{Live, WorkerStatus};
+use crate::explain::UnderWay;
+use crate::live::{Live, TaskStatus, WorkerStatus};
 
 /// What is becoming of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -122,15 +125,29 @@ impl Known<'_> {
         }
     }
 
-    /// The worker that was heard of it last, and the rows that it read.
-    fn running(&self, partition: PartitionId) -> Option<(&str, u64)> {
+    /// What of the window is being worked on.
+    fn tasks(&self) -> impl Iterator<Item = (&WorkerStatus, &TaskStatus)> {
+        let (end, revision) = (self.window.end, self.window.revision);
         let tasks =
             self.busy.iter().flat_map(|worker| worker.tasks.iter().map(move |task| (worker, task)));
-        let ours = tasks.filter(|(_, task)| {
-            (task.window, task.revision, task.partition)
-                == (self.window.end, self.window.revision, partition)
-        });
+        tasks.filter(move |(_, task)| (task.window, task.revision) == (end, revision))
+    }
+
+    /// The worker that was heard of it last, and the rows that it read.
+    fn running(&self, partition: PartitionId) -> Option<(&str, u64)> {
+        let ours = self.tasks().filter(|(_, task)| task.partition == partition);
         let (worker, task) = ours.max_by_key(|(_, task)| task.heard_at)?;
         Some((&worker.worker, task.rows))
+    }
+
+    /// Which partitions are under way, with whoever was heard of each last.
+    pub(super) fn under_way(&self) -> BTreeMap<PartitionId, UnderWay> {
+        let mut tasks: Vec<_> = self.tasks().collect();
+        tasks.sort_by_key(|(_, task)| task.heard_at);
+        let under_way = tasks.into_iter().map(|(worker, task)| {
+            let (worker, since) = (worker.worker.clone(), Some(task.since));
+            (task.partition, UnderWay { worker, since })
+        });
+        under_way.collect()
     }
 }

@@ -175,11 +175,18 @@ fn every_partition_has_the_state_that_is_known_of_it() {
         json!({"partition": 5, "state": "accepted_with_failures", "rows": 100, "files_failed": 7})
     );
     assert_eq!(each[6]["part"], true);
+    let slowest = |status: &Status| {
+        let it = status.windows[0].facts.slowest.as_ref().expect("some are not done");
+        (it.partition, it.worker.clone(), it.since)
+    };
+    let since = Some(at("2024-12-20T10:00:30"));
+    assert_eq!(slowest(&led), (2, Some("worker-a-1".to_owned()), since));
 
     // Who does not lead knows what the ledger knows, and says so.
     let other = status(parts(windows));
     let expected = [ToDo, ToDo, ToDo, Retrying, Accepted, AcceptedWithFailures, ToDo];
     assert_eq!(states(&other), (0..).zip(expected).collect::<Vec<_>>());
+    assert_eq!(slowest(&other), (3, None, None), "the one that came back most often");
     assert_eq!((other.workers, other.throughput), (None, None));
 }
 

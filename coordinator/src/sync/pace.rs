@@ -6,26 +6,37 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     per_second: u64,
-    due: Instant,
+    /// When the last batch was due.
+    from: Instant,
+    /// How many rows it had: they are paid off at the rate that holds meanwhile.
+    rows: u64,
+    /// When it was over.
+    over: Instant,
 }
 
 impl Pace {
     /// At most `per_second` rows a second, from now on.
     pub(super) fn new(per_second: u64) -> Self {
-        Self { per_second: per_second.max(1), due: Instant::now() }
+        let now = Instant::now();
+        Self { per_second: per_second.max(1), from: now, rows: 0, over: now }
+    }
+
+    /// At most `per_second` rows a second, also of those that the last batch had.
+    pub(super) fn limit(&mut self, per_second: u64) {
+        self.per_second = per_second.max(1);
     }
 
     /// When the next batch may begin.
-    pub(super) const fn due(&self) -> Instant {
-        self.due
+    pub(super) fn due(&self) -> Instant {
+        #[expect(clippy::cast_precision_loss, reason = "rows of a batch and of a second are few")]
+        let share = Duration::from_secs_f64(self.rows as f64 / self.per_second as f64);
+        (self.from + share).max(self.over)
     }
 
     /// A batch of `rows` is over at `now`. Time that nobody used is not made up for: whatever was
     /// waited for, a burst never follows.
     pub(super) fn took(&mut self, rows: u64, now: Instant) {
-        #[expect(clippy::cast_precision_loss, reason = "rows of a batch and of a second are few")]
-        let share = Duration::from_secs_f64(rows as f64 / self.per_second as f64);
-        self.due = (self.due + share).max(now);
+        (self.from, self.rows, self.over) = (self.due(), rows, now);
     }
 }
 
@@ -52,5 +63,17 @@ mod tests {
         assert_eq!(pace.due(), later);
         pace.took(10, later);
         assert_eq!(pace.due() - later, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_rate_that_changes_counts_at_once() {
+        let mut pace = Pace::new(1);
+        let begin = pace.due();
+        pace.took(1_000, begin);
+        assert_eq!(pace.due() - begin, Duration::from_secs(1_000));
+        pace.limit(100);
+        assert_eq!(pace.due() - begin, Duration::from_secs(10));
+        pace.limit(0);
+        assert_eq!(pace.due() - begin, Duration::from_secs(1_000), "no rate is none at all");
     }
 }

@@ -28,6 +28,8 @@ pub(super) async fn run(args: SyncArchivedArgs, output: Output) -> Result<Exit, 
         store,
         column,
         settings: wiring::sync_settings(wanted),
+        throttle: config.throttle.clone(),
+        catalog: wiring::catalog(&config).await?,
         stop: shutdown_on_signals()?,
         board: None,
     };

@@ -1,12 +1,13 @@
 //! `des sync-archived`: a column of the table says which files are archived, and of no other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{Made, Place};
+use crate::throttle::now_hours;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -146,6 +147,48 @@ fn a_pause_holds_it_back() {
     assert!(human.contains("Run it again"), "{human}");
     place.json("resume");
     assert_eq!(place.json("sync-archived")["marked"], made.len());
+}
+
+#[test]
+fn a_throttle_holds_it_back() {
+    let (mut place, made, _gone) = place(40);
+    place.set("sync_archived.batch_rows", 2);
+    let refused = |place: &Place, told: &str| {
+        let run = place.des("sync-archived --output json").expect(1);
+        let it = run.json();
+        assert!(it["ended"].as_str().is_some_and(|why| why.contains(told)), "{told}: {it}");
+        assert_eq!((&it["marked"], marked(place).len()), (&json!(0), 0));
+    };
+    // Hours of the configuration, then an operator's.
+    place.set("throttle.not_between", now_hours());
+    refused(&place, "nothing is to be begun between");
+    place.json("throttle --not-between none --reason urgent");
+    assert_eq!(place.json("sync-archived --dry-run")["marked"], made.len());
+    place.set("throttle", json!({}));
+    let said = format!("throttle --not-between {} --reason backup", now_hours());
+    place.json(&said);
+    refused(&place, "nothing is to be begun between");
+    place.json("throttle --off --reason over");
+
+    // What the source database says; what cannot be asked counts as wait.
+    place.set("throttle.query", "SELECT active FROM maintenance");
+    refused(&place, "which counts as wait");
+    place.sql().execute("CREATE TABLE maintenance (active); INSERT INTO maintenance VALUES (3)");
+    refused(&place, "answers 3, and more than 0 means wait");
+    place.sql().execute("UPDATE maintenance SET active = 0");
+
+    // The lower of both rates counts, and a new one at once.
+    place.json("throttle --max-files-per-second 1 --reason month-end");
+    let mut running = place.start("sync-archived --output json");
+    running.run_until(LIMIT, || marked(&place).len() >= 2);
+    assert!(marked(&place).len() < made.len(), "some are left");
+    place.json("throttle --max-files-per-second 10 --reason less");
+    let began = Instant::now();
+    let left = made.len() - marked(&place).len();
+    let done = running.end(LIMIT).expect(0).json();
+    assert_eq!((done["marked"].as_u64(), marked(&place)), (Some(made.len() as u64), uids(&made)));
+    let (took, least) = (began.elapsed(), (left as u64 - 4) * 1_000 / 10);
+    assert!(took >= Duration::from_millis(least), "{left} rows in {took:?}, at 10 a second");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn refused(run: Run, told: &str) {
 }
 
 /// Hours that it is now, in UTC: from an hour ago for three hours.
-fn now_hours() -> String {
+pub(crate) fn now_hours() -> String {
     let now = Utc::now();
     let at = |hours| (now + TimeDelta::hours(hours)).format("%H:%M").to_string();
     format!("{}-{}", at(-1), at(2))

@@ -1,5 +1,6 @@
 //! The broker as somebody sees it who is not `des`: looks into queues, empties, repeats, breaks.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::runtime::Runtime;
 
-use crate::setup::Fleet;
+use crate::setup::{Fleet, server};
 
 const COPY: &str = "x-copy";
 
@@ -32,6 +33,15 @@ fn short(text: &str) -> ShortString {
 fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// What the broker's own tool says, without headings.
+pub(crate) fn rabbitmqctl(words: &[&str]) -> String {
+    let mut command = Command::new(server("DES_TEST_RABBITMQCTL"));
+    let output = command.args(["--quiet", "--no-table-headers"]).args(words).output();
+    let output = output.expect("rabbitmqctl runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 async fn channel(url: &str) -> (Connection, Channel) {
@@ -74,6 +84,14 @@ impl Broker {
 
     pub(crate) fn waiting(&self, lane: &str) -> u32 {
         self.depth(lane).unwrap_or(0)
+    }
+
+    /// Messages that were delivered and not acked, as the broker itself says.
+    pub(crate) fn unacked(&self, lane: &str) -> u64 {
+        let told = rabbitmqctl(&["list_queues", "name", "messages_unacknowledged"]);
+        let queue = self.queue(lane);
+        let line = told.lines().find_map(|it| it.strip_prefix(&format!("{queue}\t")));
+        line.unwrap_or_else(|| panic!("no {queue}:\n{told}")).trim().parse().expect("a number")
     }
 
     /// Empties a queue; the number of messages that were lost.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::broker::Broker;
+use crate::process::Running;
 use crate::setup::Fleet;
 
 /// Asks until the sentence holds all of these texts; the facts.
@@ -91,4 +92,61 @@ fn six_situations_are_told_apart() {
         process.signal(Signal::TERM);
         process.end(LIMIT).expect(0);
     }
+}
+
+/// An address that is free.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+/// Freezes the worker while whoever leads hears that it works on what is waited for most; what is said.
+#[track_caller]
+fn frozen_at_work(fleet: &Fleet, worker: &Running) -> Value {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        worker.signal(Signal::STOP);
+        // What it said before arrives, and the status is read anew.
+        std::thread::sleep(Duration::from_millis(2_500));
+        let facts = fleet.json("explain");
+        if facts["windows"][0]["slowest"]["worker"].is_string() {
+            return facts;
+        }
+        assert!(Instant::now() < deadline, "it is never at work: {facts:#}");
+        worker.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(150));
+    }
+}
+
+#[test]
+fn the_slowest_partitions_worker_is_named_as_long_as_whoever_leads_answers() {
+    let mut fleet = Fleet::new(3_000);
+    fleet.configure("coordinator", "partition_rows", json!(12));
+    fleet.configure("worker", "slots", json!(1));
+    let address = free_address();
+    fleet.configure("http", "listen", json!(address));
+    let mut coordinator = fleet.start("coordinator");
+    let open = "SELECT count(*) > 0 FROM des_windows WHERE state = 'open'";
+    coordinator.run_until(LIMIT, || fleet.try_value(open).as_deref() == Some("true"));
+    fleet.configure("http", "listen", json!("127.0.0.1:0"));
+    let mut worker = fleet.start("worker");
+    worker.told("serving HTTP address=", LIMIT);
+    fleet.configure("http", "listen", json!(address));
+
+    let facts = frozen_at_work(&fleet, &worker);
+    let slowest = &facts["windows"][0]["slowest"];
+    let name = slowest["worker"].as_str().expect("a name").to_owned();
+    assert!(name.starts_with("worker-") && slowest["since"].is_string(), "{slowest}");
+    let human = fleet.des("explain").expect(0).text();
+    let told = format!("files, with {name} since 20");
+    assert!(human.contains(&told), "`{told}` is not said:\n{human}");
+
+    // Where nobody answers, nothing is said of it, and nothing is the worse for it.
+    fleet.configure("http", "listen", json!(free_address()));
+    let facts = fleet.json("explain");
+    let slowest = &facts["windows"][0]["slowest"];
+    assert!(slowest["worker"].is_null() && slowest["since"].is_null(), "{slowest}");
+    assert_eq!(facts["troubles"], json!([]));
+    worker.signal(Signal::CONT);
+    fleet.wait_until_archived(LIMIT);
 }

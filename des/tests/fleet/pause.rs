@@ -1,14 +1,16 @@
 //! Pausing a fleet: what workers hold is finished and accepted, nothing else is begun, a successor
 //! finds the same.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::LIMIT;
-use crate::broker::Broker;
+use crate::broker::{Broker, rabbitmqctl};
 use crate::process::Running;
+use crate::scrape::Scrape;
 use crate::setup::Fleet;
 
 /// For so long nothing may happen that is not to happen.
@@ -39,6 +41,23 @@ fn freeze_at_work(fleet: &Fleet, broker: &Broker, worker: &Running) {
     }
 }
 
+/// Waits until so many tasks are said to be unacked, as they are by the broker itself.
+#[track_caller]
+fn until_unacked(coordinator: &mut Running, broker: &Broker, tasks: u64) {
+    let key = "des_queue_unacked{queue=\"tasks\"}";
+    assert_eq!(broker.unacked("tasks"), tasks);
+    coordinator.told("serving HTTP address=", LIMIT);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let said = Scrape::of(coordinator).values.get(key).copied();
+        if said == Some(tasks as f64) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{said:?} are said to be unacked, and not {tasks}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Nothing is published, nothing planned, nothing finished.
 #[track_caller]
 fn assert_at_rest(fleet: &Fleet, broker: &Broker) {
@@ -65,6 +84,7 @@ fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
     let mut worker = fleet.start("worker");
     coordinator.run_until(LIMIT, || fleet.shards() > 0);
     freeze_at_work(&fleet, &broker, &worker);
+    until_unacked(&mut coordinator, &broker, 1);
 
     let paused = fleet.json("pause --reason backup");
     coordinator.run_until(LIMIT, || broker.waiting("tasks") == 0);
@@ -72,6 +92,7 @@ fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
     worker.signal(Signal::CONT);
     coordinator.run_until(LIMIT, || unfinished(&fleet) < left);
     assert_at_rest(&fleet, &broker);
+    until_unacked(&mut coordinator, &broker, 0);
     let facts = fleet.json("explain");
     assert_eq!(facts["paused"]["since"], paused["since"], "{facts}");
 
@@ -98,4 +119,56 @@ fn a_paused_fleet_finishes_what_workers_hold_and_begins_nothing() {
     assert_eq!(fleet.value(log), "pause backup, resume done");
     coordinator.signal(Signal::TERM);
     coordinator.end(LIMIT).expect(0).says(["paused since", "resumed"]);
+}
+
+/// How often either side of a connection has to be heard of, in seconds. Nobody else has it so short, by
+/// which this fleet's connections are known.
+const HEARTBEAT: u64 = 2;
+
+/// Which connections the fleet has: when each began, and between which ports.
+fn connections() -> BTreeSet<String> {
+    let told = rabbitmqctl(&["list_connections", "timeout", "connected_at", "name"]);
+    let ours = format!("{HEARTBEAT}\t");
+    told.lines().filter(|line| line.starts_with(&ours)).map(str::to_owned).collect()
+}
+
+/// Whoever is not heard of for two heartbeats is put out by the broker: to stay is to be alive. What holds
+/// for many of them holds for those of days.
+#[test]
+fn connections_outlive_a_pause() {
+    let mut fleet = Fleet::new(200);
+    fleet.configure("coordinator", "partition_rows", json!(5));
+    let url = format!("{}?heartbeat={HEARTBEAT}", fleet.broker().0);
+    fleet.configure("broker", "url", json!(url));
+    // So that some is left when the pause comes.
+    fleet.json("init");
+    fleet.json("throttle --max-files-per-second 10 --reason drill");
+    let mut coordinator = fleet.start("coordinator");
+    let mut worker = fleet.start("worker");
+    coordinator.run_until(LIMIT, || fleet.shards() > 0);
+    fleet.json("pause --reason backup");
+    let mut left = unfinished(&fleet);
+    coordinator.run_until(LIMIT, || {
+        std::thread::sleep(Duration::from_secs(2));
+        std::mem::replace(&mut left, unfinished(&fleet)) == left
+    });
+    assert!(left > 0, "there is something to go on with");
+    let (before, epoch) = (connections(), fleet.epoch());
+    assert!(before.len() >= 2, "coordinator and worker have some: {before:?}");
+
+    std::thread::sleep(Duration::from_secs(5 * HEARTBEAT));
+    assert_eq!((connections(), fleet.epoch()), (before, epoch));
+    assert_eq!(unfinished(&fleet), left, "nothing was done meanwhile");
+    fleet.json("throttle --off --reason done");
+    fleet.json("resume --reason done");
+    coordinator.run_until(LIMIT, || fleet.is_archived());
+    assert!(worker.is_running(), "it stayed");
+    assert_eq!(fleet.epoch(), epoch);
+    fleet.assert_everything_is_there();
+    for it in [coordinator, worker] {
+        it.signal(Signal::TERM);
+        let run = it.end(LIMIT).expect(0);
+        assert!(!run.stderr.contains("no connection; trying for ever"), "{run}");
+        assert!(!run.stderr.contains("consuming stopped"), "{run}");
+    }
 }

@@ -61,3 +61,36 @@ fn the_tables_own_column_is_brought_up_to_the_watermark() {
     let log = "SELECT count(*) FROM des_audit_log WHERE action = 'sync-archived'";
     assert_eq!(fleet.value(log), "5", "begun, killed; begun and ended, twice");
 }
+
+#[test]
+fn a_schedule_waits_for_the_source_database() {
+    let mut fleet = Fleet::new(200);
+    fleet.execute("ALTER TABLE archive.\"Files\" ADD COLUMN archived boolean");
+    let coordinator = fleet.start("coordinator");
+    let worker = fleet.start("worker");
+    fleet.wait_until_archived(LIMIT);
+    for it in [coordinator, worker] {
+        it.signal(Signal::TERM);
+        it.end(LIMIT).expect(0);
+    }
+    fleet.configure("sync_archived", "url", json!(fleet.database_url()));
+    fleet.configure("sync_archived", "column", json!("archived"));
+    fleet.configure("sync_archived", "every", json!("1s"));
+    fleet.configure("throttle", "query", json!("SELECT jobs FROM archive.busy"));
+    fleet.configure("throttle", "check_every", json!("1s"));
+    let mut coordinator = fleet.start("coordinator");
+    let waits = |for_what: &str| format!("marking archived files waits: {for_what}");
+    let told = "what has to be asked first cannot be, which counts as wait:";
+    coordinator.told(&waits(told), LIMIT);
+    fleet.execute("CREATE TABLE archive.busy AS SELECT 5 AS jobs");
+    let told = waits("the throttle query on the source database answers ");
+    assert_eq!(coordinator.told(&told, LIMIT), "5,");
+    assert_eq!(fleet.value(MARKED), "0");
+    fleet.execute("UPDATE archive.busy SET jobs = 0");
+    let all = "SELECT count(*) FROM archive.\"Files\" f WHERE NOT EXISTS (SELECT FROM \
+               des_migration_errors e WHERE e.uid = f.uid AND e.created_at = f.\"created at\")";
+    let all: u64 = fleet.value(all).parse().expect("a number");
+    coordinator.run_until(LIMIT, || marked(&fleet) == all);
+    coordinator.signal(Signal::TERM);
+    coordinator.end(LIMIT).expect(0);
+}

@@ -3,6 +3,8 @@
 //! that scrapes it with its configuration. Only addresses, passwords and directories are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,13 +14,20 @@ use serde_json::{Value, json};
 
 use super::process::{Run, Running};
 use super::programs::{path, program, succeeds, words, yaml};
-use super::queries::{queries, selectors};
+use super::queries::{panels, queries, selectors};
 use super::s3_server::{S3Server, Setup};
 
 /// Everything here ends long before, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 const PASSWORD: &str = "opensesame1";
+const TOKEN: &str = "opensesame-of-the-page";
 const FILES: usize = 300;
+/// Panels that show nothing while nothing is wrong, or while nobody works.
+const MAY_BE_EMPTY: [&str; 3] = [
+    "fleet.json: Answers without a receipt",
+    "fleet.json: Files that are not in the archive",
+    "workers.json: Tasks per second",
+];
 const DAYS: usize = 3;
 
 #[track_caller]
@@ -130,6 +139,7 @@ impl Ground {
             ("S3_SECRET_ACCESS_KEY", &self.s3.secret_key),
             ("DES_READER_PASSWORD", PASSWORD),
             ("DES_LEDGER_PASSWORD", PASSWORD),
+            ("DES_ADMIN_TOKEN", TOKEN),
         ]);
         let mut environment = BTreeMap::new();
         for (name, value) in of.as_object().expect("an environment") {
@@ -321,17 +331,48 @@ fn the_fleet_of_compose_archives_everything_and_its_dashboards_see_it() {
         assert!(says.iter().any(|it| run.text().contains(it)), "{run}");
     }
     assert_the_broker_runs_with_its_configuration();
+    for (_, port, _) in fleet.iter().filter(|(service, ..)| *service == "coordinator") {
+        assert_eq!(
+            act(*port, "throttle", ", \"max_files_per_second\": 100000", "a-guess-at-it"),
+            401
+        );
+    }
+    let (_, port, _) = fleet.iter().find(|(it, ..)| *it == "coordinator").expect("a coordinator");
+    assert_eq!(act(*port, "pause", "", TOKEN), 200, "the page may pause");
+    assert_eq!(act(*port, "resume", "", TOKEN), 200);
 
     if let Some(prometheus) = Prometheus::start(&targets) {
         prometheus.wait_for("count(up{job=~\"des-.*\"} == 1) == 4");
         prometheus.wait_for("rate(des_worker_slots[1m])");
+        // Absent while paused, and figures are read seconds later.
+        prometheus.wait_for("des_backlog_seconds");
         assert_every_query_finds_something(&prometheus);
     }
     for (service, _, process) in fleet {
         process.signal(Signal::TERM);
         let run = process.end(LIMIT).expect(0);
-        assert!(!run.stderr.contains(PASSWORD), "{service} tells a password");
+        let told = [PASSWORD, TOKEN].iter().any(|secret| run.stderr.contains(secret));
+        assert!(!told, "{service} tells a password");
     }
+}
+
+/// Acts as the page of a coordinator does; the status of the answer.
+#[track_caller]
+fn act(port: u16, what: &str, more: &str, token: &str) -> u16 {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let body = format!("{{\"reason\": \"drill\"{more}}}");
+    let request = format!(
+        "POST /api/{what} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
+    status.unwrap_or_else(|| panic!("no status: {answer}"))
 }
 
 fn assert_every_query_finds_something(prometheus: &Prometheus) {
@@ -353,6 +394,15 @@ fn assert_every_query_finds_something(prometheus: &Prometheus) {
     assert!(asked.len() > 40, "{asked:?}");
     assert!(silent.is_empty(), "a fleet that runs serves nothing of this: {silent:#?}");
     // The panels of a fleet that has just archived something are not empty either.
+    let panels = panels();
+    for title in MAY_BE_EMPTY {
+        assert!(panels.iter().any(|(place, _)| place == title), "there is no {title}");
+    }
+    for (place, query) in panels {
+        if !MAY_BE_EMPTY.contains(&place.as_str()) {
+            prometheus.wait_for(&query);
+        }
+    }
     for stat in ["sum(des_leading) == 1", "max(des_watermark_timestamp_seconds) * 1000 > 1.7e12"] {
         assert!(!prometheus.ask(stat).expect("an answer").trim().is_empty(), "{stat}");
     }

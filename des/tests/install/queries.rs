@@ -13,24 +13,43 @@ const JOB: &str = "des_job";
 /// Prometheus' own, and that one.
 const ADDED: [&str; 4] = ["job", "instance", "le", JOB];
 
-/// Every query, with where it stands.
-pub(crate) fn queries() -> Vec<(String, String)> {
+/// What a process counts for all of its jobs.
+const OF_PROCESSES: [&str; 2] = ["des_worker_slots", "process_resident_memory_bytes"];
+/// The dashboards' variable, in a query.
+const CHOSEN: &str = "des_job=~\"$des_job\"";
+
+fn dashboards() -> Vec<(String, Value)> {
+    let names = files("compose/grafana/dashboards", ".json").into_iter();
+    let read = |name: &str| text(&format!("compose/grafana/dashboards/{name}"));
+    names
+        .map(|name| (serde_json::from_str(&read(&name)).map(|it| (name, it))).expect("JSON"))
+        .collect()
+}
+
+/// Every query of the dashboards as Grafana asks it when all jobs are chosen, with file and title of its
+/// panel.
+pub(crate) fn panels() -> Vec<(String, String)> {
     let mut queries = Vec::new();
-    for name in files("compose/grafana/dashboards", ".json") {
-        let board: Value =
-            serde_json::from_str(&text(&format!("compose/grafana/dashboards/{name}")))
-                .expect("JSON");
+    for (name, board) in dashboards() {
         for panel in board["panels"].as_array().expect("panels") {
             for target in panel["targets"].as_array().expect("queries") {
                 assert_eq!(
                     target["datasource"]["uid"], "prometheus",
                     "the one that is provisioned"
                 );
-                let expr = target["expr"].as_str().expect("a query").to_owned();
-                queries.push((format!("{name}: {}", panel["title"]), expr));
+                let expr = target["expr"].as_str().expect("a query").replace("$des_job", ".*");
+                assert!(!expr.contains('$'), "a variable that is not known: {expr}");
+                let title = panel["title"].as_str().expect("a title");
+                queries.push((format!("{name}: {title}"), expr));
             }
         }
     }
+    queries
+}
+
+/// Every query, with where it stands.
+pub(crate) fn queries() -> Vec<(String, String)> {
+    let mut queries = panels();
     for rule in rules() {
         let expr = rule["expr"].as_str().expect("a query").to_owned();
         queries.push((rule["alert"].as_str().expect("a name").to_owned(), expr));
@@ -85,6 +104,34 @@ fn selectors_are_found() {
     let expected = [("des_a_total", "class!~\"files|up\", x=\"1\""), ("up", "")];
     assert_eq!(selectors(query), expected.map(|(name, it)| (name.to_owned(), it.to_owned())));
     assert!(selectors("vector(1)").is_empty());
+}
+
+#[test]
+fn dashboards_are_of_the_job_that_is_chosen_or_of_all() {
+    for (name, board) in dashboards() {
+        let [variable] = board["templating"]["list"].as_array().expect("variables").as_slice()
+        else {
+            panic!("{name}: one variable")
+        };
+        assert_eq!((&variable["name"], &variable["multi"]), (&JOB.into(), &true.into()), "{name}");
+        // What has no such label is only found by a pattern that nothing matches.
+        assert_eq!((&variable["allValue"], &variable["includeAll"]), (&".*".into(), &true.into()));
+        for panel in board["panels"].as_array().expect("panels") {
+            for target in panel["targets"].as_array().expect("queries") {
+                let query = target["expr"].as_str().expect("a query");
+                for (metric, matchers) in selectors(query) {
+                    let chooses = matchers.ends_with(CHOSEN);
+                    let is_of_all = OF_PROCESSES.contains(&metric.as_str());
+                    assert_ne!(chooses, is_of_all, "{name}: {}: {query}", panel["title"]);
+                }
+            }
+        }
+    }
+    let shown = panels().into_iter().flat_map(|(_, query)| selectors(&query));
+    let shown: BTreeSet<_> = shown.map(|(metric, _)| metric).collect();
+    for metric in ["des_throttled", "des_queue_unacked"] {
+        assert!(shown.contains(metric), "no panel shows {metric}");
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     coordinator.run_until(LIMIT, || fleet.try_value(all).as_deref() == Some("true"));
     let browser = Browser::start();
     browser.screen(1_200, 900, false);
-    browser.open(&format!("http://{address}/"));
+    browser.open(&format!("http://{address}/?job=default"));
 
     // Nobody works yet.
     browser.wait_for("return document.querySelectorAll('#windows .cell').length > 40");
@@ -68,6 +68,9 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     );
     assert_eq!(states(&browser)[0], "published");
     assert_eq!(browser.text("#connection"), "Live");
+    // Where there are several jobs, the status is only found by its job.
+    let json = browser.run("return document.querySelector('#json').href");
+    assert_eq!(json, format!("http://{address}/api/status?job=default"));
     assert!(browser.text("#role").starts_with("Leading"), "{}", browser.text("#role"));
     browser.run("window.here = true");
 

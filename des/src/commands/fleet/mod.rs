@@ -9,6 +9,7 @@ mod workers;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use serde::de::DeserializeOwned;
 
 use crate::cli::{FleetArgs, TopArgs};
 use crate::config::Config;
@@ -18,12 +19,14 @@ use view::View;
 
 /// How long an answer may take. The coordinator itself waits up to 5 s for each that it asks.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take where it is only one of several that are asked.
+const SHORT_LIMIT: Duration = Duration::from_secs(2);
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 pub(super) async fn workers(args: FleetArgs, output: Output) -> Result<Exit, Failure> {
     let coordinator = Coordinator::of(&args)?;
-    let view = coordinator.ask().await?;
+    let view: View = coordinator.ask().await?;
     let result = workers::result(&coordinator.url, &view)?;
     output.result(&result, workers::human)?;
     Ok(Exit::Done)
@@ -38,13 +41,28 @@ pub(super) async fn top(args: TopArgs, output: Output) -> Result<Exit, Failure> 
     }
     let coordinator = Coordinator::of(&args.fleet)?;
     // Whatever is wrong from the beginning is said as any error is, not in a screen of its own.
-    let first = coordinator.ask().await?;
+    let first: View = coordinator.ask().await?;
     if args.once {
         let lines = frame::frame(&first, None);
         output.raw((lines.join("\n") + "\n").as_bytes())?;
         return Ok(Exit::Done);
     }
     screen::run(&coordinator, first, output).await
+}
+
+/// What the coordinator at `http.listen` of the configuration says, if it says anything soon.
+pub(super) async fn told_nearby<T: DeserializeOwned>(config: &Config) -> Option<T> {
+    let (url, status) = nearby(config)?;
+    Coordinator::at(url, status, SHORT_LIMIT).ok()?.ask().await.ok()
+}
+
+/// Where a process of this configuration serves, and its job's status.
+fn nearby(config: &Config) -> Option<(String, String)> {
+    let address = config.http.listen.filter(|address| address.port() != 0)?;
+    let url = format!("http://{}", super::ready::near(address));
+    // It may coordinate other jobs besides.
+    let status = status_of(&format!("{url}/?job={}", config.job));
+    Some((url, status))
 }
 
 /// The coordinator that is asked.
@@ -68,26 +86,25 @@ impl Coordinator {
             (Some(url), _) => (url.trim_end_matches('/').to_owned(), status_of(url)),
             (None, Some(path)) => {
                 let config = Config::load(path)?;
-                let listens = config.http.listen.filter(|address| address.port() != 0);
-                let address = listens.ok_or_else(|| {
+                nearby(&config).ok_or_else(|| {
                     Failure::usage(format!(
                         "{}: `http.listen` names no address that a coordinator could be asked at: \
                          say where it is with --url",
                         path.display()
                     ))
-                })?;
-                let url = format!("http://{}", super::ready::near(address));
-                // It may coordinate other jobs besides.
-                let status = status_of(&format!("{url}/?job={}", config.job));
-                (url, status)
+                })?
             }
             (None, None) => return Err(Failure::usage("say --config or --url")),
         };
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             return Err(Failure::usage(format!("`{url}` is no URL: use http://host:port")));
         }
+        Ok(Self::at(url, status, LIMIT)?)
+    }
+
+    fn at(url: String, status: String, limit: Duration) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
-            .timeout(LIMIT)
+            .timeout(limit)
             // A coordinator is near; what the environment has for the world outside is not for it.
             .no_proxy()
             .user_agent(concat!("des/", env!("CARGO_PKG_VERSION")))
@@ -96,7 +113,7 @@ impl Coordinator {
         Ok(Self { client, url, status })
     }
 
-    async fn ask(&self) -> anyhow::Result<View> {
+    async fn ask<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         let url = &self.url;
         let answer = self.client.get(&self.status).send().await;
         let mut answer = answer.with_context(|| {

@@ -560,4 +560,5 @@ $('tip').addEventListener('pointerleave', hideTip);
 for (const what of Object.keys(ASKED)) $(what).addEventListener('click', () => ask(what));
 $('cancel').addEventListener('click', () => $('dialog').close());
 $('form').addEventListener('submit', submit);
+$('json').href += OF_JOB;
 connect();
