@@ -15,6 +15,7 @@ pub mod queue;
 pub mod sabotage;
 mod sql;
 pub mod store;
+mod tls;
 pub mod trace;
 
 pub use catalog::Catalog;

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
 use sqlx::sqlite::SqliteError;
 
 use crate::error::{BackendError, Result};
+use crate::tls;
 
 /// Reads a PostgreSQL URL: `postgresql://`, `postgres://`, and the form that names a Python
 /// driver, `postgresql+psycopg://`.
@@ -53,6 +54,10 @@ enum Meaning {
 /// Gives the driver's error its meaning. `what` names the database and the action.
 pub(crate) fn sql_error(what: impl Into<String>, error: sqlx::Error) -> BackendError {
     let what = what.into();
+    if tls::is_certificate_refused(&error.to_string()) {
+        let what = format!("{what}; {}", tls::BY_URL);
+        return BackendError::Unavailable { what, cause: error.into() };
+    }
     match meaning(&error) {
         Meaning::Unavailable => BackendError::Unavailable {
             what: format!("{what}; check that it runs, can be reached and has room"),

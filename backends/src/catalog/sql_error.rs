@@ -5,12 +5,16 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 
 use crate::error::{BackendError, Cause};
+use crate::tls;
 
 /// Says what an error of the driver means. `doing` is the action and the thing, in a person's
 /// words: `reading the clock of the catalog at host:5432/files`.
 pub(super) fn meaning(doing: &str, error: sqlx::Error) -> BackendError {
     use sqlx::Error as E;
     match &error {
+        E::Io(_) | E::Tls(_) if tls::is_certificate_refused(&error.to_string()) => {
+            unavailable(format!("{doing}: {}", tls::BY_URL), error)
+        }
         E::Database(_) => of_postgres(doing, error),
         E::Io(_) | E::PoolTimedOut | E::PoolClosed => unavailable(
             format!("{doing}: no answer; check that the server is up and reachable from here"),

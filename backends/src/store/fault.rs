@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use object_store::client::HttpError;
 
 use crate::error::{BackendError, Cause};
+use crate::tls;
 
 /// The meaning of a failure of the machine's own files.
 pub(super) fn io_error(what: String, error: std::io::Error) -> BackendError {
@@ -35,7 +36,12 @@ pub(super) fn store_error(what: String, error: object_store::Error) -> BackendEr
         (E::Generic { .. }, Some(501)) => BackendError::Failed { what, cause: error.into() },
         (E::Generic { .. }, _) => match io_kind(&error) {
             Some(kind) => by_kind(kind, what, spelled_out(&error)),
-            None => BackendError::Unavailable { what, cause: spelled_out(&error) },
+            None => {
+                let cause = spelled_out(&error);
+                let is_refused = tls::is_certificate_refused(&cause.to_string());
+                let hint = if is_refused { format!("; {}", tls::BY_SYSTEM) } else { String::new() };
+                BackendError::Unavailable { what: what + &hint, cause }
+            }
         },
         (E::JoinError { .. }, _) => BackendError::Unavailable { what, cause: error.into() },
         _ => BackendError::Failed { what, cause: error.into() },

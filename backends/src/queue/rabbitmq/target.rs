@@ -9,6 +9,7 @@ use lapin::uri::AMQPUri;
 use super::RabbitSettings;
 use crate::error::{BackendError, Result};
 use crate::queue::Lane;
+use crate::tls;
 
 /// Interval of heartbeats, in seconds; the broker's is used where it is shorter. A peer that is
 /// silent for two of them is given up.
@@ -155,7 +156,11 @@ impl Target {
                     what("; delete what stands there under our names or set another broker.prefix")
                 ),
             },
-            _ => BackendError::Unavailable { what: what(""), cause: trouble.into() },
+            _ => {
+                let is_refused = tls::is_certificate_refused(&trouble.to_string());
+                let hint = if is_refused { format!("; {}", tls::BY_SYSTEM) } else { String::new() };
+                BackendError::Unavailable { what: what(&hint), cause: trouble.into() }
+            }
         }
     }
 }
