@@ -4,6 +4,11 @@ use protocol::{Timestamp, Window};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
+/// Whether open transactions count: with a lag of days nothing is written that late.
+pub const fn waits_for_transactions(lag_days: u32) -> bool {
+    lag_days < 1
+}
+
 /// Up to where windows may reach: `lag_days` before the earlier of the two clocks, and, where a
 /// transaction is open that could still write below that, before its beginning; on a boundary of
 /// `span_micros`.
@@ -18,8 +23,8 @@ pub fn cutoff(
     let lagged = now.saturating_add_micros(-i64::from(lag_days) * MICROS_PER_DAY);
     let settled = match oldest_transaction {
         // A row that a transaction writes carries, at the earliest that we rely on, the time at
-        // which the transaction began. With a lag of days nothing is written that late.
-        Some(began) if lag_days < 1 => lagged.min(began),
+        // which the transaction began.
+        Some(began) if waits_for_transactions(lag_days) => lagged.min(began),
         _ => lagged,
     };
     settled.floor_to(span_micros)

@@ -18,17 +18,20 @@ use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
 use protocol::{PartitionId, Timestamp};
 
 pub use self::facts::{
-    Broker, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
+    Broker, DroppedFacts, Facts, Lease, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
     ThrottledFacts, Trouble, TroubledPartition, Watermark, WindowFacts,
 };
 use crate::attempts::is_waited_for;
 use crate::behind::behind;
-use crate::cutting::cutoff;
+use crate::cutting::{cutoff, waits_for_transactions};
+use crate::findings::dropped_passes;
 use crate::pause::standing;
 use crate::throttle::waited_for;
 
 /// Open windows whose partitions are looked at; the others are counted.
 const WINDOWS_LOOKED_AT: usize = 50;
+/// Windows that are told whose last pass was dropped.
+const WINDOWS_TOLD_DROPPED: u32 = 20;
 
 /// What can be asked, or why it cannot.
 pub struct Sources<'a> {
@@ -123,6 +126,7 @@ pub(crate) async fn ask_ledger(
         origin: archive.origin,
         lag_days: row.lag_days,
         target: cutoff(now, now, row.lag_days, None, settings.window_span_micros),
+        open_transaction: None,
         pending_files: None,
         uncovered_files: None,
     };
@@ -139,6 +143,8 @@ pub(crate) async fn ask_ledger(
         .into_iter()
         .map(|(reason, files)| Reason { reason, files })
         .collect();
+    let dropped = dropped_passes(ledger, WINDOWS_TOLD_DROPPED).await?.into_iter();
+    facts.dropped = dropped.map(|(end, reason)| DroppedFacts { end, reason }).collect();
     let stuck = ledger.stuck().await?;
     let is_ahead = |stuck: &&Stuck| stuck.end > archive.settled_until;
     facts.stuck = stuck
@@ -165,13 +171,15 @@ async fn ask_catalog(
     now: Timestamp,
     settings: ExplainSettings,
 ) -> Result<(), BackendError> {
-    let oldest = match watermark.lag_days {
-        0 => catalog.oldest_transaction().await?,
-        _ => None,
-    };
-    let clock = catalog.now().await?;
-    let span = settings.window_span_micros;
-    watermark.target = cutoff(clock, now, watermark.lag_days, oldest, span);
+    let (clock, span, lag) =
+        (catalog.now().await?, settings.window_span_micros, watermark.lag_days);
+    watermark.target = cutoff(clock, now, lag, None, span);
+    if waits_for_transactions(lag) {
+        let oldest = catalog.oldest_transaction().await?;
+        let target = cutoff(clock, now, lag, oldest, span);
+        watermark.open_transaction = oldest.filter(|_| target < watermark.target);
+        watermark.target = target;
+    }
     watermark.uncovered_files = Some(catalog.count_files(None, Some(watermark.origin)).await?);
     let due = (watermark.archived_until, watermark.target);
     watermark.pending_files = Some(match due.0 < due.1 {

@@ -19,6 +19,7 @@ use tracing::debug;
 use crate::board::Board;
 use crate::cutting::cutoff;
 use crate::explain::{Partitions, count_partitions};
+use crate::findings::dropped_passes;
 use crate::pause::standing;
 use crate::throttle::{Reason, waited_for};
 
@@ -63,6 +64,8 @@ pub struct Figures {
     pub throttled: Option<String>,
     /// Windows that are not committed: requested, open, held.
     pub windows: [u64; 3],
+    /// Committed windows whose last pass was dropped.
+    pub dropped: u64,
     /// Partitions of open windows.
     pub partitions: Partitions,
     /// Unresolved error rows by reason.
@@ -103,6 +106,7 @@ impl Figures {
         for (state, count) in ["requested", "open", "held"].into_iter().zip(self.windows) {
             gauge!("des_windows", "state" => state).set(count as f64);
         }
+        gauge!("des_windows_dropped").set(self.dropped as f64);
         let Partitions { all: _, accepted, to_do, backing_off } = self.partitions;
         for (state, count) in
             [("accepted", accepted), ("to_do", to_do), ("backing_off", backing_off)]
@@ -139,6 +143,7 @@ fn describe() {
     describe_gauge!("des_paused", Unit::Count, "1 while an operator paused, else 0");
     describe_gauge!("des_throttled", Unit::Count, "1 while limits make work wait for this reason");
     describe_gauge!("des_windows", Unit::Count, "Windows that are not committed");
+    describe_gauge!("des_windows_dropped", Unit::Count, "Windows whose last pass was dropped");
     describe_gauge!("des_partitions", Unit::Count, "Partitions of open windows");
     describe_gauge!("des_errors", Unit::Count, "Unresolved rows of des_migration_errors");
     describe_gauge!("des_queue_ready", Unit::Count, "Messages that wait for a consumer");
@@ -240,6 +245,7 @@ impl Watch {
                 figures.partitions.add(count_partitions(&partitions, now));
             }
         }
+        figures.dropped = dropped_passes(&*ledger, u32::MAX).await?.len() as u64;
         figures.errors = ledger.errors_by_reason().await?;
         // A catalog that does not answer leaves the target where the ledger's clock puts it.
         let clock = tokio::time::timeout(ASK_LIMIT, self.catalog.now()).await;

@@ -1,5 +1,7 @@
 //! What a pass over a committed window found, as it is kept in the ledger for whoever asked.
 
+use backends::ledger::Look;
+use backends::{BackendError, Ledger};
 use protocol::{Row, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +92,27 @@ impl Findings {
     }
 }
 
+/// How findings that tell of a dropped pass look in the ledger, and no others: a quote within a text
+/// has a backslash before it.
+const DROPPED: &str = "\"dropped\":\"";
+
+/// Why the last pass over a window was dropped, if it was.
+pub(crate) fn dropped(look: &Look) -> Option<String> {
+    Findings::decode(look.findings.as_deref()).dropped
+}
+
+/// Ends of committed windows whose last pass was dropped, with the reason, in order, at most `limit`.
+///
+/// # Errors
+/// When the ledger does not answer.
+pub(crate) async fn dropped_passes(
+    ledger: &dyn Ledger,
+    limit: u32,
+) -> Result<Vec<(Timestamp, String)>, BackendError> {
+    let looks = ledger.looks_that_found(DROPPED, limit).await?;
+    Ok(looks.iter().filter_map(|look| Some((look.window.end(), dropped(look)?))).collect())
+}
+
 /// Names a row, unless there are enough names of its kind.
 pub(crate) fn name(named: &mut Vec<Named>, finding: Finding, row: &Row) {
     if named.iter().filter(|it| it.finding == finding).count() < NAMED_FILES {
@@ -126,6 +149,15 @@ mod tests {
         }
         assert_eq!((all.vanished_rows, all.named.len()), (100, NAMED_FILES));
         assert_eq!(all.named[0], named(0));
+    }
+
+    #[test]
+    fn what_is_asked_of_the_ledger_finds_dropped_passes_and_no_others() {
+        let found = |findings: &Findings| findings.encode().expect("JSON").contains(DROPPED);
+        assert!(found(&Findings { dropped: Some("it is gone".to_owned()), ..all_zero() }));
+        let uid = format!("{{{DROPPED}x\"}}");
+        let named = vec![Named { uid, ..named(1) }];
+        assert!(!found(&Findings { named, ..all_zero() }) && !DROPPED.contains(['%', '_']));
     }
 
     fn all_zero() -> Findings {

@@ -252,7 +252,7 @@ impl<'a> Leader<'a> {
         let idle =
             self.planning.is_none()
                 && self.certifying.is_none()
-                && self.rechecking.is_over_for_now()
+                && self.rechecking.is_over_for_now(self.may_begin())
                 && !more
                 && !self.waits.has(|it| matches!(it, What::Compare(_)))
                 && self.flight.windows.values().all(|window| {

@@ -11,6 +11,8 @@ use backends::{BackendError, Catalog, Ledger};
 use protocol::{Tally, Timestamp, Window};
 use tokio::sync::mpsc;
 
+use crate::findings::dropped;
+
 /// Windows that are counted, or compared in full, in one round.
 const WINDOWS_PER_ROUND: u32 = 32;
 /// Batches of rows between the scan and the digest.
@@ -48,8 +50,8 @@ pub async fn tally(catalog: &dyn Catalog, window: Window) -> Result<Tally, Backe
     })
 }
 
-/// Counts the rows of the windows that were committed last, and compares in full those whose commit
-/// is `after` ago.
+/// Counts the rows of the windows that were committed last, and compares in full those that were
+/// committed, or over which a pass was dropped, at least `after` ago.
 pub(crate) async fn round(
     ledger: &dyn Ledger,
     catalog: &dyn Catalog,
@@ -59,19 +61,24 @@ pub(crate) async fn round(
     let watermark = ledger.watermark().await?.map_or(Timestamp::MIN, |row| row.archived_until);
     // One above the watermark, which was moved back over it, is met again anyway.
     let settled = |look: &Look| look.window.end() <= watermark;
+    let now = ledger.now().await?;
+    // One whose pass was dropped is left alone as long as if it had been committed then.
+    let rests = |look: &Look| dropped(look).is_some() && !is_due(look.looked_at, now, after);
     for look in ledger.looks_to_recheck(true, WINDOWS_PER_ROUND).await?.into_iter().filter(settled)
     {
         let (window, Some(then)) = (look.window, look.catalog) else { continue };
+        if rests(&look) {
+            continue;
+        }
         let count = catalog.count(Some(window.start()), Some(window.end())).await?;
         if count.files != then.rows {
             round.different.push(window.end());
         }
     }
-    let now = ledger.now().await?;
     let oldest = ledger.looks_to_recheck(false, WINDOWS_PER_ROUND).await?;
     for look in oldest.into_iter().filter(settled) {
         let window = look.window;
-        if !is_due(look.committed_at, now, after) || round.different.contains(&window.end()) {
+        if !is_due(look.looked_at, now, after) || round.different.contains(&window.end()) {
             continue;
         }
         let began = Instant::now();
@@ -85,10 +92,10 @@ pub(crate) async fn round(
     Ok(round)
 }
 
-/// Whether a window that was committed then is to be compared in full.
-fn is_due(committed_at: Timestamp, now: Timestamp, after: Duration) -> bool {
+/// Whether a window that was committed or last looked at then is to be compared in full.
+fn is_due(looked_at: Timestamp, now: Timestamp, after: Duration) -> bool {
     let after = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
-    committed_at.saturating_add_micros(after) <= now
+    looked_at.saturating_add_micros(after) <= now
 }
 
 /// How long to wait between two rounds.

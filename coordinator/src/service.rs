@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::attempts::AttemptLimits;
 use crate::behind::is_behind;
 use crate::board::Board;
-use crate::cutting::cutoff;
+use crate::cutting::{cutoff, waits_for_transactions};
 use crate::decide::FailureLimits;
 use crate::held::held_windows;
 use crate::lead::{Ended, Leader};
@@ -402,7 +402,10 @@ pub(crate) async fn reach(
 ) -> Result<Timestamp, BackendError> {
     let lag_days = ledger.watermark().await?.map_or(0, |row| row.lag_days);
     let clocks = (catalog.now().await?, ledger.now().await?);
-    let oldest = if lag_days < 1 { catalog.oldest_transaction().await? } else { None };
+    let oldest = match waits_for_transactions(lag_days) {
+        true => catalog.oldest_transaction().await?,
+        false => None,
+    };
     Ok(cutoff(clocks.0, clocks.1, lag_days, oldest, span))
 }
 

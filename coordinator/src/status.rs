@@ -13,8 +13,8 @@ use serde::Serialize;
 pub use self::each::{EachPartition, PartitionState};
 pub use self::read::StatusReader;
 use crate::explain::{
-    Broker, Facts, Lease, PauseFacts, Reason, StuckFacts, ThrottledFacts, Trouble, Watermark,
-    WindowFacts, slowest,
+    Broker, DroppedFacts, Facts, Lease, PauseFacts, Reason, StuckFacts, ThrottledFacts, Trouble,
+    Watermark, WindowFacts, slowest,
 };
 use crate::figures::Figures;
 use crate::held::HeldWindow;
@@ -56,6 +56,8 @@ pub struct Status {
     pub windows: Vec<WindowStatus>,
     /// The certified window that the watermark cannot pass again.
     pub stuck: Option<StuckFacts>,
+    /// The first of the committed windows whose last pass was dropped.
+    pub dropped: Vec<DroppedFacts>,
     /// Workers that were heard of in the last quarter of an hour; null where another one leads, who
     /// hears them.
     pub workers: Option<Vec<WorkerStatus>>,
@@ -214,6 +216,7 @@ impl Status {
             open_windows: facts.open_windows,
             windows: windows.collect(),
             stuck: facts.stuck,
+            dropped: facts.dropped,
             throughput: live.as_ref().map(|live| live.throughput(now)),
             workers,
             errors: facts.errors,
@@ -281,7 +284,9 @@ fn tone(facts: &Facts) -> Tone {
         () if facts.paused.is_some() => Tone::Paused,
         () if facts.stuck.is_some() || facts.windows.iter().any(|it| it.held) => Tone::Held,
         () if !facts.troubles.is_empty() => Tone::Trouble,
-        () if facts.open_windows == 0 && watermark.target <= watermark.archived_until => Tone::Idle,
+        () if facts.open_windows == 0 && watermark.target <= watermark.archived_until => {
+            if facts.dropped.is_empty() { Tone::Idle } else { Tone::Held }
+        }
         () if nobody_leads => Tone::Trouble,
         () if facts.throttled.as_ref().is_some_and(ThrottledFacts::stops) => Tone::Throttled,
         () if waits || (nobody_works && first.is_some()) => Tone::Trouble,

@@ -363,7 +363,7 @@ fn coordinator_settings(config: &Config, continuous: bool) -> CoordinatorSetting
         lease_ttl: it.lease_ttl,
         failures: it.failures,
         attempts: it.attempts,
-        recheck_after: it.recheck_after.filter(|_| continuous),
+        recheck_after: it.recheck_after,
         silence: SILENCE,
         takeover_wait: TAKEOVER_WAIT,
         leave_when_paused: !continuous,

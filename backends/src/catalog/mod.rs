@@ -74,7 +74,11 @@ pub trait Catalog: Send + Sync {
     async fn scan(&self, window: Window, batches: mpsc::Sender<RowBatch>) -> Result<()>;
 
     /// When the oldest transaction began that is open on the database and could still write rows
-    /// below a boundary; `None` when there is none, or the database cannot say.
+    /// below a boundary; `None` when there is none, or the kind of database cannot say.
+    ///
+    /// # Errors
+    /// `Denied` where some are hidden from this user, or from this server: then nobody knows which
+    /// is the oldest. The message says what to do.
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>>;
 
     /// Asks how busy the database is, in a session that only reads, within a few seconds.

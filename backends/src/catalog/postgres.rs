@@ -12,8 +12,6 @@ mod scan;
 mod server;
 mod table;
 
-use std::sync::atomic::AtomicBool;
-
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use protocol::{Timestamp, Window};
@@ -36,7 +34,6 @@ pub struct PostgresCatalog {
     server: Server,
     names: CatalogTable,
     table: Table,
-    told_of_hidden_transactions: AtomicBool,
 }
 
 impl PostgresCatalog {
@@ -49,12 +46,7 @@ impl PostgresCatalog {
     pub async fn connect(url: &str, table: CatalogTable) -> Result<Self> {
         let server = Server::connect(url, Access::Read).await?;
         let found = Table::find(&server, &table).await?;
-        Ok(Self {
-            server,
-            names: table,
-            table: found,
-            told_of_hidden_transactions: AtomicBool::new(false),
-        })
+        Ok(Self { server, names: table, table: found })
     }
 
     fn nonsense(&self, action: &str, answer: &str) -> BackendError {
@@ -131,7 +123,7 @@ impl Catalog for PostgresCatalog {
     }
 
     async fn oldest_transaction(&self) -> Result<Option<Timestamp>> {
-        inspect::oldest_transaction(&self.server, &self.told_of_hidden_transactions).await
+        inspect::oldest_transaction(&self.server).await
     }
 
     async fn measure(&self, check: LoadCheck<'_>) -> Result<f64> {

@@ -47,8 +47,9 @@ pub struct Look {
     pub window: Window,
     /// Its last committed revision.
     pub revision: Revision,
-    /// When that was committed.
-    pub committed_at: Timestamp,
+    /// When the window was last looked at, or a pass over it was dropped; where nobody wrote it
+    /// down, when its last revision was committed.
+    pub looked_at: Timestamp,
     /// The rows that the catalog had when the window was last looked at; `None` where nobody wrote
     /// it down.
     pub catalog: Option<Tally>,
@@ -62,7 +63,8 @@ pub struct Look {
 macro_rules! select_looks {
     ($join:literal, $condition:literal) => {
         concat!(
-            "SELECT w.window_end, w.revision, w.window_start, w.committed_at, \
+            "SELECT w.window_end, w.revision, w.window_start, \
+             coalesce(l.looked_at, w.committed_at) AS looked_at, \
              l.row_count, l.digest, l.rechecked_at, l.findings FROM des_windows w ",
             $join,
             " JOIN des_looks l ON l.job = w.job AND l.window_end = w.window_end \
@@ -104,10 +106,23 @@ pub(super) async fn to_recheck<S: Session>(
     const NEWEST: &str =
         select_looks!("", "AND l.rechecked_at IS NULL ORDER BY w.committed_at DESC LIMIT $2");
     const OLDEST: &str =
-        select_looks!("", "AND l.rechecked_at IS NULL ORDER BY w.committed_at LIMIT $2");
+        select_looks!("", "AND l.rechecked_at IS NULL ORDER BY l.looked_at LIMIT $2");
     let params = [Param::Text(job.as_str()), Param::Int(limit.into())];
     let select = if newest { NEWEST } else { OLDEST };
     session.fetch(select, &params).await?.iter().map(Record::look).collect()
+}
+
+/// Looks at windows whose last pass left findings that contain a text, which holds no `%` or `_`.
+pub(super) async fn that_found<S: Session>(
+    session: &mut S,
+    job: &Job,
+    text: &str,
+    limit: u32,
+) -> Result<Vec<Look>> {
+    const SELECT: &str = select_looks!("", "AND l.findings LIKE $2 ORDER BY w.window_end LIMIT $3");
+    let pattern = format!("%{text}%");
+    let params = [Param::Text(job.as_str()), Param::Text(&pattern), Param::Int(limit.into())];
+    session.fetch(SELECT, &params).await?.iter().map(Record::look).collect()
 }
 
 /// Notes that a window was compared with the catalog.
@@ -260,8 +275,11 @@ pub(super) async fn record_findings<S: Session>(
     key: WindowKey,
     findings: &str,
 ) -> Result<()> {
-    let update = "UPDATE des_looks SET findings = $3 WHERE job = $1 AND window_end = $2";
-    let params = [Param::Text(job.as_str()), Param::Time(key.end), Param::Text(findings)];
+    let update = "UPDATE des_looks SET findings = $3, looked_at = $4 \
+                  WHERE job = $1 AND window_end = $2";
+    let now = session.now().await?;
+    let findings = Param::Text(findings);
+    let params = [Param::Text(job.as_str()), Param::Time(key.end), findings, Param::Time(now)];
     session.execute(update, &params).await?;
     Ok(())
 }

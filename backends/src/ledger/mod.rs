@@ -242,8 +242,12 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Vec<Look>>;
 
     /// Looks at windows that were not compared with the catalog since their last commit: those
-    /// committed last first, or those committed first, at most `limit`.
+    /// committed last first, or those first that were looked at longest ago, at most `limit`.
     async fn looks_to_recheck(&self, newest: bool, limit: u32) -> Result<Vec<Look>>;
+
+    /// Looks at committed windows whose last pass left findings that contain `text`, by end, at most
+    /// `limit`. `text` holds neither `%` nor `_`.
+    async fn looks_that_found(&self, text: &str, limit: u32) -> Result<Vec<Look>>;
 
     /// Notes that a committed window was compared with the catalog, which had exactly the rows
     /// that were written down for it.

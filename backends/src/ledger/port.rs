@@ -294,6 +294,12 @@ where
         })
     }
 
+    async fn looks_that_found(&self, text: &str, limit: u32) -> Result<Vec<Look>> {
+        query!(self, "list looks by what was found", |session| {
+            looks::that_found(session, &self.job, text, limit)
+        })
+    }
+
     async fn note_rechecked(&self, lease: &Lease, end: Timestamp) -> Result<()> {
         transaction!(self, "note a look at a window", |session| {
             looks::note_rechecked(session, &self.job, lease, end)

@@ -205,7 +205,7 @@ impl Record {
             window: Window::new(self.time("window_start")?, key.end)
                 .map_err(|error| unfit("window_end", error))?,
             revision: key.revision,
-            committed_at: self.time("committed_at")?,
+            looked_at: self.time("looked_at")?,
             catalog,
             rechecked: self.opt_time("rechecked_at")?.is_some(),
             findings: self.opt_text("findings")?,

@@ -147,7 +147,6 @@ async fn privileges_are_reported() {
         .await;
     assert!(!catalog.inspect().await.expect("a report").writable);
     assert!(uids(&catalog, widest()).await.is_empty());
-    assert!(catalog.oldest_transaction().await.is_ok());
     fixture.execute(&format!("GRANT DELETE ON files TO {user}")).await;
     assert!(catalog.inspect().await.expect("a report").writable);
     fixture.execute(&format!("DROP OWNED BY {user}")).await;
@@ -210,6 +209,34 @@ async fn the_oldest_open_transaction_of_others_is_found() {
     let (_, oldest) = timeout(PATIENCE, scanning).await.expect("an end");
     assert_eq!(oldest.expect("an answer"), None);
     drop((first, second));
+    fixture.remove().await;
+}
+
+/// Whoever may not see when others' transactions began is refused, and not told that there is none.
+#[tokio::test]
+async fn an_open_transaction_that_is_hidden_is_not_taken_for_none() {
+    let fixture = PostgresFixture::create(Shape { with_size: false, ..Shape::default() }).await;
+    let (url, user) = fixture.user().await;
+    fixture.execute(&format!("GRANT SELECT ON files TO {user}")).await;
+    let catalog = PostgresCatalog::connect(&url, names("files")).await.expect("a catalog");
+    let mut writing = fixture.connect().await;
+    sqlx::raw_sql("BEGIN; INSERT INTO files VALUES ('early', now(), '/x')")
+        .execute(&mut writing)
+        .await
+        .expect("a transaction");
+    let refusal = catalog.oldest_transaction().await.expect_err("it is hidden");
+    assert!(matches!(refusal, BackendError::Denied { .. }), "{refusal}");
+    for told in [&format!("GRANT pg_read_all_stats TO {user}"), "lag_days to 1 or more"] {
+        assert!(refusal.to_string().contains(told), "{refusal}");
+    }
+    // A session of its own user hides nothing, nor does one that may be seen.
+    fixture.execute(&format!("GRANT pg_read_all_stats TO {user}")).await;
+    let began: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("SELECT now()").fetch_one(&mut writing).await.expect("its time");
+    let oldest = catalog.oldest_transaction().await.expect("it is seen");
+    assert_eq!(oldest, Timestamp::from_chrono(began));
+    drop(writing);
+    fixture.execute(&format!("DROP OWNED BY {user}")).await;
     fixture.remove().await;
 }
 

@@ -153,9 +153,22 @@ pub(crate) async fn a_look_tells_what_the_catalog_had(bench: &dyn Bench) {
     // One that could not even look leaves only why.
     nothing.scanned = None;
     nothing.findings = Some("{\"why\": \"gone\"}".to_owned());
+    let before = looks().await.swap_remove(0).looked_at;
     ledger.commit_window(&lease, &nothing).await.expect("it is noted");
-    let Look { catalog, findings, .. } = looks().await.swap_remove(0);
+    let Look { catalog, findings, looked_at, .. } = looks().await.swap_remove(0);
     assert_eq!((catalog, findings), (Some(tally(76)), nothing.findings));
+    // The window is due again after the others.
+    assert!(looked_at > before, "{looked_at} {before}");
+    let due = ledger.looks_to_recheck(false, 9).await.expect("looks");
+    let due: Vec<_> = due.iter().map(|look| look.window).collect();
+    assert_eq!(due, [window(2), window(1)]);
+    // What was found can be asked for.
+    let found = async |text: &str| -> Vec<_> {
+        let looks = ledger.looks_that_found(text, 9).await.expect("looks");
+        looks.iter().map(|look| look.window).collect()
+    };
+    assert_eq!(found("\"why\": \"g").await, [window(1)]);
+    assert_eq!(found("\"vanished\"").await, [], "of an earlier pass");
 }
 
 pub(crate) async fn a_window_is_rechecked_once(bench: &dyn Bench) {

@@ -27,6 +27,10 @@ pub struct Facts {
     pub windows: Vec<WindowFacts>,
     /// The window that the watermark cannot pass: one that cannot be planned.
     pub stuck: Option<StuckFacts>,
+    /// Committed windows whose last pass was dropped: what is late, failed or damaged of them is not
+    /// taken up. The first of them, by end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<DroppedFacts>,
     /// Unresolved error rows by reason, the most frequent first.
     pub errors: Vec<Reason>,
     /// `None` where there is none, or it does not answer.
@@ -48,6 +52,10 @@ pub struct Watermark {
     pub lag_days: u32,
     /// How far windows may reach now.
     pub target: Timestamp,
+    /// When the oldest transaction began that is open on the catalog, where windows reach less far
+    /// because of it, which they do only with a lag under a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_transaction: Option<Timestamp>,
     /// Rows between watermark and target, where the catalog answers.
     pub pending_files: Option<u64>,
     /// Rows at or below the origin, where the catalog answers.
@@ -165,6 +173,16 @@ pub struct StuckFacts {
     /// Its end.
     pub end: Timestamp,
     /// Why, and what to do.
+    pub reason: String,
+}
+
+/// A committed window whose last pass could not be planned, since something of it is gone or
+/// damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DroppedFacts {
+    /// Its end.
+    pub end: Timestamp,
+    /// What is gone or damaged.
     pub reason: String,
 }
 

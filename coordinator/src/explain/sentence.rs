@@ -1,6 +1,6 @@
 //! Why the watermark moves, or does not: one sentence, the weightiest reason first. Pure.
 
-use super::facts::{Facts, PauseFacts, ThrottledFacts, Watermark, WindowFacts};
+use super::facts::{DroppedFacts, Facts, PauseFacts, ThrottledFacts, Watermark, WindowFacts};
 use crate::attempts::{UNPUBLISHED, is_trouble, is_waited_for};
 use crate::throttle::Reason;
 
@@ -13,9 +13,9 @@ impl Facts {
             .or_else(|| self.blocked(&watermark))
             .or_else(|| self.stuck(&watermark))
             .or_else(|| self.unreachable(&watermark))
-            .or_else(|| self.idle(&watermark))
+            .or_else(|| self.idle(&watermark).map(|idle| idle + &self.left_out()))
             .or_else(|| self.throttled(&watermark))
-            .unwrap_or_else(|| self.under_way(&watermark) + &self.spaced_out())
+            .unwrap_or_else(|| self.under_way(&watermark) + &self.spaced_out() + &self.left_out())
     }
 
     fn without_watermark(&self) -> String {
@@ -100,6 +100,16 @@ impl Facts {
     /// Nothing is being done, and why.
     fn idle(&self, watermark: &Watermark) -> Option<String> {
         let until = watermark.archived_until;
+        if self.open_windows == 0
+            && watermark.target <= until
+            && let Some(began) = watermark.open_transaction
+        {
+            return Some(format!(
+                "The watermark waits at {until} for a transaction that has been open on the catalog \
+                 since {began} and may still write rows that are as old: end it, or keep lag_days \
+                 at 1 or more"
+            ));
+        }
         if self.open_windows == 0 && watermark.target <= until {
             return Some(format!(
                 "Nothing is due: everything until {until} is settled, and what is younger waits \
@@ -139,6 +149,21 @@ impl Facts {
     fn spaced_out(&self) -> String {
         let it = self.throttled.as_ref().filter(|it| !it.stops());
         it.map_or_else(String::new, |it| format!("; {}", it.reason))
+    }
+
+    /// What below the watermark is not taken up, and what to do.
+    fn left_out(&self) -> String {
+        let Some(DroppedFacts { end, reason }) = self.dropped.first() else { return String::new() };
+        let others = match self.dropped.len() {
+            1 => "",
+            _ => ", and of others,",
+        };
+        format!(
+            "; but what is late, failed or damaged of the window that ends at {end}{others} is not \
+             taken up: {reason}. Bring back what is missing, as from a backup, then run `des replay \
+             --window {end}`, or wait until it is tried again; where the ledger is what is wrong, \
+             `des rebuild-ledger`"
+        )
     }
 
     /// Somebody leads and something is to be done.

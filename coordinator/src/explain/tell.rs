@@ -18,6 +18,12 @@ impl Facts {
                 "watermark  {} (target {}, lag {} days)",
                 it.archived_until, it.target, it.lag_days
             ));
+            if let Some(began) = it.open_transaction {
+                lines.push(format!(
+                    "waits      no window reaches over {began}: since then a transaction has been \
+                     open on the catalog"
+                ));
+            }
             if let Some(files) = it.pending_files {
                 lines.push(format!("due        {files} files"));
             }
@@ -57,6 +63,12 @@ impl Facts {
         let more = self.open_windows.saturating_sub(self.windows.len().min(WINDOWS_NAMED) as u64);
         if more > 0 {
             lines.push(format!("           and {more} more that are not committed"));
+        }
+        for it in &self.dropped {
+            lines.push(format!(
+                "dropped    the last pass over the window that ends at {}: {}",
+                it.end, it.reason
+            ));
         }
         if let Some(broker) = &self.broker {
             lines.push(format!(
@@ -157,8 +169,8 @@ mod tests {
     use protocol::Timestamp;
 
     use super::super::facts::{
-        Broker, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts, ThrottledFacts, Trouble,
-        TroubledPartition, Watermark,
+        Broker, DroppedFacts, Partitions, PauseFacts, Reason, SlowPartition, StuckFacts,
+        ThrottledFacts, Trouble, TroubledPartition, Watermark,
     };
     use super::*;
 
@@ -176,6 +188,7 @@ mod tests {
                 origin: at("2024-12-01"),
                 lag_days: 7,
                 target: at("2024-12-13"),
+                open_transaction: None,
                 pending_files: Some(10),
                 uncovered_files: Some(0),
             }),
@@ -282,6 +295,28 @@ mod tests {
             Reason { reason: "missing".to_owned(), files: 20 },
             Reason { reason: "no_permission".to_owned(), files: 1 },
         ];
+        facts
+    });
+    snapshot!(a_transaction_is_open, {
+        let mut facts = facts();
+        facts.watermark = facts.watermark.map(|it| Watermark {
+            lag_days: 0,
+            target: it.archived_until,
+            open_transaction: Some(at("2024-12-10T09:00")),
+            pending_files: Some(0),
+            ..it
+        });
+        facts
+    });
+    snapshot!(late_rows_cannot_be_taken_up, {
+        let mut facts = facts();
+        facts.watermark = facts.watermark.map(|it| Watermark {
+            target: it.archived_until,
+            pending_files: Some(0),
+            ..it
+        });
+        let reason = "there is no _des/manifests/a.zst".to_owned();
+        facts.dropped = vec![DroppedFacts { end: at("2024-12-05"), reason }];
         facts
     });
     snapshot!(nobody_leads, Facts { lease: None, broker: None, ..facts() });

@@ -348,12 +348,13 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// Drops a pass that cannot be planned, so that it does not come again with every leader.
+    /// Drops a pass that cannot be planned, so that it does not come again with every leader. That is
+    /// written down, and told until a later pass over the window is over; whether the catalog has
+    /// other rows is looked at again, as after a commit.
     async fn drop_request(&mut self, key: WindowKey, reason: String) -> Result<(), BackendError> {
         let open = self.it.ledger.open_windows().await?;
         if let Some(record) = open.iter().find(|record| record.key() == key) {
             warn!(window = %key.end, trace_id = self.trace_id(key), "the pass is dropped: {reason}");
-            self.rechecking.give_up(key.end);
             let commit = WindowCommit {
                 window: record.window,
                 revision: record.revision,
@@ -370,6 +371,7 @@ impl Leader<'_> {
             self.flight.windows.remove(&key);
             if key.end <= self.watermark {
                 self.tell(Event::Held { window: record.window, reason: reason.clone() });
+                self.unplannable.retain(|(window, _)| *window != record.window);
                 self.unplannable.push((record.window, reason));
             }
         }

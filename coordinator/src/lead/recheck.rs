@@ -1,12 +1,10 @@
 //! Looking at committed windows again, beside everything else.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backends::BackendError;
 use backends::ledger::{AuditEntry, Purpose};
-use protocol::Timestamp;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
 
@@ -22,8 +20,6 @@ pub(super) struct Rechecking {
     after: Option<Duration>,
     next: Option<Instant>,
     under_way: Option<Looking>,
-    /// Windows for which a pass could not be planned: asking again would not help.
-    given_up: HashSet<Timestamp>,
 }
 
 impl Drop for Rechecking {
@@ -37,7 +33,7 @@ impl Drop for Rechecking {
 impl Rechecking {
     pub(super) fn new(after: Option<Duration>) -> Self {
         let next = after.map(|_| Instant::now());
-        Self { after, next, under_way: None, given_up: HashSet::new() }
+        Self { after, next, under_way: None }
     }
 
     /// Waits for the look that is under way; for ever where there is none.
@@ -48,9 +44,10 @@ impl Rechecking {
         }
     }
 
-    /// Whether no look is due or under way.
-    pub(super) fn is_over_for_now(&self) -> bool {
-        self.under_way.is_none() && self.next.is_none_or(|next| next > Instant::now())
+    /// Whether no look is under way, nor one due that may begin.
+    pub(super) fn is_over_for_now(&self, may_begin: bool) -> bool {
+        let is_due = self.next.is_some_and(|next| next <= Instant::now());
+        self.under_way.is_none() && !(is_due && may_begin)
     }
 
     /// Ends the look that is under way; the next one is due at once.
@@ -59,10 +56,6 @@ impl Rechecking {
             under_way.abort();
         }
         self.next = self.after.map(|_| Instant::now());
-    }
-
-    pub(super) fn give_up(&mut self, end: Timestamp) {
-        self.given_up.insert(end);
     }
 }
 
@@ -73,7 +66,7 @@ impl Leader<'_> {
             self.rechecking.next = None;
         }
         let Some(after) = self.rechecking.after else { return };
-        if self.rechecking.under_way.is_some() || self.rechecking.is_over_for_now() {
+        if self.rechecking.under_way.is_some() || self.rechecking.is_over_for_now(true) {
             return;
         }
         let (ledger, catalog) = (Arc::clone(&self.it.ledger), Arc::clone(&self.it.catalog));
@@ -103,11 +96,6 @@ impl Leader<'_> {
             self.it.ledger.note_rechecked(&self.lease, end).await?;
         }
         for end in different {
-            if self.rechecking.given_up.contains(&end) {
-                warn!(window = %end, "its rows changed, and it cannot be reconciled: see `des reconcile`");
-                self.it.ledger.note_rechecked(&self.lease, end).await?;
-                continue;
-            }
             info!(window = %end, "the catalog has other rows than when it was committed");
             let audit = AuditEntry {
                 actor: self.it.id.to_string(),

@@ -114,6 +114,7 @@ fn facts(windows: &[(WindowRecord, Vec<PartitionRecord>)]) -> Facts {
             lag_days: 7,
             target: at("2024-12-13"),
             pending_files: None,
+            open_transaction: None,
             uncovered_files: None,
         }),
         lease: Some(Lease {

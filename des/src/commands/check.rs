@@ -6,6 +6,7 @@ use backends::ledger::SqliteLedger;
 use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use coordinator::behind::behind;
+use coordinator::cutting::waits_for_transactions;
 use coordinator::throttle;
 use protocol::{ArchiveIdentity, Job};
 use retriever::{Archive, ReadError};
@@ -324,6 +325,13 @@ async fn look_at_ledger(
                     row.lag_days, config.lag_days
                 ),
             );
+        }
+    }
+    let lag_days = watermark.map_or(config.lag_days, |row| row.lag_days);
+    if let Some(catalog) = catalog.filter(|_| waits_for_transactions(lag_days)) {
+        let seen = catalog.oldest_transaction().await.map_err(Failure::from);
+        if findings.keep("catalog", seen).is_some() {
+            findings.ok("catalog", "open transactions are seen, and waited for");
         }
     }
     let archive = ledger.archive().await?;

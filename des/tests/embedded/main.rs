@@ -16,6 +16,7 @@ mod full;
 mod gc;
 mod hang;
 mod held;
+mod late;
 mod listing;
 mod lost;
 mod observe;

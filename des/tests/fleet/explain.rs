@@ -12,7 +12,7 @@ use crate::setup::Fleet;
 
 /// Asks until the sentence holds all of these texts; the facts.
 #[track_caller]
-fn explained(fleet: &Fleet, texts: &[&str]) -> Value {
+pub(crate) fn explained(fleet: &Fleet, texts: &[&str]) -> Value {
     let deadline = Instant::now() + LIMIT;
     loop {
         let facts = fleet.json("explain");

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::broker::Broker;
 use crate::process::Running;
+use crate::scrape::get;
 use crate::setup::Fleet;
+use crate::told::explained;
 use crate::{LIMIT, note};
 
 /// The coordinator that holds the lease, and the other one.
@@ -17,6 +19,20 @@ fn by_lease(fleet: &Fleet, coordinators: Vec<Running>) -> (Running, Vec<Running>
     let (mut leading, standing_by): (Vec<_>, Vec<_>) =
         coordinators.into_iter().partition(|it| holder.contains(&format!("-{}-", it.pid())));
     (leading.pop().expect("one of them leads"), standing_by)
+}
+
+/// Waits until the process says on `/readyz` that it cannot do its work, and all of this.
+#[track_caller]
+fn not_ready(process: &mut Running, told: &[&str]) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (status, why) = get(process, "/readyz");
+        if status == 503 && told.iter().all(|text| why.contains(text)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{told:?} is not said: {status} {why}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn two_coordinators(fleet: &Fleet) -> (Running, Vec<Running>) {
@@ -150,7 +166,8 @@ fn a_database_that_refuses_for_a_while_costs_time_and_nothing_else() {
 
     fleet.alter_database("CONNECTION LIMIT 0");
     fleet.end_sessions();
-    std::thread::sleep(Duration::from_secs(2));
+    explained(&fleet, &mut coordinator, &["too many connections"]);
+    not_ready(&mut coordinator, &["too many connections"]);
     fleet.alter_database("CONNECTION LIMIT -1");
     fleet.wait_until_archived(LIMIT);
     assert!(coordinator.is_running());

@@ -10,6 +10,7 @@ mod failing;
 mod faults;
 mod frozen;
 mod jobs;
+mod late;
 mod lines;
 mod mounts;
 mod observe;

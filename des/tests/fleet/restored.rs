@@ -1,5 +1,6 @@
 //! A ledger that is restored to an older point under a fleet that runs.
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::LIMIT;
@@ -49,7 +50,7 @@ fn a_ledger_that_goes_back_under_its_leader_is_led_with_by_nobody() {
     coordinator.run_until(LIMIT, || fleet.epoch() > epoch + 1);
     assert_eq!(fleet.watermark(), older, "nothing was settled again");
     assert_eq!(fleet.objects(), before);
-    coordinator.signal(rustix::process::Signal::TERM);
+    coordinator.signal(Signal::TERM);
     coordinator.end(LIMIT).expect(0).says(["des rebuild-ledger"]);
 
     fleet.json("rebuild-ledger --reason restored");
@@ -58,6 +59,50 @@ fn a_ledger_that_goes_back_under_its_leader_is_led_with_by_nobody() {
     fleet.wait_until_archived(LIMIT);
     assert!(fleet.json("stats")["archived_until"].as_str() >= Some(now.as_str()));
     assert_eq!(fleet.contents(".json"), certificates, "no certificate was written again");
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+}
+
+/// It ends over its last step, when every window is recorded and the watermark is not.
+#[test]
+fn a_rebuilding_that_is_killed_midway_is_begun_again() {
+    let mut fleet = Fleet::new(300);
+    let (coordinator, worker) = (fleet.start("coordinator"), fleet.start("worker"));
+    fleet.wait_until_archived(LIMIT);
+    for process in [worker, coordinator] {
+        process.signal(Signal::TERM);
+        process.end(LIMIT).expect(0);
+    }
+    let (windows, watermark) = (fleet.value("SELECT count(*) FROM des_windows"), fleet.watermark());
+    fleet.execute(&all(|table| format!("DELETE FROM {table}")));
+    fleet.execute("DELETE FROM des_looks; DELETE FROM des_passes");
+
+    let held = fleet.hold("LOCK TABLE des_archives IN EXCLUSIVE MODE");
+    let waits = "SELECT count(*) FROM pg_locks \
+                 WHERE NOT granted AND relation = 'des_archives'::regclass";
+    let mut killed = fleet.begin("rebuild-ledger --reason first");
+    killed.run_until(LIMIT, || {
+        fleet.value("SELECT count(*) FROM des_windows") == windows && fleet.value(waits) != "0"
+    });
+    killed.signal(Signal::KILL);
+    assert_eq!(killed.end(LIMIT).signal, Some(9));
+    fleet.commit(held);
+
+    // What is half there is led with by nobody.
+    let told = fleet.des("explain").expect(0).text();
+    assert!(told.contains("Nothing can move") && told.contains("des rebuild-ledger"), "{told}");
+    assert_eq!(fleet.value("SELECT count(*) FROM des_archive_config"), "0");
+    let again = fleet.json("rebuild-ledger --reason again");
+    assert_eq!((&again["changed"], &again["windows_recorded"]), (&json!(true), &json!(0)));
+    assert_eq!(again["windows_known"].to_string(), windows, "{again}");
+    assert_eq!(fleet.watermark(), watermark);
+    let log = "SELECT string_agg(reason, ' ') FROM des_audit_log WHERE action = 'rebuild-ledger'";
+    assert_eq!(fleet.value(log), "again", "what was not done is not in the log");
+
+    let late = fleet.add_late_file(4);
+    let (_coordinator, _worker) = (fleet.start("coordinator"), fleet.start("worker"));
+    assert_eq!(fleet.json("reconcile --all")["different"].as_array().map(Vec::len), Some(1));
+    fleet.assert_archived(&late);
     fleet.assert_everything_is_there();
     fleet.assert_tables_say_so();
 }

@@ -30,7 +30,7 @@ pub(crate) fn server(variable: &str) -> String {
 /// A source file and its row.
 pub(crate) struct Made {
     uid: String,
-    created_at: String,
+    pub(crate) created_at: String,
     pub(crate) path: PathBuf,
 }
 
@@ -120,7 +120,7 @@ impl Fleet {
     }
 
     /// The fleet's database as an administrator, whom its limits do not bind.
-    fn admin_url(&self) -> String {
+    pub(crate) fn admin_url(&self) -> String {
         format!("{}/{}", self.postgres.rsplit_once('/').expect("a URL").0, self.database)
     }
 
@@ -262,6 +262,44 @@ impl Fleet {
         self.sql(url, &format!("INSERT INTO archive.\"Files\" VALUES {values}"));
         self.rows += 1;
         Made { uid: uid.to_owned(), created_at, path }
+    }
+
+    /// A file of now, whose row a transaction wrote that is open as whoever `url` names.
+    pub(crate) fn begin_with_file(&self, uid: &str, url: &str) -> (Made, PgConnection) {
+        let path = self.path("files").join(uid);
+        std::fs::write(&path, uid).expect("written");
+        let insert = format!(
+            "INSERT INTO archive.\"Files\" VALUES ('{uid}', now(), '{}', {}) \
+             RETURNING \"created at\"",
+            path.display(),
+            uid.len()
+        );
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect(url).await.expect("connected");
+            sqlx::raw_sql("BEGIN").execute(&mut connection).await.expect("a transaction");
+            let inserted = sqlx::query_scalar(AssertSqlSafe(insert));
+            let created_at: chrono::DateTime<chrono::Utc> =
+                inserted.fetch_one(&mut connection).await.expect("a row");
+            let created_at = created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            (Made { uid: uid.to_owned(), created_at, path }, connection)
+        })
+    }
+
+    /// A transaction as an administrator that did this and is open.
+    pub(crate) fn hold(&self, sql: &str) -> PgConnection {
+        let sql = format!("BEGIN; {sql}");
+        self.runtime.block_on(async {
+            let mut connection = PgConnection::connect(&self.admin_url()).await.expect("connected");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("done");
+            connection
+        })
+    }
+
+    pub(crate) fn commit(&self, mut transaction: PgConnection) {
+        self.runtime.block_on(async {
+            sqlx::raw_sql("COMMIT").execute(&mut transaction).await.expect("committed");
+            transaction.close().await.expect("closed");
+        });
     }
 
     /// Writes that the S3 server never answered.

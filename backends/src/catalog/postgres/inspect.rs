@@ -1,7 +1,5 @@
 //! What the server says about the table, the session and the other sessions.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use chrono::{DateTime, Utc};
 use protocol::Timestamp;
 
@@ -73,41 +71,89 @@ async fn is_indexed(server: &Server, table: &Table) -> sqlx::Result<bool> {
     .await
 }
 
+/// What the server says about transactions of others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Transactions {
+    /// When the oldest of those that can be seen began.
+    oldest: Option<DateTime<Utc>>,
+    /// Whether there are sessions that do not show whether they are in one.
+    some_hidden: bool,
+    /// Whether it is a standby, where those of the primary are not seen.
+    in_recovery: bool,
+}
+
 /// When the oldest transaction began that could still write rows.
 ///
-/// Our own sessions cannot: they are read-only. Nor can anything on a standby, where those of the
-/// primary are not seen. A prepared transaction counts from when it was prepared; when it began
-/// is not known any more.
-pub(super) async fn oldest_transaction(
-    server: &Server,
-    told: &AtomicBool,
-) -> Result<Option<Timestamp>> {
+/// Our own sessions cannot: they are read-only. A prepared transaction counts from when it was
+/// prepared; when it began is not known any more.
+pub(super) async fn oldest_transaction(server: &Server) -> Result<Option<Timestamp>> {
+    // Of a session of another user everything is NULL that this role may not see, its kind as well.
     let question = sqlx::query_as(
         "WITH others AS ( \
-           SELECT xact_start, usesysid, backend_type FROM pg_stat_activity \
+           SELECT xact_start, usesysid FROM pg_stat_activity \
            WHERE datname = current_database() AND pid <> pg_backend_pid() \
-             AND backend_type NOT IN ('autovacuum worker', 'autovacuum launcher', 'walsender') \
+             AND coalesce(backend_type, '') NOT IN \
+               ('autovacuum worker', 'autovacuum launcher', 'walsender') \
              AND NOT (application_name = $1 AND usename = current_user)) \
          SELECT (SELECT min(began) FROM ( \
              SELECT xact_start FROM others \
              UNION ALL \
              SELECT prepared FROM pg_prepared_xacts WHERE database = current_database() \
-           ) AS open (began) WHERE NOT pg_is_in_recovery()), \
-           NOT (pg_has_role('pg_read_all_stats', 'USAGE') \
-             OR (SELECT coalesce(bool_and(pg_has_role(usesysid, 'USAGE')), true) FROM others \
-                 WHERE backend_type = 'client backend'))",
+           ) AS open (began)) AS oldest, \
+           NOT pg_has_role('pg_read_all_stats', 'USAGE') AND EXISTS (SELECT 1 FROM others \
+             WHERE usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE')) AS some_hidden, \
+           pg_is_in_recovery() AS in_recovery",
     )
     .bind(APPLICATION_NAME)
     .fetch_one(server.pool());
-    let (oldest, some_hidden): (Option<DateTime<Utc>>, bool) =
+    let (oldest, some_hidden, in_recovery): (Option<DateTime<Utc>>, bool, bool) =
         server.quick("looking for open transactions", question).await?;
-    if some_hidden && !told.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            catalog = server.name(),
-            user = server.user(),
-            "cannot see when other users' transactions began; GRANT pg_read_all_stats to this \
-             user, or keep lag_days well above the longest transaction"
-        );
+    let seen = Transactions { oldest, some_hidden, in_recovery };
+    oldest_of(seen, server.name(), server.user())
+}
+
+/// Nothing is guessed: where some cannot be seen, nobody knows which is the oldest. Pure.
+fn oldest_of(seen: Transactions, server: &str, user: &str) -> Result<Option<Timestamp>> {
+    let (cure, why) = match seen {
+        Transactions { in_recovery: true, .. } => (
+            "let database.url name the primary".to_owned(),
+            "it is a standby, which does not show transactions of its primary".to_owned(),
+        ),
+        Transactions { some_hidden: true, .. } => (
+            format!("GRANT pg_read_all_stats TO {user}"),
+            format!("the user {user} may not see when other users' transactions began"),
+        ),
+        Transactions { oldest, .. } => return Ok(oldest.and_then(Timestamp::from_chrono)),
+    };
+    Err(BackendError::Denied {
+        what: format!(
+            "{server}: with a lag under a day, open transactions are waited for, and they cannot be \
+             seen; {cure}, or set des_archive_config.lag_days to 1 or more"
+        ),
+        cause: why.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_not_taken_for_nothing() {
+        let oldest = DateTime::from_timestamp(1_733_000_000, 0);
+        let seen = Transactions { oldest, ..Transactions::default() };
+        let ask = |seen| oldest_of(seen, "the catalog", "ada");
+        assert_eq!(ask(seen).expect("it is seen"), oldest.and_then(Timestamp::from_chrono));
+        assert_eq!(ask(Transactions::default()).expect("there is none"), None);
+        for (seen, cure) in [
+            (Transactions { some_hidden: true, ..seen }, "GRANT pg_read_all_stats TO ada"),
+            (Transactions { in_recovery: true, ..seen }, "name the primary"),
+        ] {
+            let refusal = ask(seen).expect_err("some are hidden");
+            assert!(matches!(refusal, BackendError::Denied { .. }), "{refusal}");
+            for told in [cure, "lag_days to 1 or more"] {
+                assert!(refusal.to_string().contains(told), "{refusal}");
+            }
+        }
     }
-    Ok(oldest.and_then(Timestamp::from_chrono))
 }
