@@ -9,8 +9,12 @@ mod fixture;
 mod postgres;
 #[path = "catalog/postgres_sessions.rs"]
 mod postgres_sessions;
+#[path = "catalog/postgres_standby.rs"]
+mod postgres_standby;
 #[path = "catalog/postgres_types.rs"]
 mod postgres_types;
+#[path = "support/private_postgres.rs"]
+mod private_postgres;
 #[path = "catalog/sqlite.rs"]
 mod sqlite;
 #[path = "catalog/sqlite_forms.rs"]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Made, Place, Step, steps};
+use crate::support::{Made, Place, RESTORE, Step, steps};
 
 const COMMITTED: &str = "SELECT window_start, window_end, revision, row_count, digest, replaces, \
      files_archived, files_failed, shards, bytes_raw, bytes_stored, certificate FROM des_windows \
@@ -43,7 +43,7 @@ fn is_lost(place: &Place) -> bool {
 }
 
 fn lose(place: &Place) {
-    for step in steps() {
+    for step in steps(RESTORE) {
         if let Step::Sql(sql) = step {
             place.sql().execute(&sql);
         }
@@ -59,9 +59,10 @@ fn the_drill_is_gone_through() {
     let before = place.objects();
     // The new row's lag is the configuration's, so that there is something to go on with.
     place.set("database.lag_days", 7);
-    for step in steps() {
+    for step in steps(RESTORE) {
         match step {
             Step::Sql(sql) => place.sql().execute(&sql),
+            Step::Yaml(yaml) => panic!("the drill configures nothing: {yaml}"),
             Step::Des(words, code) => {
                 let run = place.des(&words).expect(code);
                 if code != 0 {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::broker::Broker;
-use crate::process::Running;
+use crate::process::{Run, Running};
 use crate::setup::Fleet;
 
 /// Asks until the sentence holds all of these texts; the facts.
@@ -25,6 +25,75 @@ pub(crate) fn explained(fleet: &Fleet, texts: &[&str]) -> Value {
     }
 }
 
+/// The page with what is said in the six situations, in blocks of text.
+const PAGE: &str = "../docs/explain.md";
+const BLOCK: &str = "```text\n";
+
+/// What is said, without what differs from run to run: who, where, and when. The fleet's first day is
+/// 2025-03-01, and any time that is no midnight of its days 10:20:30 on 2025-03-20.
+fn without_chance(fleet: &Fleet, facts: &Value, text: &str) -> String {
+    let mut told: String = text
+        .lines()
+        .filter(|line| !line.starts_with("slow "))
+        .fold(String::new(), |all, line| all + line + "\n");
+    for (day, shown) in (0..30).map(|day| (day, day + 1)) {
+        told = told.replace(&fleet.window_end(day), &format!("2025-03-{shown:02}T00:00:00Z"));
+    }
+    for (value, shown) in
+        [(&facts["lease"]["holder"], "coordinator-a-1"), (&facts["paused"]["by"], "ops@host-a")]
+    {
+        if let Some(value) = value.as_str() {
+            told = told.replace(value, shown);
+        }
+    }
+    let [name, _] = fleet.secrets();
+    told = told.replace(&name, "des");
+    let mut words = Vec::new();
+    for word in told.split(' ') {
+        let (bare, rest) = word.split_at(word.rfind('Z').map_or(0, |at| at + 1));
+        let is_chance =
+            chrono::DateTime::parse_from_rfc3339(bare).is_ok_and(|_| !bare.starts_with("2025-03-"));
+        words.push(if is_chance { format!("2025-03-20T10:20:30Z{rest}") } else { word.to_owned() });
+    }
+    // Of a lease it is said how long it has been held.
+    let mut told = words.join(" ");
+    if let Some((before, after)) = told.split_once("coordinator-a-1 for ") {
+        let (_, after) = after.split_once(", epoch ").expect("its epoch");
+        told = format!("{before}coordinator-a-1 for 12 s, epoch {after}");
+    }
+    told
+}
+
+/// Asks until it says what the page has as its block of this number. With `DES_TEST_WRITE` it is written
+/// there, once it has stayed the same for a while.
+#[track_caller]
+fn as_on_the_page(fleet: &Fleet, number: usize, asked: impl Fn(&str) -> Run) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+    let page = std::fs::read_to_string(&path).expect("the page");
+    let (before, after) = match page.match_indices(BLOCK).nth(number) {
+        Some((at, _)) => page.split_at(at + BLOCK.len()),
+        None => panic!("the page has no block {number}"),
+    };
+    let (written, rest) = after.split_at(after.find("```\n").expect("its end"));
+    let writes = std::env::var_os("DES_TEST_WRITE").is_some();
+    let (mut last, mut same, deadline) = (String::new(), 0, Instant::now() + LIMIT);
+    loop {
+        let facts = asked("explain --output json").expect(0).json();
+        let told = without_chance(fleet, &facts, &asked("explain").expect(0).text());
+        same = if told == last { same + 1 } else { 0 };
+        if writes && same > 10 {
+            std::fs::write(&path, format!("{before}{told}{rest}")).expect("written");
+            return;
+        }
+        if !writes && told == written {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the page has\n{written}\nand it says\n{told}");
+        last = told;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 #[test]
 fn six_situations_are_told_apart() {
     // Of every window some files are missing, and not one may be.
@@ -38,6 +107,7 @@ fn six_situations_are_told_apart() {
     // 1. Nobody leads.
     let facts = explained(&fleet, &["nobody leads", "files are due"]);
     assert_eq!((&facts["lease"], &facts["windows"]), (&Value::Null, &json!([])), "{facts:#}");
+    as_on_the_page(&fleet, 0, |words| fleet.des(words));
 
     // 2. Somebody leads, and no worker listens.
     let coordinator = fleet.start("coordinator");
@@ -55,10 +125,13 @@ fn six_situations_are_told_apart() {
         assert!(human.contains(text), "`{text}` is not said:\n{human}");
     }
 
+    as_on_the_page(&fleet, 1, |words| fleet.des(words));
+
     // 3. An operator paused it, and said why.
     fleet.des("pause --reason file-server-moves").expect(0);
     let facts = explained(&fleet, &["paused the archive", "file-server-moves", "des resume"]);
     assert_eq!(facts["paused"]["reason"], "file-server-moves", "{facts:#}");
+    as_on_the_page(&fleet, 2, |words| fleet.des(words));
     fleet.des("resume").expect(0);
 
     // 4. A window is held: how many files failed, what to do.
@@ -68,6 +141,8 @@ fn six_situations_are_told_apart() {
     let held = &facts["windows"][0];
     assert_eq!((&held["held"], &held["slowest"]), (&json!(true), &Value::Null), "{held}");
     assert!(held["files_failed"].as_u64() > Some(0) && held["since"].is_string(), "{held}");
+
+    as_on_the_page(&fleet, 3, |words| fleet.des(words));
 
     // 5. Messages that nobody could read.
     let broker = Broker::of(&fleet);
@@ -79,12 +154,16 @@ fn six_situations_are_told_apart() {
     }
     let human = fleet.des("explain").expect(0).text();
     assert!(human.contains("dead       1 messages that nobody could read"), "{human}");
+    as_on_the_page(&fleet, 4, |words| fleet.des(words));
 
     // 6. Broker and store do not answer.
     let away = fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", "explain --output json");
     let facts = away.expect(0).json();
     assert_eq!((&facts["troubles"][0]["what"], &facts["broker"]), (&json!("broker"), &Value::Null));
     assert_eq!(facts["windows"][0]["held"], true, "what can be asked is asked: {facts:#}");
+    as_on_the_page(&fleet, 5, |words| {
+        fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", words)
+    });
     let away = fleet.des_with("store.endpoint", "http://127.0.0.1:1", "explain --output json");
     let facts = away.expect(0).json();
     assert_eq!(facts["troubles"][0]["what"], "store", "{facts:#}");

@@ -5,6 +5,7 @@
 
 mod broker;
 mod buckets;
+mod encrypted;
 mod explain;
 mod failing;
 mod faults;
@@ -25,7 +26,9 @@ mod stalls;
 mod stores;
 mod strangers;
 mod sync;
+mod takeover;
 mod throttle;
+mod tls;
 mod told;
 mod top;
 mod traces;
@@ -33,6 +36,9 @@ mod waits;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
+
+#[path = "../../../backends/tests/support/private_postgres.rs"]
+mod private_postgres;
 
 #[path = "../../../backends/tests/support/stalling_proxy.rs"]
 mod stalling_proxy;

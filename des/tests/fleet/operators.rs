@@ -34,9 +34,10 @@ fn a_lost_ledger_is_rebuilt_from_the_bucket() {
     };
     let (before, epoch, objects) = (known(), fleet.epoch(), fleet.objects());
     assert_eq!(before.2["failed_files"], 20, "{}", before.2);
-    for step in drill::steps() {
+    for step in drill::steps(drill::RESTORE) {
         match step {
             drill::Step::Sql(sql) => fleet.execute(&sql),
+            drill::Step::Yaml(yaml) => panic!("the drill configures nothing: {yaml}"),
             drill::Step::Des(words, code) => {
                 let run = fleet.des(&words).expect(code);
                 let told = code == 0 || format!("{run}").contains("des rebuild-ledger");

@@ -1,6 +1,7 @@
 //! One fleet: a database, a broker prefix, a bucket and source files of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ pub(crate) struct Fleet {
     /// Also the name of the role that owns it, and of its broker prefix.
     database: String,
     config: Value,
+    environment: BTreeMap<String, OsString>,
     rows: usize,
     runtime: tokio::runtime::Runtime,
     first_day: chrono::DateTime<chrono::Utc>,
@@ -53,9 +55,14 @@ impl Fleet {
 
     /// A fleet over an S3 server of another kind.
     pub(crate) fn over(s3: S3Server, files: usize) -> Self {
+        Self::on(&server("DES_TEST_POSTGRES_URL"), s3, files)
+    }
+
+    /// The same on another PostgreSQL server, of which this is a superuser's URL.
+    pub(crate) fn on(postgres: &str, s3: S3Server, files: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let postgres = server("DES_TEST_POSTGRES_URL");
+        let postgres = postgres.to_owned();
         let name = format!("des_test_{}", uuid::Uuid::new_v4().simple());
         let dir = tempfile::Builder::new().prefix("des-fleet-").tempdir().expect("a directory");
         let (_admin, place) = postgres.rsplit_once('@').expect("a user");
@@ -77,8 +84,18 @@ impl Fleet {
         });
         let midnight = chrono::Utc::now().date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
         let first_day = midnight - chrono::Days::new((LAG_DAYS + DAYS).unsigned_abs());
-        let mut fleet =
-            Self { dir, s3, postgres, database: name, config, rows: 0, runtime, first_day };
+        let environment = BTreeMap::new();
+        let mut fleet = Self {
+            dir,
+            s3,
+            postgres,
+            database: name,
+            config,
+            environment,
+            rows: 0,
+            runtime,
+            first_day,
+        };
         fleet.make(files);
         fleet.write_config();
         fleet
@@ -96,6 +113,11 @@ impl Fleet {
     pub(crate) fn configure(&mut self, section: &str, key: &str, value: Value) {
         self.config[section][key] = value;
         self.write_config();
+    }
+
+    /// Sets a variable in the environment of everything that is started from now on.
+    pub(crate) fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.insert(name.to_owned(), value.into());
     }
 
     /// What a key is set to.
@@ -328,7 +350,8 @@ impl Fleet {
         let mut command = Command::new(env!("CARGO_BIN_EXE_des"));
         command
             .env("AWS_ACCESS_KEY_ID", &self.s3.access_key)
-            .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key);
+            .env("AWS_SECRET_ACCESS_KEY", &self.s3.secret_key)
+            .envs(&self.environment);
         command
     }
 

@@ -1,17 +1,20 @@
-//! The commands of docs/restore-drill.md.
+//! Pages that are gone through, block by block: docs/restore-drill.md and docs/takeover.md.
 
-/// A step of the drill.
+pub(crate) const RESTORE: &str = include_str!("../../../docs/restore-drill.md");
+
+/// A step of a page.
 pub(crate) enum Step {
     /// SQL on the ledger's database.
     Sql(String),
+    /// A part of the configuration, for what comes after it.
+    Yaml(String),
     /// The words of a `des` command without its configuration, and the exit code that it is to end
     /// with.
     Des(String, i32),
 }
 
 /// Everything that stands in code blocks, in order.
-pub(crate) fn steps() -> Vec<Step> {
-    let page = include_str!("../../../docs/restore-drill.md");
+pub(crate) fn steps(page: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut block: Option<(&str, String)> = None;
     for line in page.lines() {
@@ -19,6 +22,7 @@ pub(crate) fn steps() -> Vec<Step> {
             (Some(kind), None) => block = Some((kind, String::new())),
             (Some(_), Some(_)) => match block.take() {
                 Some(("sql", text)) => steps.push(Step::Sql(text)),
+                Some(("yaml", text)) => steps.push(Step::Yaml(text)),
                 Some(("sh", text)) => steps.extend(text.lines().map(command)),
                 other => panic!("a block that nobody runs: {other:?}"),
             },

@@ -9,7 +9,7 @@ mod process;
 mod scrape;
 
 pub(crate) use catalog::Sql;
-pub(crate) use drill::{Step, steps};
+pub(crate) use drill::{RESTORE, Step, steps};
 pub(crate) use nobody::as_nobody;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
 pub(crate) use process::{Run, Running};
