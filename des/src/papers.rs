@@ -20,10 +20,11 @@ use commands::{commands, words};
 /// The words of `des` and its arguments, where a command runs it, by whatever path or other program.
 fn of_des(words: &[String]) -> Option<&[String]> {
     let is_des = |word: &String| word == "des" || word.ends_with("/des");
-    // In a pod, `des` is also the namespace.
-    let in_pod = words.first().is_some_and(|it| it == "kubectl");
-    let begin = words.iter().position(|word| in_pod && word == "--").unwrap_or_default();
-    let words = &words[begin..];
+    // To kubectl, `des` is also a namespace: what runs in a pod stands behind `--`.
+    let words = match words.first().is_some_and(|it| it == "kubectl") {
+        true => words.split(|it| it == "--").nth(1)?,
+        false => words,
+    };
     let is_command = |word: &String| word.starts_with(|it: char| it.is_ascii_lowercase());
     let direct = words.windows(2).position(|it| is_des(&it[0]) && is_command(&it[1]));
     let by_cargo = words.starts_with(&["cargo", "run", "--release", "--"].map(str::to_owned));

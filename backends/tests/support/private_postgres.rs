@@ -4,7 +4,7 @@
 //! The fleet's tests use it by `#[path]`; they need `tempfile`.
 
 use std::io::PipeWriter;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -53,13 +53,13 @@ impl Drop for Shell {
     }
 }
 
-/// Waits until somebody listens on a port of this machine.
+/// Waits until a server is up.
 #[track_caller]
-pub(crate) fn await_port(port: u16, log: &Path) {
+pub(crate) fn await_that(is_up: impl Fn() -> bool, log: &Path) {
     let deadline = Instant::now() + LIMIT;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+    while !is_up() {
         let said = || std::fs::read_to_string(log).unwrap_or_default();
-        assert!(Instant::now() < deadline, "nothing listens:\n{}", said());
+        assert!(Instant::now() < deadline, "it does not come up:\n{}", said());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -107,12 +107,13 @@ impl PrivatePostgres {
         command.current_dir(&home).env("BIN", bin);
         let script = format!(
             "{data} && cat settings >> data/postgresql.conf && \
-             \"$BIN/pg_ctl\" -D data -l server.log -w -t 240 start </dev/null; read -r _; \
+             \"$BIN/pg_ctl\" -D data -l server.log -w -t 240 start </dev/null && : > up; read -r _; \
              \"$BIN/pg_ctl\" -D data -m immediate stop"
         );
         let log = dir.path().join("log");
         let shell = Shell::start(command, &script, &log);
-        await_port(port, &log);
+        let is_up = || home.join("up").exists();
+        await_that(is_up, &log);
         Self { port, _shell: shell, _dir: dir }
     }
 

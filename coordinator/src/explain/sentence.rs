@@ -161,7 +161,7 @@ impl Facts {
         format!(
             "; but what is late, failed or damaged of the window that ends at {end}{others} is not \
              taken up: {reason}. Bring back what is missing, as from a backup, then run `des replay \
-             --window {end}`, or wait until it is tried again; where the ledger is what is wrong, \
+             --window {end}`; where the ledger is what is wrong, \
              `des rebuild-ledger`"
         )
     }

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::private_postgres::{
-    NEW_DATA, PASSWORD, PrivatePostgres, Shell, await_port, free_ports, succeeds,
+    NEW_DATA, PASSWORD, PrivatePostgres, Shell, await_that, free_ports, succeeds,
 };
 
 fn path(path: &Path) -> &str {
@@ -118,7 +118,8 @@ impl Broker {
         let script = "epmd </dev/null & /usr/lib/rabbitmq/bin/rabbitmq-server </dev/null & \
              read -r _; kill -KILL 0";
         let shell = Shell::start(command, script, &log);
-        await_port(port, &log); // it opens its ports last of all
+        let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        await_that(listens, &log); // it opens its ports last of all
         Self { port, _shell: shell, _dir: dir }
     }
 }

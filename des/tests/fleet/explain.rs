@@ -9,6 +9,7 @@ use crate::LIMIT;
 use crate::broker::Broker;
 use crate::process::{Run, Running};
 use crate::setup::Fleet;
+use crate::told::mentioned;
 
 /// Asks until the sentence holds all of these texts; the facts.
 #[track_caller]
@@ -216,9 +217,7 @@ fn the_slowest_partitions_worker_is_named_as_long_as_whoever_leads_answers() {
     let slowest = &facts["windows"][0]["slowest"];
     let name = slowest["worker"].as_str().expect("a name").to_owned();
     assert!(name.starts_with("worker-") && slowest["since"].is_string(), "{slowest}");
-    let human = fleet.des("explain").expect(0).text();
-    let told = format!("files, with {name} since 20");
-    assert!(human.contains(&told), "`{told}` is not said:\n{human}");
+    mentioned(&fleet, &mut coordinator, &[&format!("files, with {name} since 20")]);
 
     // Where nobody answers, nothing is said of it, and nothing is the worse for it.
     fleet.configure("http", "listen", json!(free_address()));
