@@ -12,9 +12,9 @@ fn marked(fleet: &Fleet) -> u64 {
     fleet.value(MARKED).parse().expect("a number")
 }
 
-#[test]
-fn the_tables_own_column_is_brought_up_to_the_watermark() {
-    let mut fleet = Fleet::new(400);
+/// A fleet whose files are archived, whose processes have ended, and whose table has a column for it.
+fn archived(files: usize) -> Fleet {
+    let fleet = Fleet::new(files);
     fleet.execute("ALTER TABLE archive.\"Files\" ADD COLUMN archived boolean");
     let coordinator = fleet.start("coordinator");
     let worker = fleet.start("worker");
@@ -23,6 +23,12 @@ fn the_tables_own_column_is_brought_up_to_the_watermark() {
         it.signal(Signal::TERM);
         it.end(LIMIT).expect(0);
     }
+    fleet
+}
+
+#[test]
+fn the_tables_own_column_is_brought_up_to_the_watermark() {
+    let mut fleet = archived(400);
     let late = fleet.add_late_file(5);
     fleet.configure("sync_archived", "url", json!(fleet.database_url()));
     fleet.configure("sync_archived", "column", json!("archived"));
@@ -64,15 +70,7 @@ fn the_tables_own_column_is_brought_up_to_the_watermark() {
 
 #[test]
 fn a_schedule_waits_for_the_source_database() {
-    let mut fleet = Fleet::new(200);
-    fleet.execute("ALTER TABLE archive.\"Files\" ADD COLUMN archived boolean");
-    let coordinator = fleet.start("coordinator");
-    let worker = fleet.start("worker");
-    fleet.wait_until_archived(LIMIT);
-    for it in [coordinator, worker] {
-        it.signal(Signal::TERM);
-        it.end(LIMIT).expect(0);
-    }
+    let mut fleet = archived(200);
     fleet.configure("sync_archived", "url", json!(fleet.database_url()));
     fleet.configure("sync_archived", "column", json!("archived"));
     fleet.configure("sync_archived", "every", json!("1s"));
