@@ -99,10 +99,11 @@ fn a_rebuilding_that_is_killed_midway_is_begun_again() {
     let log = "SELECT string_agg(reason, ' ') FROM des_audit_log WHERE action = 'rebuild-ledger'";
     assert_eq!(fleet.value(log), "again", "what was not done is not in the log");
 
+    fleet.assert_everything_is_there();
+
     let late = fleet.add_late_file(4);
     let (_coordinator, _worker) = (fleet.start("coordinator"), fleet.start("worker"));
     assert_eq!(fleet.json("reconcile --all")["different"].as_array().map(Vec::len), Some(1));
     fleet.assert_archived(&late);
-    fleet.assert_everything_is_there();
     fleet.assert_tables_say_so();
 }
