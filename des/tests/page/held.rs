@@ -52,6 +52,21 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     assert_no_sideways_scrolling(&browser);
     pictures::take(&browser, "page-phone.png");
 
+    // Paused as well, and on a wide screen in dark colours.
+    fleet.json("pause --reason backup");
+    browser.wait_for(&tone("paused"));
+    browser.screen(1_200, 900, false);
+    browser.scheme("dark");
+    let ground = browser.run("return getComputedStyle(document.body).backgroundColor");
+    assert_eq!(ground, "rgb(14, 19, 26)");
+    browser.wait_for("return document.querySelector('#audit').innerText.includes('backup')");
+    assert!(browser.text("#windows").contains("held"));
+    pictures::take(&browser, "page-dark.png");
+    browser.scheme("light");
+    browser.screen(320, 700, true);
+    fleet.json("resume");
+    browser.wait_for(&tone("held"));
+
     // What others wrote stays text.
     fleet.json(&format!("pause --reason {}", markup.replace(' ', "/")));
     browser.wait_for(&tone("paused"));

@@ -99,11 +99,6 @@ fn a_run_is_shown_live_and_paused_and_resumed_from_the_page() {
     assert!(sentence.contains("page/token@") && sentence.contains("<b>the sources"), "{sentence}");
     worker.signal(Signal::CONT);
     browser.wait_for("return document.querySelectorAll('[data-state=running]').length === 0");
-    browser.scheme("dark");
-    pictures::take(&browser, "page-dark.png");
-    let ground = browser.run("return getComputedStyle(document.body).backgroundColor");
-    assert_eq!(ground, "rgb(14, 19, 26)");
-    browser.scheme("light");
     assert!(!browser.run("return document.querySelector('#resume').hidden").as_bool().expect("is"));
 
     // Throttled meanwhile, and not any more.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::browser::Browser;
 
 /// Pixels that a picture is high at most.
-const HIGHEST: u64 = 1_500;
+const HIGHEST: u64 = 6_000;
 
 /// Takes a picture of the whole page; in a run that is to take none, it looks all the same.
 #[track_caller]

@@ -41,6 +41,14 @@ fn the_page_keeps_the_order_and_says_what_it_does_not_know() {
     let unknown = "Unknown while the ledger does not answer.";
     assert_eq!(none, json!(["No window is being worked on.", unknown]));
 
+    let dropped = browser.run(
+        "show({ ...status, troubles: [], \
+             dropped: [{ end: '2024-12-03T00:00:00Z', reason: '2 shards are damaged' }] }); \
+         return document.querySelector('#troubles').innerText",
+    );
+    let dropped = dropped.as_str().expect("a text");
+    assert!(dropped.contains("ends at 3 Dec 2024 00:00 was dropped: 2 shards"), "{dropped}");
+
     let error = browser.run(
         "asked = 'pause'; \
          window.fetch = async () => new Response('<html>Bad gateway</html>', { status: 502 }); \

@@ -129,9 +129,10 @@ function show(told) {
   showActions(told);
   const { watermark, lag_seconds: lag, backlog: left, errors: failed, lease, paused, throttled } = told;
   draw('figures', { watermark, lag, left, failed, lease: lease !== null, paused, throttled }, (known) => figuresOf(known).map(figure));
-  $('troubles').hidden = told.troubles.length === 0;
-  draw('troubles-list', told.troubles, (troubles) =>
-    troubles.flatMap(({ what, text }) => [el('dt', {}, what), el('dd', {}, text)]));
+  const inTheWay = [...told.troubles, ...told.dropped.map(droppedPass)];
+  $('troubles').hidden = inTheWay.length === 0;
+  draw('troubles-list', inTheWay, (troubles) =>
+    troubles.flatMap(({ what, text }) => [el('dt', {}, what), el('dd', {}, ...marked(text))]));
   showWindows(told);
   draw('throughput', told.throughput, throughput);
   say($('workers-count'), told.workers ? String(told.workers.length) : '');
@@ -139,6 +140,11 @@ function show(told) {
   draw('backlog', told.backlog, backlog);
   draw('errors', told.errors, errors);
   draw('audit', told.audit, audit);
+}
+
+/** A pass over a committed window that could not be planned. */
+function droppedPass({ end, reason }) {
+  return { what: 'dropped pass', text: `The last pass over the window that ends at ${end} was dropped: ${reason}` };
 }
 
 function roleOf({ process, lease }) {
@@ -168,7 +174,7 @@ function figuresOf({ watermark, lag, left, failed, lease, paused, throttled }) {
     watermark && ['Lag', lagText, `target ${day(watermark.target)}`],
     left.pending_files !== null && ['Files due', number(left.pending_files), 'as last counted'],
     left.seconds !== null && left.pending_files > 0 && ['Time left', duration(left.seconds), 'at the pace of 10 minutes'],
-    ['Failed files', number(files), files ? 'not archived, with a reason' : 'none'],
+    ['Failed files', number(files), files ? 'not archived, with a reason' : 'none in what is committed'],
     paused && ['Paused for', age(paused.since, ''), paused.until ? `until ${date(paused.until)}` : 'until resumed'],
     throttled && !paused && ['Throttled for', age(throttled.since, ''), throttled.kind.replaceAll('_', ' ')],
     !lease && ['Lease', 'nobody leads', ''],
@@ -407,7 +413,7 @@ function backlog({ partitions_to_do: toDo, partitions_backing_off: backingOff, p
 }
 
 function errors(list) {
-  if (list.length === 0) return el('p', { class: 'none' }, 'No file failed.');
+  if (list.length === 0) return el('p', { class: 'none' }, 'No file of a committed window failed.');
   const most = Math.max(...list.map(({ files }) => files));
   return el('ul', { class: 'plain', role: 'list' }, ...list.map(({ reason, files }) => {
     const part = el('span', {});
