@@ -11,6 +11,7 @@ pub mod crash;
 pub mod error;
 pub mod ledger;
 pub mod metrics;
+pub mod open;
 pub mod queue;
 pub mod sabotage;
 mod sql;

@@ -15,6 +15,7 @@ use std::time::Instant;
 use backends::ledger::{PartitionRecord, Stuck, WindowRecord, WindowState};
 use backends::queue::Lane;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
+use futures::future::BoxFuture;
 use protocol::{PartitionId, Timestamp};
 
 pub use self::facts::{
@@ -53,7 +54,11 @@ pub struct ExplainSettings {
 }
 
 /// Asks everything, and writes down who does not answer.
-pub async fn gather(sources: Sources<'_>, settings: ExplainSettings) -> Facts {
+pub fn gather(sources: Sources<'_>, settings: ExplainSettings) -> BoxFuture<'_, Facts> {
+    Box::pin(ask_all(sources, settings))
+}
+
+async fn ask_all(sources: Sources<'_>, settings: ExplainSettings) -> Facts {
     let mut facts = Facts::default();
     let catalog = facts.reachable("catalog", sources.catalog);
     if let Some(ledger) = facts.reachable("ledger", sources.ledger) {

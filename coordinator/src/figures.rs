@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use backends::ledger::WindowState;
 use backends::queue::{Lane, QueueDepth};
 use backends::{BackendError, Catalog, Ledger, TaskQueue};
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use metrics::{Unit, describe_gauge, gauge};
 use protocol::{FailureReason, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -186,7 +186,11 @@ impl Watch {
     }
 
     /// Reads until `stop`, while the board's process is the one to show figures.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.go_on(stop))
+    }
+
+    async fn go_on(mut self, stop: CancellationToken) {
         let mut next = Instant::now();
         loop {
             tokio::select! {

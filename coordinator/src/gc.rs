@@ -16,6 +16,7 @@ use std::time::Duration;
 use backends::ledger::AuditEntry;
 use backends::store::{ListedObject, staged_name};
 use backends::{BackendError, Ledger, Store};
+use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::names::{CertificateName, ObjectName};
 use protocol::{ArchiveIdentity, Certificate, Timestamp, WindowKey, names};
@@ -119,7 +120,16 @@ pub enum GcError {
 /// # Errors
 /// When a certificate is missing, unreadable or unknown to the ledger, naming it, before anything
 /// is removed; or when something does not answer.
-pub async fn collect(
+pub fn collect<'a>(
+    store: &'a Store,
+    ledger: &'a dyn Ledger,
+    job: (GcOptions, &'a AuditEntry),
+    report: &'a mut GcReport,
+) -> LocalBoxFuture<'a, Result<(), GcError>> {
+    Box::pin(sweep(store, ledger, job, report))
+}
+
+async fn sweep(
     store: &Store,
     ledger: &dyn Ledger,
     (options, begun): (GcOptions, &AuditEntry),

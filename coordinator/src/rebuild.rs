@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use backends::ledger::{AdoptedArchive, AdoptedWindow, ArchiveRecord, AuditEntry, Lease};
 use backends::{BackendError, Ledger, Store};
+use futures::future::LocalBoxFuture;
 use futures::{StreamExt, stream};
 use protocol::certificate::CertificateKind;
 use protocol::{ArchiveIdentity, Certificate, Timestamp, WorkerId, names};
@@ -98,7 +99,16 @@ fn refused(why: String) -> InitError {
 /// # Errors
 /// When a certificate that counts cannot be read, when the ledger belongs to another archive or
 /// holds what the store does not have, naming it, or when something does not answer.
-pub async fn examine(
+pub fn examine<'a>(
+    store: &'a Store,
+    ledger: Option<&'a dyn Ledger>,
+    seed: &'a ArchiveSeed,
+    accept_skip: bool,
+) -> LocalBoxFuture<'a, Result<Rebuilding, InitError>> {
+    Box::pin(compare_with(store, ledger, seed, accept_skip))
+}
+
+async fn compare_with(
     store: &Store,
     ledger: Option<&dyn Ledger>,
     seed: &ArchiveSeed,
@@ -206,20 +216,22 @@ async fn known(ledger: Option<&dyn Ledger>) -> Result<Known, InitError> {
 /// # Errors
 /// When somebody else takes the lease or moves the watermark meanwhile, or something does not
 /// answer.
-pub async fn rebuild(
-    store: &Store,
-    ledger: &dyn Ledger,
-    rebuilding: &Rebuilding,
-    seed: &ArchiveSeed,
-    (writer, reason): (&WorkerId, Option<String>),
-) -> Result<RebuildReport, InitError> {
-    let lease = ledger.seize_lease(writer, LEASE_TTL).await?;
-    let done = rebuild_under(store, ledger, rebuilding, (seed, reason), &lease).await;
-    if done.is_err() {
-        let _it_expires = ledger.release_lease(&lease).await;
-    }
-    done?;
-    Ok(RebuildReport { changed: true, ..rebuilding.report.clone() })
+pub fn rebuild<'a>(
+    store: &'a Store,
+    ledger: &'a dyn Ledger,
+    rebuilding: &'a Rebuilding,
+    seed: &'a ArchiveSeed,
+    (writer, reason): (&'a WorkerId, Option<String>),
+) -> LocalBoxFuture<'a, Result<RebuildReport, InitError>> {
+    Box::pin(async move {
+        let lease = ledger.seize_lease(writer, LEASE_TTL).await?;
+        let done = rebuild_under(store, ledger, rebuilding, (seed, reason), &lease).await;
+        if done.is_err() {
+            let _it_expires = ledger.release_lease(&lease).await;
+        }
+        done?;
+        Ok(RebuildReport { changed: true, ..rebuilding.report.clone() })
+    })
 }
 
 async fn rebuild_under(

@@ -8,6 +8,7 @@ use backends::ledger::{Lease, Pause, WindowTotals};
 use backends::queue::Consumer;
 use backends::trace::Span;
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
+use futures::future::BoxFuture;
 use protocol::{ArchiveIdentity, PackSettings, Timestamp, Window, WindowKey, WorkerId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -191,7 +192,15 @@ impl Coordinator {
     ///
     /// # Errors
     /// When something is wrong that waiting does not cure, such as a missing table.
-    pub async fn run(
+    pub fn run(
+        &self,
+        goal: Goal,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'_, Result<RunReport, BackendError>> {
+        Box::pin(self.work_towards(goal, shutdown))
+    }
+
+    async fn work_towards(
         &self,
         goal: Goal,
         shutdown: CancellationToken,
@@ -290,7 +299,11 @@ impl Coordinator {
                     let holder = status.and_then(|status| status.holder);
                     let holder = holder.map_or_else(|| "another".to_owned(), |id| id.to_string());
                     let reason = format!("standing by: {holder} holds the lease");
-                    info!("{reason}");
+                    match goal {
+                        Goal::Forever => info!("{reason}"),
+                        // Somebody waits for the end, and sees nothing move.
+                        Goal::UpToCutoff | Goal::Replays(_) => warn!("{reason}"),
+                    }
                     self.board.stands_by(&reason);
                     let _nobody_listens = self.events.send(Event::Waiting { reason });
                 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use backends::catalog::ArchivedColumn;
 use backends::ledger::{AuditEntry, SyncPosition};
 use backends::{BackendError, Catalog, Ledger, Store};
+use futures::future::BoxFuture;
 use protocol::{Row, Timestamp, WindowKey};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -105,8 +106,11 @@ impl ArchivedSync {
     /// # Errors
     /// When ledger, store or catalog do not answer, or a certificate or manifest is gone or damaged.
     /// What was marked stays, and the next run goes on from there.
-    pub async fn run(&self, request: &SyncRequest) -> Result<SyncReport, BackendError> {
-        self.run_once(request, &mut Asked::default()).await
+    pub fn run<'a>(
+        &'a self,
+        request: &'a SyncRequest,
+    ) -> BoxFuture<'a, Result<SyncReport, BackendError>> {
+        Box::pin(async move { self.run_once(request, &mut Asked::default()).await })
     }
 
     async fn run_once(
@@ -156,7 +160,11 @@ impl ArchivedSync {
     }
 
     /// Runs every so often while the board's process leads or rests, until it is told to stop.
-    pub async fn run_every(self, every: Duration, request: SyncRequest) {
+    pub fn run_every(self, every: Duration, request: SyncRequest) -> BoxFuture<'static, ()> {
+        Box::pin(self.go_on(every, request))
+    }
+
+    async fn go_on(self, every: Duration, request: SyncRequest) {
         let (mut next, mut asked) = (Instant::now(), Asked::default());
         while !self.stop.is_cancelled() {
             let leads = self.board.as_ref().is_none_or(Board::may_show);

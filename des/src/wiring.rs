@@ -5,12 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backends::catalog::{
-    ArchivedColumn, PostgresArchivedColumn, PostgresCatalog, SqliteArchivedColumn, SqliteCatalog,
-};
-use backends::ledger::{PostgresLedger, SqliteLedger};
-use backends::queue::{InProcessQueue, RabbitQueue};
-use backends::{Catalog, Ledger, Store, TaskQueue};
+use backends::catalog::ArchivedColumn;
+use backends::{Catalog, Ledger, Store, TaskQueue, open};
 use coordinator::board::Board;
 use coordinator::explain::ExplainSettings;
 use coordinator::figures::Watch;
@@ -38,8 +34,8 @@ const TAKEOVER_WAIT: Duration = Duration::from_millis(2_500);
 pub(crate) async fn catalog(config: &Config) -> Result<Arc<dyn Catalog>, Failure> {
     let table = config.table.clone();
     Ok(match config.database()? {
-        DatabaseUrl::Postgres(url) => Arc::new(PostgresCatalog::connect(url, table).await?),
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteCatalog::open(path, table).await?),
+        DatabaseUrl::Postgres(url) => open::postgres_catalog(url, table).await?,
+        DatabaseUrl::Sqlite(path) => open::sqlite_catalog(path, table).await?,
     })
 }
 
@@ -50,10 +46,8 @@ pub(crate) async fn archived_column(
 ) -> Result<Arc<dyn ArchivedColumn>, Failure> {
     let (table, mark) = (config.table.clone(), wanted.mark.clone());
     Ok(match &wanted.database {
-        DatabaseUrl::Postgres(url) => {
-            Arc::new(PostgresArchivedColumn::connect(url, table, mark).await?)
-        }
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteArchivedColumn::open(path, table, mark).await?),
+        DatabaseUrl::Postgres(url) => open::postgres_archived_column(url, table, mark).await?,
+        DatabaseUrl::Sqlite(path) => open::sqlite_archived_column(path, table, mark).await?,
     })
 }
 
@@ -67,7 +61,7 @@ pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, F
         DatabaseUrl::Postgres(_) => ledger(config, false).await,
         DatabaseUrl::Sqlite(path) => {
             let (job, id) = (config.job.clone(), config.config_id);
-            Ok(Arc::new(SqliteLedger::open_read_only(path, job, id).await?))
+            Ok(open::sqlite_ledger_to_read(path, job, id).await?)
         }
     }
 }
@@ -78,12 +72,12 @@ pub(crate) async fn ledger(config: &Config, create: bool) -> Result<Arc<dyn Ledg
     Ok(match config.ledger()? {
         DatabaseUrl::Postgres(url) => {
             let lease_ttl = config.coordinator.lease_ttl;
-            Arc::new(PostgresLedger::connect(url, job, id, lease_ttl).await?)
+            open::postgres_ledger(url, job, id, lease_ttl).await?
         }
         DatabaseUrl::Sqlite(path) => {
             // The catalog's file is never made: an absent one is a mistake in the configuration.
             let create = create && config.ledger()? != config.database()?;
-            Arc::new(SqliteLedger::open(path, job, id, create).await?)
+            open::sqlite_ledger(path, job, id, create).await?
         }
     })
 }
@@ -114,8 +108,8 @@ pub(crate) async fn store(config: &Config, create: bool) -> Result<Store, Failur
 /// The queue: RabbitMQ where a broker is configured, else this process.
 pub(crate) async fn queue(config: &Config, name: &WorkerId) -> Result<Arc<dyn TaskQueue>, Failure> {
     Ok(match config.rabbit(name.as_str()) {
-        Some(settings) => Arc::new(RabbitQueue::connect(settings).await?),
-        None => Arc::new(InProcessQueue::new()),
+        Some(settings) => open::rabbit_queue(settings).await?,
+        None => open::in_process_queue(),
     })
 }
 

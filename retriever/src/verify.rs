@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use backends::BackendError;
+use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use protocol::manifest::ManifestReader;
 use protocol::receipt::{BigFileRef, ShardRef};
@@ -78,7 +79,15 @@ impl Archive {
     ///
     /// # Errors
     /// When the store does not answer; what is wrong in the archive is in the result.
-    pub async fn verify(
+    pub fn verify<'a>(
+        &'a self,
+        options: VerifyOptions,
+        progress: VerifyProgress<'a>,
+    ) -> BoxFuture<'a, Result<Verification, BackendError>> {
+        Box::pin(self.verify_windows(options, progress))
+    }
+
+    async fn verify_windows(
         &self,
         options: VerifyOptions,
         progress: VerifyProgress<'_>,

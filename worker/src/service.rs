@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use backends::queue::{Delivery, Lane, OutgoingMessage};
 use backends::trace::{Span, SpanKind};
 use backends::{Store, TaskQueue, crash, sabotage};
+use futures::future::BoxFuture;
 use protocol::message::{Outcome, Progress, RetryClass, Task, TaskResult};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::task::JoinSet;
@@ -96,7 +97,11 @@ impl Worker {
     ///
     /// # Errors
     /// When the queue cannot be consumed at all, or a task's handler panics.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(self.work(shutdown))
+    }
+
+    async fn work(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = self.queue.consume(Lane::Tasks, self.settings.slots).await?;
         let _slots = Held::slots(self.settings.slots);
         let stop = Stop::default();

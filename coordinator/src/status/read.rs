@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backends::{BackendError, Catalog, Ledger, Store, TaskQueue};
+use futures::future::BoxFuture;
 use protocol::{Job, Timestamp};
 use tokio::sync::Mutex;
 
@@ -67,13 +68,15 @@ impl StatusReader {
     /// The status, and when it was read. Who asks while it is young, or while another one has it read,
     /// is given the same; an equal one is the same `Arc`. Who gives up waiting does not end the
     /// reading: otherwise those who are in a hurry would have it begun again and again.
-    pub async fn read(&self) -> (Timestamp, Arc<Status>) {
+    pub fn read(&self) -> BoxFuture<'_, (Timestamp, Arc<Status>)> {
         let reader = Arc::clone(&self.0);
-        match tokio::spawn(async move { reader.read().await }).await {
-            Ok(read) => read,
-            // A panic; or the process ends, and this with it.
-            Err(_) => self.0.read().await,
-        }
+        Box::pin(async move {
+            match tokio::spawn(async move { reader.read().await }).await {
+                Ok(read) => read,
+                // A panic; or the process ends, and this with it.
+                Err(_) => self.0.read().await,
+            }
+        })
     }
 }
 
