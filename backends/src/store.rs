@@ -14,10 +14,10 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Attributes, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 use protocol::Timestamp;
-use tokio::sync::Semaphore;
 
 use self::fault::{io_error, may_be_range, store_error};
 use self::flush::Flusher;
+use self::parts::Parts;
 pub use self::s3::{S3Credentials, S3Settings};
 pub use self::staging::staged_name;
 pub use self::upload::{AcceptAll, UploadCheck};
@@ -27,6 +27,7 @@ use crate::{crash, sabotage};
 
 mod fault;
 mod flush;
+mod parts;
 mod s3;
 mod staging;
 mod upload;
@@ -42,8 +43,6 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 128 * 1024;
 const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 2;
-/// Parts that are read from files and in flight at a time, of all uploads of a store: 32 MiB.
-const PARTS_OF_ALL: usize = 4;
 
 /// The name of the upload that is begun and given up to see whether one may write.
 const PROBE: &str = "_des/probe";
@@ -61,8 +60,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The directory, where the store is one: what has to be synced.
     directory: Option<Arc<Flusher>>,
-    /// A permit for every part that may be in memory.
-    parts: Arc<Semaphore>,
+    /// Memory for what is uploaded from files.
+    parts: Arc<Parts>,
     /// The same directory, written so that bytes are on the disk before their name is.
     synced: Option<Arc<dyn ObjectStore>>,
     /// What every object is written with: the storage class, where one is configured.
@@ -121,7 +120,7 @@ impl Store {
         Ok(Self {
             objects: Arc::new(objects),
             directory: Some(Arc::new(Flusher::new(root))),
-            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            parts: Parts::new(),
             synced: Some(Arc::new(synced)),
             attributes: Attributes::new(),
             description: what.into(),
@@ -133,7 +132,7 @@ impl Store {
         Self {
             objects: Arc::new(InMemory::new()),
             directory: None,
-            parts: Arc::new(Semaphore::new(PARTS_OF_ALL)),
+            parts: Parts::new(),
             synced: None,
             attributes: Attributes::new(),
             description: "the store in memory".into(),

@@ -65,19 +65,14 @@ pub fn lay_out<'a>(rows: impl ExactSizeIterator<Item = RowRef<'a>>, n_bits: NBit
     placed.sort_by_key(|place| (place.index, place.day, place.layer, place.fingerprint));
 
     let mut layout = Layout::default();
-    let mut last_key = None;
-    for place in placed {
-        if place.layer > MAX_PART {
-            layout.surplus.push(place.row);
-            continue;
-        }
-        let key = Some((place.index, place.day, place.layer));
-        if key != last_key {
-            layout.runs.push(Run { day: place.day, index: place.index, rows: Vec::new() });
-            last_key = key;
-        }
-        if let Some(run) = layout.runs.last_mut() {
-            run.rows.push((place.row, place.fingerprint));
+    let key = |place: &Placed| (place.index, place.day, place.layer);
+    for run in placed.chunk_by(|left, right| key(left) == key(right)) {
+        let (index, day, layer) = key(&run[0]);
+        if layer > MAX_PART {
+            layout.surplus.extend(run.iter().map(|place| place.row));
+        } else {
+            let rows = run.iter().map(|place| (place.row, place.fingerprint)).collect();
+            layout.runs.push(Run { day, index, rows });
         }
     }
     layout

@@ -27,6 +27,10 @@ const FRAME_BYTES: usize = 256 * 1024;
 const MAX_FRAME_BYTES: usize = FRAME_BYTES + 256 * 1024;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 const END_BYTES: usize = 4 + 8 + 8 + 16 + 16 + 4;
+/// What a row's encoding has beside its texts: the lengths of two and a time, at the least.
+const LEAST_ROW_BYTES: usize = 24;
+/// The largest that is believed before it was read, in bytes.
+const MOST_ROOM: usize = 64 * 1024 * 1024;
 /// Manifests are written once and read once: speed before size.
 const ZSTD_LEVEL: i32 = 1;
 const WHAT: &str = "manifest";
@@ -286,12 +290,27 @@ impl<'a> ManifestReader<'a> {
         Ok(true)
     }
 
+    /// Room for all rows, as far as the end of the manifest is right, which is known when all was read:
+    /// never more than for 64 MiB.
+    pub fn room(&self) -> Rows {
+        let number = |at: usize| {
+            let from = self.rest.len().checked_sub(END_BYTES)?;
+            self.rest[from..].get(at..at + 8).map(|bytes| u64::from_le_bytes(array(bytes)))
+        };
+        let up_to = |number: Option<u64>| {
+            usize::try_from(number.unwrap_or_default()).unwrap_or(usize::MAX).min(MOST_ROOM)
+        };
+        let bytes = up_to(number(12));
+        let rows = up_to(number(4)).min(bytes / LEAST_ROW_BYTES);
+        Rows::with_capacity(rows, bytes - rows * LEAST_ROW_BYTES)
+    }
+
     /// Reads all rows. Memory: all of them.
     ///
     /// # Errors
     /// When the manifest is damaged or truncated.
     pub fn read_all(self) -> Result<(Rows, ManifestTotals), DocumentError> {
-        let mut all = Rows::default();
+        let mut all = self.room();
         let totals = self.visit(|_position, row| all.push(row))?;
         Ok((all, totals))
     }

@@ -24,6 +24,11 @@ struct Fixed {
 }
 
 impl Rows {
+    /// None yet, with room for `rows` rows whose texts have so many bytes together.
+    pub fn with_capacity(rows: usize, text_bytes: usize) -> Self {
+        Self { texts: String::with_capacity(text_bytes), fixed: Vec::with_capacity(rows) }
+    }
+
     /// Adds a row, whose texts have less than 4 GiB each.
     pub fn push(&mut self, row: RowRef<'_>) {
         let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX);

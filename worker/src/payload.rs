@@ -6,19 +6,39 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A segment that reached this takes no more.
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
-/// How much memory the segments of one partition may take together.
+/// What a segment of small payloads comes to; pages are taken as they are written.
+const USUAL_CAPACITY: usize = SEGMENT_BYTES + SEGMENT_BYTES / 8;
+
+/// How much memory the segments of one partition may take together, and what was given back of it.
 pub(crate) struct SegmentMemory {
     used: AtomicUsize,
     limit: usize,
+    /// Buffers that serve the next segments: an allocator that is asked for megabytes by ever other
+    /// threads keeps far more than is in use.
+    free: Mutex<Vec<Vec<u8>>>,
 }
 
 impl SegmentMemory {
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
+        Self { used: AtomicUsize::new(0), limit, free: Mutex::new(Vec::new()) }
+    }
+
+    fn buffer(&self) -> Vec<u8> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| Vec::with_capacity(USUAL_CAPACITY))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        // One that a large payload has grown is not kept.
+        if buffer.capacity() == USUAL_CAPACITY {
+            buffer.clear();
+            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -41,6 +61,7 @@ impl Drop for Segment<'_> {
     fn drop(&mut self) {
         if let Self::Memory { bytes, memory } = self {
             memory.used.fetch_sub(bytes.len(), Ordering::Relaxed);
+            memory.give_back(std::mem::take(bytes));
         }
     }
 }
@@ -76,8 +97,7 @@ impl<'m> PayloadWriter<'m> {
             self.close_segment()?;
         }
         if self.current.capacity() == 0 {
-            // What a segment of small payloads comes to; pages are taken as they are written.
-            self.current.reserve_exact(SEGMENT_BYTES + SEGMENT_BYTES / 8);
+            self.current = self.memory.buffer();
         }
         let offset = self.current.len();
         let written = write(&mut self.current)?;
@@ -99,7 +119,9 @@ impl<'m> PayloadWriter<'m> {
         let segment = if self.memory.take(bytes.len()) {
             Segment::Memory { bytes, memory: self.memory }
         } else {
-            Segment::Spooled(spool(self.spool_dir, &bytes)?)
+            let spooled = spool(self.spool_dir, &bytes)?;
+            self.memory.give_back(bytes);
+            Segment::Spooled(spooled)
         };
         self.segments.push(segment);
         Ok(())
@@ -174,6 +196,25 @@ mod tests {
             }
             drop(stored);
             assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn a_buffer_serves_the_next_segment_whether_it_was_kept_or_spooled() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for limit in [0, usize::MAX / 2] {
+            let memory = SegmentMemory::new(limit);
+            for _ in 0..3 {
+                let mut writer = PayloadWriter::new(&memory, dir.path());
+                push(&mut writer, &[7; 1_000]);
+                let stored = writer.finish().expect("finished");
+                drop(stored);
+                assert_eq!(memory.free.lock().expect("a list").len(), 1);
+            }
+            let mut writer = PayloadWriter::new(&memory, dir.path());
+            push(&mut writer, &vec![7; 2 * USUAL_CAPACITY]);
+            drop(writer.finish().expect("finished"));
+            assert!(memory.free.lock().expect("a list").is_empty(), "it was grown");
         }
     }
 }

@@ -289,7 +289,7 @@ async fn read_manifest(store: &Store, task: &Task) -> Result<(Rows, Tally), Undo
         if !same {
             return Err(refuse("it is about another partition than the task".to_owned()));
         }
-        let mut rows = Rows::default();
+        let mut rows = if range.is_some() { Rows::default() } else { reader.room() };
         let keep = |position, row: RowRef<'_>| {
             if range.is_none_or(|range| range.contains(position)) {
                 rows.push(row);

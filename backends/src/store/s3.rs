@@ -10,10 +10,8 @@ use object_store::{
     Attribute, Attributes, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
 };
 
-use tokio::sync::Semaphore;
-
 use super::fault::store_error;
-use super::{PART_BYTES, PARTS_IN_FLIGHT, PARTS_OF_ALL, Store, time_for};
+use super::{PART_BYTES, PARTS_IN_FLIGHT, Parts, Store, time_for};
 use crate::error::Result;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +118,7 @@ impl Store {
         } else {
             Arc::new(PrefixStore::new(bucket, settings.prefix.as_str()))
         };
-        let parts = Arc::new(Semaphore::new(PARTS_OF_ALL));
+        let parts = Parts::new();
         let description = what.into();
         Ok(Self { objects, directory: None, synced: None, parts, attributes, description })
     }

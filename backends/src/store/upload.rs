@@ -5,11 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, PutMultipartOptions};
-use tokio::io::AsyncReadExt;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::fault::write_error;
+use super::parts::{Parts, Room};
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Store, bounded, time_for};
 use crate::error::{BackendError, Result};
 use crate::metrics::timed;
@@ -38,29 +37,32 @@ impl UploadCheck for AcceptAll {
 
 /// Where an upload's bytes come from.
 enum Source {
-    File(tokio::fs::File),
+    File(Arc<std::fs::File>, Arc<Parts>),
     Memory(Bytes),
 }
 
 impl Source {
-    async fn take(&mut self, count: usize, what: &str) -> Result<Bytes> {
-        match self {
-            Self::Memory(bytes) => Ok(bytes.split_to(count)),
-            Self::File(file) => {
-                let mut part = vec![0; count];
-                match file.read_exact(&mut part).await {
-                    Ok(_count) => Ok(part.into()),
-                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                        let what = format!("{what}: the file is shorter than it should be");
-                        Err(BackendError::Invalid { what })
-                    }
-                    Err(error) => Err(BackendError::Unavailable {
-                        what: format!("{what}: the file cannot be read"),
-                        cause: error.into(),
-                    }),
-                }
-            }
+    /// The next `count` bytes, and the room that they take, where they were not in memory already. Waits
+    /// until there is some.
+    async fn take(&mut self, count: usize, what: &str) -> Result<(Bytes, Option<Room>)> {
+        let (file, parts) = match self {
+            Self::Memory(bytes) => return Ok((bytes.split_to(count), None)),
+            Self::File(file, parts) => (Arc::clone(file), Arc::clone(parts)),
+        };
+        // A read that hangs takes no room any more when nobody waits for it.
+        let room = parts.room().await;
+        let reading = spawn_blocking(move || parts.read(&file, count));
+        let unreadable = |cause| {
+            let what = format!("{what}: the file cannot be read");
+            BackendError::Unavailable { what, cause }
+        };
+        let read = reading.await.map_err(|panicked| unreadable(panicked.into()))?;
+        let bytes = read.map_err(|error| unreadable(error.into()))?;
+        if bytes.len() < count {
+            let what = format!("{what}: the file is shorter than it should be");
+            return Err(BackendError::Invalid { what });
         }
+        Ok((bytes, Some(room)))
     }
 }
 
@@ -81,7 +83,7 @@ impl Store {
         accept: &mut (dyn UploadCheck + Send),
     ) -> Result<()> {
         let what = self.what("upload", key);
-        let source = Source::File(tokio::fs::File::from_std(file));
+        let source = Source::File(Arc::new(file), Arc::clone(&self.parts));
         let upload = self.upload(key, source, size, accept, &what);
         timed("put", async { bounded(&what, time_for(size), upload).await? }).await
     }
@@ -107,8 +109,7 @@ impl Store {
         if let Ok(count) = usize::try_from(size)
             && count <= PART_BYTES
         {
-            let _memory = self.part_memory(&source).await;
-            let bytes = source.take(count, what).await?;
+            let (bytes, _room) = source.take(count, what).await?;
             accept.see(&bytes);
             accept.verdict().map_err(|why| refused(what, &why))?;
             return self.put_whole(key, bytes, what).await;
@@ -151,13 +152,12 @@ impl Store {
                 arrived(in_flight, what).await?;
             }
             let count = usize::try_from(remaining).map_or(PART_BYTES, |left| left.min(PART_BYTES));
-            let memory = self.part_memory(&source).await;
-            let part = source.take(count, what).await?;
+            let (part, room) = source.take(count, what).await?;
             accept.see(&part);
             let sending = upload.put_part(part.into());
             in_flight.spawn(async move {
                 let sent = sending.await;
-                drop(memory);
+                drop(room);
                 sent
             });
             remaining -= count as u64;
@@ -167,14 +167,6 @@ impl Store {
             arrived(in_flight, what).await?;
         }
         Ok(())
-    }
-
-    /// Waits until a part may be read from its file; what is in memory already takes no more.
-    async fn part_memory(&self, source: &Source) -> Option<OwnedSemaphorePermit> {
-        match source {
-            Source::Memory(_) => None,
-            Source::File(_) => Arc::clone(&self.parts).acquire_owned().await.ok(),
-        }
     }
 }
 
