@@ -76,7 +76,10 @@ pub async fn plan_adjust(
     let asked = match target {
         Target::At(time) => time,
         Target::Days(days) => {
-            from.saturating_add_micros(days.saturating_mul(86_400_000_000)).floor_to(1_000_000)
+            // From where des left it, whatever was set by hand.
+            let from_there =
+                settled_until.saturating_add_micros(days.saturating_mul(86_400_000_000));
+            from_there.floor_to(1_000_000)
         }
     };
     let refuse = |why: String| Err(AdjustError::Refused(why));

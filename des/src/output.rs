@@ -148,6 +148,11 @@ pub(crate) fn table(rows: &[(&str, String)]) -> String {
         .collect()
 }
 
+/// What others wrote, in one line for a person: what could move the cursor is escaped, quotes are not.
+pub(crate) fn printable(text: &str) -> String {
+    text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
 /// A number with thousands separated.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();

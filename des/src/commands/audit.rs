@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::export;
 use crate::cli::{AuditArgs, AuditCommand};
 use crate::config::Config;
-use crate::output::{Exit, Failure, Output};
+use crate::output::{Exit, Failure, Output, printable};
 use crate::wiring;
 
 #[derive(Serialize)]
@@ -59,7 +59,7 @@ fn human(result: &AuditResult) -> String {
             }
         }
         // Whoever gave a reason may have put lines or worse into it.
-        line.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"") + "\n"
+        printable(&line) + "\n"
     };
     result.entries.iter().map(line).collect()
 }

@@ -7,7 +7,7 @@ use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use coordinator::behind::behind;
 use coordinator::cutting::waits_for_transactions;
-use coordinator::throttle;
+use coordinator::{init, throttle};
 use protocol::{ArchiveIdentity, Job};
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -133,6 +133,8 @@ async fn of_coordinator(config: &Config) -> Findings {
     let ledger = match own_database {
         Some(DatabaseUrl::Sqlite(path)) if !path.exists() => {
             let may = SqliteLedger::check_may_be_made(path).map_err(Failure::from);
+            let may =
+                may.and(look_for_its_archive(catalog.as_deref(), config, stored.as_ref()).await);
             if findings.keep("ledger", may).is_some() {
                 findings.ok("ledger", format!("{} is not there and will be made", path.display()));
             }
@@ -291,6 +293,17 @@ async fn look_at_store(
     }
 }
 
+/// Refuses a ledger that is not there, where the store holds what some ledger committed.
+async fn look_for_its_archive(
+    catalog: Option<&dyn Catalog>,
+    config: &Config,
+    stored: Option<&(Store, ArchiveIdentity)>,
+) -> Result<(), Failure> {
+    let (Some(catalog), Some((store, _))) = (catalog, stored) else { return Ok(()) };
+    init::examine(None, catalog, Some(store), &wiring::seed(config, u64::MAX, None)).await?;
+    Ok(())
+}
+
 async fn look_at_ledger(
     ledger: &dyn Ledger,
     catalog: Option<&dyn Catalog>,
@@ -335,6 +348,16 @@ async fn look_at_ledger(
         }
     }
     let archive = ledger.archive().await?;
+    if let (Some(record), Some(row)) = (&archive, watermark)
+        && record.settled_until != row.archived_until
+    {
+        let why = format!(
+            "somebody moved archived_until to {}, and des left it at {}: put it back, or say with \
+             `des adjust` where it is to stand",
+            row.archived_until, record.settled_until
+        );
+        findings.error("ledger", &Failure::Failed(anyhow::Error::msg(why)));
+    }
     match (&archive, stored) {
         (Some(record), Some((_, identity))) if record.archive != identity.archive => {
             let why = format!(

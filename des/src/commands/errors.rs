@@ -1,12 +1,14 @@
 //! `des errors`: files that are not in the archive, and why.
 
+use backends::Ledger;
 use backends::ledger::ErrorQuery;
+use coordinator::held::held_windows;
 use coordinator::listing::{ListedFailure, ReasonFacts, errors, reasons};
 use serde::Serialize;
 
 use crate::cli::ErrorsArgs;
 use crate::config::Config;
-use crate::output::{Exit, Failure, Output, grouped};
+use crate::output::{Exit, Failure, Output, grouped, printable};
 use crate::wiring;
 
 #[derive(Serialize)]
@@ -17,13 +19,19 @@ struct Summary {
     files: u64,
     /// Files that a later pass settled; counted with `--resolved`.
     resolved: u64,
+    /// Files that failed in windows that are held: they are recorded when such a window is released.
+    held: u64,
 }
 
 impl Summary {
-    fn new(reasons: Vec<ReasonFacts>) -> Self {
+    async fn read(ledger: &dyn Ledger, query: ErrorQuery) -> Result<Self, Failure> {
+        let reasons = reasons(ledger, query).await?;
         let files = reasons.iter().map(|it| it.files).sum();
         let resolved = reasons.iter().map(|it| it.resolved).sum();
-        Self { reasons, files, resolved }
+        let held = held_windows(ledger).await?;
+        let asked = held.iter().filter(|it| query.window.is_none_or(|end| end == it.end));
+        let held = asked.filter(|it| !it.stuck).map(|it| it.files_failed).sum();
+        Ok(Self { reasons, files, resolved, held })
     }
 }
 
@@ -32,7 +40,7 @@ pub(super) async fn run(args: ErrorsArgs, output: Output) -> Result<Exit, Failur
     let ledger = wiring::ledger_to_read(&config).await?;
     let query = ErrorQuery { reason: args.reason, window: args.window, resolved: args.resolved };
     if args.summary {
-        let summary = Summary::new(reasons(&*ledger, query).await?);
+        let summary = Summary::read(&*ledger, query).await?;
         output.result(&summary, summary_text)?;
         return Ok(Exit::Done);
     }
@@ -53,7 +61,7 @@ pub(super) async fn run(args: ErrorsArgs, output: Output) -> Result<Exit, Failur
         return Err(error.into());
     }
     if output.is_human() {
-        let summary = Summary::new(reasons(&*ledger, query).await?);
+        let summary = Summary::read(&*ledger, query).await?;
         let left_out = (summary.files + summary.resolved).saturating_sub(shown);
         let mut text = summary_text(&summary);
         if left_out > 0 {
@@ -71,20 +79,28 @@ fn line(it: &ListedFailure) -> String {
     format!(
         "{}\t{}\t{}\t{}\t{}\twindow {} revision {}{resolved}\n",
         it.created_at,
-        it.uid.escape_debug(),
-        location.escape_debug(),
+        printable(&it.uid),
+        printable(location),
         it.reason,
-        it.detail.escape_debug(),
+        printable(&it.detail),
         it.window,
         it.revision
     )
 }
 
 fn summary_text(it: &Summary) -> String {
-    if it.reasons.is_empty() {
-        return "No file is recorded as failed here.\n".to_owned();
-    }
     let mut text = String::new();
+    if it.held > 0 {
+        let files = grouped(it.held);
+        text.push_str(&format!(
+            "{files} files failed in windows that are held. They are recorded when such a window is \
+             released; `des stats` names the windows, and their receipts the files.\n"
+        ));
+    }
+    if it.reasons.is_empty() {
+        text.push_str("No file is recorded as failed here.\n");
+        return text;
+    }
     for reason in &it.reasons {
         text.push_str(&format!("{:>12}  {}", grouped(reason.files), reason.reason));
         if reason.resolved > 0 {
@@ -135,7 +151,7 @@ mod tests {
         let count = |reason, files, resolved| ReasonFacts { reason, files, resolved };
         let reasons =
             vec![count(FailureReason::Missing, 1_200, 0), count(FailureReason::Changed, 3, 40)];
-        let summary = Summary::new(reasons);
+        let summary = Summary { reasons, files: 1_203, resolved: 40, held: 29 };
         insta::assert_snapshot!(summary_text(&summary));
         let row = serde_json::to_string_pretty(&row()).expect("it is JSON");
         let summary = serde_json::to_string_pretty(&summary).expect("it is JSON");

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cli::{GetArgs, LsArgs, VerifyArgs};
 use crate::config::Config;
-use crate::output::{Exit, Failure, Output, bytes, grouped, table};
+use crate::output::{Exit, Failure, Output, bytes, grouped, printable, table};
 use crate::progress::FileBar;
 use crate::wiring;
 
@@ -147,7 +147,7 @@ pub(super) async fn ls(args: LsArgs, output: Output) -> Result<Exit, Failure> {
             return;
         }
         let line = if output.is_human() {
-            format!("{}\t{}\t{}\n", file.created_at, file.size, file.uid.escape_debug())
+            format!("{}\t{}\t{}\n", file.created_at, file.size, printable(&file.uid))
         } else {
             serde_json::to_string(&file).unwrap_or_default() + "\n"
         };
@@ -173,8 +173,8 @@ async fn ls_failed(archive: &Archive, args: &LsArgs, output: Output) -> Result<E
         }
         let line = if output.is_human() {
             let location = row.location.as_deref().unwrap_or_default();
-            let (uid, location) = (row.uid.escape_debug(), location.escape_debug());
-            let detail = row.detail.escape_debug();
+            let (uid, location) = (printable(&row.uid), printable(location));
+            let detail = printable(&row.detail);
             format!("{created_at}\t{uid}\t{location}\t{}\t{detail}\n", row.reason)
         } else {
             serde_json::to_string(&row).unwrap_or_default() + "\n"

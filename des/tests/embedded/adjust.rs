@@ -177,6 +177,13 @@ fn a_watermark_that_was_moved_by_hand_stops_everything() {
         let human = place.des("stats").expect(0).text();
         assert!(human.contains("moved the watermark by hand"), "{human}");
 
+        let checked = place.des("migrate --check").expect(1).text();
+        let error = format!("moved archived_until to {moved}, and des left it at {left}");
+        assert!(checked.contains(&error), "{checked}");
+        // Days count from where des left it.
+        let planned = place.json("adjust --days-offset -1 --dry-run");
+        assert_eq!(planned["to"], place.midnight(9).as_str(), "{planned}");
+
         // `adjust` takes responsibility for where it stands, or moves it.
         let explained = place.json(&format!("adjust --set-date {}", place.midnight(6)));
         assert_eq!(explained["changed"], true, "{explained}");

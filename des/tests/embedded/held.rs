@@ -47,6 +47,11 @@ fn a_held_window_is_released_with_its_failed_files_as_error_rows() {
     let (place, made) = place_with_missing(11);
     held(&place, 11);
     let end = place.midnight(9);
+    let summary = place.json(&format!("errors --summary --window {end}"));
+    assert_eq!((&summary["files"], &summary["held"]), (&json!(0), &json!(11)), "{summary}");
+    let told = place.des("errors").expect(0).text();
+    assert!(told.starts_with("11 files failed in windows that are held"), "{told}");
+    assert!(told.ends_with("\nNo file is recorded as failed here.\n"), "{told}");
     let words = format!("release --window {end} --output json --reason deleted-by-their-owner");
     let released = place.des(&words).expect(0).json();
     let expected = json!({

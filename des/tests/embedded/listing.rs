@@ -95,6 +95,7 @@ fn failed_files_are_listed_and_counted() {
         "reasons": [{ "reason": "missing", "files": 11, "resolved": 0 }],
         "files": 11,
         "resolved": 0,
+        "held": 0,
     });
     assert_eq!(summary, expected);
     let human = place.des("errors --limit 2").expect(0).text();

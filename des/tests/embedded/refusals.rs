@@ -352,6 +352,10 @@ fn check_says_what_is_there_and_changes_nothing() {
 
     place.migrate();
     check(&place, 0, &["up to date", "holds archive", "lag_days 7"]);
+    let lost = place.path("lost.db");
+    place.set("watermark.config_db_url", format!("sqlite:///{}", lost.display()));
+    check(&place, 1, &["rebuild-ledger"]);
+    place.set("watermark", Value::Null);
     place.set("database.lag_days", 3);
     check(&place, 0, &["lag_days 7 and rules", "says 3"]);
     place.set("packer.n_bits", 5);
