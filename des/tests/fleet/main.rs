@@ -58,6 +58,10 @@ mod drill;
 #[path = "../support/blocks.rs"]
 mod blocks;
 
+#[expect(dead_code, reason = "the tests of what is installed use all of it")]
+#[path = "../install/programs.rs"]
+mod programs;
+
 use std::time::Duration;
 
 use rustix::process::Signal;

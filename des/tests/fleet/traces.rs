@@ -1,13 +1,16 @@
 //! Traces across processes: one per window, whoever leads, and none that anything waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::otlp::{Receiver, Seen};
+use crate::private_postgres::free_ports;
 use crate::process::{Run, Running};
+use crate::programs::program;
 use crate::scrape::Scrape;
 use crate::setup::Fleet;
 use crate::{LIMIT, note};
@@ -224,6 +227,47 @@ fn every_window_is_one_trace_across_coordinator_broker_worker_and_store() {
     let windows = spans.iter().filter(|span| span.name == "window");
     let size = |it: &&Seen| spans.iter().filter(|span| span.trace == it.trace).count();
     note(&drawn(&spans, windows.min_by_key(size).expect("a window")));
+}
+
+/// The collector that `./test` installs, between des and `receiver`, and its endpoint; `None` where it
+/// could not be installed.
+fn collector(receiver: &Receiver) -> Option<(Running, String)> {
+    let program = program("rotel-agent")?;
+    let [http, grpc] = free_ports();
+    let endpoint = format!("http://127.0.0.1:{http}");
+    let [over_http, over_grpc] = [http, grpc].map(|port| format!("127.0.0.1:{port}"));
+    let mut words = vec!["start", "--exporter", "otlp", "--otlp-exporter-protocol", "http"];
+    words.extend(["--otlp-exporter-endpoint", &receiver.endpoint]);
+    words.extend(["--otlp-exporter-compression", "none"]);
+    words.extend(["--otlp-http-endpoint", &over_http, "--otlp-grpc-endpoint", &over_grpc]);
+    let running = Running::start(program, words);
+    let deadline = Instant::now() + LIMIT;
+    while TcpStream::connect(("127.0.0.1", http)).is_err() {
+        assert!(Instant::now() < deadline, "the collector does not listen");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Some((running, endpoint))
+}
+
+#[test]
+fn traces_come_whole_through_a_collector() {
+    let receiver = Receiver::start();
+    let Some((collector, endpoint)) = collector(&receiver) else { return };
+    let fleet = traced(80, &endpoint);
+    let coordinator = fleet.start("coordinator");
+    let worker = fleet.start("worker");
+    fleet.wait_until_archived(LIMIT);
+    stop(coordinator);
+    stop(worker);
+    // Its last batch is sent as it ends.
+    collector.signal(Signal::TERM);
+    collector.end(LIMIT);
+    let spans = receiver.spans();
+    assert_one_trace_per_window(&fleet, &spans);
+    assert_every_partition_and_shard(&fleet, &spans);
+    for secret in fleet.secrets() {
+        assert!(!receiver.was_told(&secret), "a password is in a span");
+    }
 }
 
 #[test]
