@@ -1,11 +1,13 @@
 //! Lists for people: passes over windows and error rows, the newest first, read page by page.
 
 use backends::ledger::{ErrorQuery, ListedError, ListedPass, PassQuery, ReasonCount, WindowState};
-use backends::{BackendError, Ledger};
-use protocol::{FailureReason, Timestamp, WindowKey};
+use backends::{BackendError, Ledger, Store};
+use protocol::{FailedRow, FailureReason, PartitionId, Receipt, Revision, Timestamp, WindowKey};
 use serde::Serialize;
 
 use crate::explain::Partitions;
+use crate::held::{HeldWindow, held_windows};
+use crate::receipts::MAX_RECEIPT_BYTES;
 
 /// Rows that are read from the ledger at a time.
 const PAGE: u32 = 500;
@@ -161,6 +163,54 @@ pub async fn errors(
         for listed in found {
             if !visit(listed.into()) {
                 return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file that failed in a window that is held. It becomes an error row when the window is released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldFailure {
+    /// The row, and why.
+    #[serde(flatten)]
+    pub failed: FailedRow,
+    /// End of the window.
+    pub window: Timestamp,
+    /// The pass.
+    pub revision: Revision,
+    /// The partition.
+    pub partition: PartitionId,
+}
+
+/// Hands over the files that failed in held windows, or in the one that ends at `window`, from the receipts
+/// that were accepted, until `visit` says false. Memory: one receipt.
+///
+/// # Errors
+/// When ledger or store do not answer, or a receipt is gone or damaged.
+pub async fn failed_in_held_windows(
+    store: &Store,
+    ledger: &dyn Ledger,
+    window: Option<Timestamp>,
+    visit: &mut (dyn FnMut(HeldFailure) -> bool + Send),
+) -> Result<(), BackendError> {
+    let held = held_windows(ledger).await?;
+    let asked = held.iter().filter(|it| !it.stuck && window.is_none_or(|end| end == it.end));
+    for key in asked.map(HeldWindow::key) {
+        for partition in ledger.partitions(key).await? {
+            let Some(accepted) = partition.accepted.filter(|it| it.files_failed > 0) else {
+                continue;
+            };
+            let bytes = store.get(&accepted.receipt, MAX_RECEIPT_BYTES).await?;
+            let receipt = Receipt::decode(&bytes).map_err(|error| BackendError::Invalid {
+                what: format!("the receipt {}: {error}", accepted.receipt),
+            })?;
+            let WindowKey { end: window, revision } = key;
+            let partition = receipt.partition;
+            for failed in receipt.failures {
+                if !visit(HeldFailure { failed, window, revision, partition }) {
+                    return Ok(());
+                }
             }
         }
     }

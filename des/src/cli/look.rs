@@ -78,6 +78,10 @@ pub(crate) struct ErrorsArgs {
     /// Only how many there are, by reason.
     #[arg(long, conflicts_with = "limit")]
     pub(crate) summary: bool,
+    /// Instead, those that failed in windows that are held, from the receipts in the store: they are
+    /// recorded when such a window is released.
+    #[arg(long, conflicts_with_all = ["resolved", "summary"])]
+    pub(crate) held: bool,
 }
 
 #[derive(Debug, Args)]

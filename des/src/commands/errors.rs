@@ -3,7 +3,10 @@
 use backends::Ledger;
 use backends::ledger::ErrorQuery;
 use coordinator::held::held_windows;
-use coordinator::listing::{ListedFailure, ReasonFacts, errors, reasons};
+use coordinator::listing::{
+    HeldFailure, ListedFailure, ReasonFacts, errors, failed_in_held_windows, reasons,
+};
+use protocol::{FailureReason, Timestamp};
 use serde::Serialize;
 
 use crate::cli::ErrorsArgs;
@@ -44,48 +47,94 @@ pub(super) async fn run(args: ErrorsArgs, output: Output) -> Result<Exit, Failur
         output.result(&summary, summary_text)?;
         return Ok(Exit::Done);
     }
-    // Rows are printed as they are read, one line each; as JSON one object a line.
-    let (mut failed, mut shown) = (None, 0_u64);
-    let mut print = |row: ListedFailure| {
-        let line = if output.is_human() {
-            line(&row)
-        } else {
-            serde_json::to_string(&row).unwrap_or_default() + "\n"
+    let mut lines = Lines { output, limit: args.limit, shown: 0, failed: None };
+    if args.held {
+        let store = wiring::store(&config, false).await?;
+        let mut left_out = 0;
+        let mut print = |it: HeldFailure| {
+            if args.reason.is_some_and(|reason| reason != it.failed.reason) {
+                return true;
+            }
+            let more = lines.print(&it, || held_line(&it));
+            left_out += u64::from(!more);
+            more || lines.failed.is_none()
         };
-        failed = output.raw(line.as_bytes()).err();
-        shown += 1;
-        failed.is_none()
-    };
-    errors(&*ledger, query, args.limit, &mut print).await?;
-    if let Some(error) = failed {
-        return Err(error.into());
+        failed_in_held_windows(&store, &*ledger, args.window, &mut print).await?;
+        let none = lines.shown == 0 && left_out == 0;
+        lines
+            .end(left_out, if none { "No file failed in a window that is held.\n" } else { "" })?;
+        return Ok(Exit::Done);
     }
+    let mut print = |row: ListedFailure| lines.print(&row, || line(&row));
+    errors(&*ledger, query, args.limit, &mut print).await?;
+    let (mut left_out, mut said) = (0, String::new());
     if output.is_human() {
         let summary = Summary::read(&*ledger, query).await?;
-        let left_out = (summary.files + summary.resolved).saturating_sub(shown);
-        let mut text = summary_text(&summary);
-        if left_out > 0 {
-            text.push_str(&format!("{} more are not shown: --limit.\n", grouped(left_out)));
-        }
-        output.raw(text.as_bytes())?;
+        left_out = (summary.files + summary.resolved).saturating_sub(lines.shown);
+        said = summary_text(&summary);
     }
+    lines.end(left_out, &said)?;
     Ok(Exit::Done)
+}
+
+/// Rows that are printed as they are read, one line each; as JSON one object a line.
+struct Lines {
+    output: Output,
+    limit: u64,
+    shown: u64,
+    failed: Option<std::io::Error>,
+}
+
+impl Lines {
+    /// Prints a row, unless so many were; whether it did.
+    fn print(&mut self, row: &impl Serialize, line: impl FnOnce() -> String) -> bool {
+        if self.failed.is_some() || self.shown == self.limit {
+            return false;
+        }
+        let text = if self.output.is_human() {
+            line()
+        } else {
+            serde_json::to_string(row).unwrap_or_default() + "\n"
+        };
+        self.failed = self.output.raw(text.as_bytes()).err();
+        self.shown += 1;
+        self.failed.is_none()
+    }
+
+    /// For a person, what is to be said at the end.
+    fn end(self, left_out: u64, said: &str) -> Result<(), Failure> {
+        if let Some(error) = self.failed {
+            return Err(error.into());
+        }
+        if self.output.is_human() {
+            self.output.raw(said.as_bytes())?;
+            if left_out > 0 {
+                let more = format!("{} more are not shown: --limit.\n", grouped(left_out));
+                self.output.raw(more.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One line for a person. Whoever wrote the catalog may have put lines or worse into it.
 fn line(it: &ListedFailure) -> String {
-    let location = it.location.as_deref().unwrap_or_default();
     let resolved = it.resolved_at.map_or_else(String::new, |time| format!("\tresolved at {time}"));
-    format!(
-        "{}\t{}\t{}\t{}\t{}\twindow {} revision {}{resolved}\n",
-        it.created_at,
-        printable(&it.uid),
-        printable(location),
-        it.reason,
-        printable(&it.detail),
-        it.window,
-        it.revision
-    )
+    let file = (it.created_at, &*it.uid, it.location.as_deref(), it.reason, &*it.detail);
+    format!("{}\twindow {} revision {}{resolved}\n", described(file), it.window, it.revision)
+}
+
+fn held_line(it: &HeldFailure) -> String {
+    let HeldFailure { failed, window, revision, partition } = it;
+    let location = failed.location.as_deref();
+    let file = (failed.created_at, &*failed.uid, location, failed.reason, &*failed.detail);
+    format!("{}\twindow {window} revision {revision} partition {partition}\n", described(file))
+}
+
+fn described(file: (Timestamp, &str, Option<&str>, FailureReason, &str)) -> String {
+    let (created_at, uid, location, reason, detail) = file;
+    let [uid, location, detail] = [uid, location.unwrap_or_default(), detail].map(printable);
+    format!("{created_at}\t{uid}\t{location}\t{reason}\t{detail}")
 }
 
 fn summary_text(it: &Summary) -> String {
@@ -94,7 +143,7 @@ fn summary_text(it: &Summary) -> String {
         let files = grouped(it.held);
         text.push_str(&format!(
             "{files} files failed in windows that are held. They are recorded when such a window is \
-             released; `des stats` names the windows, and their receipts the files.\n"
+             released, and listed by `des errors --held`.\n"
         ));
     }
     if it.reasons.is_empty() {

@@ -1,5 +1,7 @@
 //! Held windows: what holds one, and how it goes on: released, or repaired and tried again.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::support::{Made, Place};
@@ -52,6 +54,23 @@ fn a_held_window_is_released_with_its_failed_files_as_error_rows() {
     let told = place.des("errors").expect(0).text();
     assert!(told.starts_with("11 files failed in windows that are held"), "{told}");
     assert!(told.ends_with("\nNo file is recorded as failed here.\n"), "{told}");
+    let listed = |words: &str| {
+        let text = place.des(&format!("errors --held --output json {words}")).expect(0).text();
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        rows.collect::<Vec<_>>()
+    };
+    let all = listed("");
+    let uids: BTreeSet<_> = all.iter().map(|row| row["uid"].as_str().expect("a uid")).collect();
+    assert_eq!(uids, made.iter().take(11).map(|file| file.uid.as_str()).collect());
+    for row in &all {
+        let at = ["reason", "window", "revision", "partition"].map(|key| row[key].clone());
+        assert_eq!(json!(at), json!(["missing", end, 0, 0]), "{row}");
+    }
+    assert_eq!(listed(&format!("--limit 4 --window {end}")), all[..4]);
+    assert_eq!(listed("--reason changed"), [] as [Value; 0]);
+    assert_eq!(listed(&format!("--window {}", place.midnight(10))), [] as [Value; 0]);
+    let human = place.des("errors --held --limit 4").expect(0).text();
+    assert!(human.ends_with(" partition 0\n7 more are not shown: --limit.\n"), "{human}");
     let words = format!("release --window {end} --output json --reason deleted-by-their-owner");
     let released = place.des(&words).expect(0).json();
     let expected = json!({
