@@ -238,7 +238,6 @@ fn collector(receiver: &Receiver) -> Option<(Running, String)> {
     let [over_http, over_grpc] = [http, grpc].map(|port| format!("127.0.0.1:{port}"));
     let mut words = vec!["start", "--exporter", "otlp", "--otlp-exporter-protocol", "http"];
     words.extend(["--otlp-exporter-endpoint", &receiver.endpoint]);
-    words.extend(["--otlp-exporter-compression", "none"]);
     words.extend(["--otlp-http-endpoint", &over_http, "--otlp-grpc-endpoint", &over_grpc]);
     let running = Running::start(program, words);
     let deadline = Instant::now() + LIMIT;
@@ -253,7 +252,7 @@ fn collector(receiver: &Receiver) -> Option<(Running, String)> {
 fn traces_come_whole_through_a_collector() {
     let receiver = Receiver::start();
     let Some((collector, endpoint)) = collector(&receiver) else { return };
-    let fleet = traced(80, &endpoint);
+    let fleet = traced(160, &endpoint);
     let coordinator = fleet.start("coordinator");
     let worker = fleet.start("worker");
     fleet.wait_until_archived(LIMIT);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -79,7 +81,12 @@ async fn take(
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, Vec<u8>) {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let told = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let kind = told(header::CONTENT_TYPE);
+    let body = match told(header::CONTENT_ENCODING) {
+        Some("gzip") => unzipped(&body),
+        _ => body,
+    };
     let request = ExportTraceServiceRequest::decode(body.clone());
     let (Some("application/x-protobuf"), Ok(request)) = (kind, request) else {
         return (StatusCode::BAD_REQUEST, Vec::new());
@@ -104,6 +111,19 @@ async fn take(
         }
     }
     (StatusCode::OK, Vec::new())
+}
+
+/// As des never sends it, and collectors do.
+fn unzipped(body: &[u8]) -> Bytes {
+    let mut gzip = Command::new("gzip");
+    gzip.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut gzip = gzip.spawn().expect("gzip");
+    let mut pipe = gzip.stdin.take().expect("a pipe");
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || pipe.write_all(body).expect("written"));
+        gzip.wait_with_output().expect("it ends")
+    });
+    output.stdout.into()
 }
 
 fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
