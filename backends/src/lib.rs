@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod buffers;
 pub mod catalog;
 pub mod crash;
 pub mod error;

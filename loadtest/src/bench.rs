@@ -37,7 +37,8 @@ pub(crate) struct BenchArgs {
     /// Counted runs of what is fast; default: 5, with --quick 3.
     #[arg(long)]
     runs: Option<usize>,
-    /// Numbers of files to pack, instead of 10,000, 100,000 and 1,000,000.
+    /// Numbers of files to pack, instead of 10,000, 100,000 and 1,000,000; of the windows of `share`,
+    /// instead of 200,000 and 1,000,000.
     #[arg(long, value_delimiter = ',')]
     files: Vec<u64>,
     /// Drop the kernel's caches before every run that is timed; needs root, and disturbs others.

@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use backends::buffers::Buffers;
 use bytes::Bytes;
 use protocol::names::{self, MAX_PART, ShardPlace};
 use protocol::receipt::ShardRef;
@@ -50,6 +51,8 @@ pub(crate) struct ShardMemory {
     pub(crate) building: usize,
     /// Finished shards that wait for their upload, in KiB.
     pub(crate) finished: Arc<Semaphore>,
+    /// For the next shards.
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// Builds the shards of one partition, one at a time.
@@ -98,7 +101,7 @@ impl<'a> Assembler<'a> {
         let open = self.open.get_or_insert_with(|| OpenShard {
             day,
             index,
-            writer: ShardWriter::new(day),
+            writer: ShardWriter::onto(day, self.memory.buffers.take()),
             spool: None,
         });
         open.writer.push(entry).map_err(std::io::Error::other)?;
@@ -137,6 +140,7 @@ impl<'a> Assembler<'a> {
         let (body, memory) = match spool {
             Some(mut file) => {
                 file.write_all(&rest)?;
+                self.memory.buffers.give_back(rest);
                 file.rewind()?;
                 (ShardBody::Spooled(file), None)
             }
@@ -145,7 +149,7 @@ impl<'a> Assembler<'a> {
                 let finished = Arc::clone(&self.memory.finished);
                 let permit = self.runtime.block_on(finished.acquire_many_owned(kib));
                 let permit = permit.map_err(std::io::Error::other)?;
-                (ShardBody::Memory(rest.into()), Some(permit))
+                (ShardBody::Memory(self.memory.buffers.lend(rest)), Some(permit))
             }
         };
         Ok(Some(FinishedShard { key, summary, body, memory }))

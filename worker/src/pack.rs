@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
+use backends::buffers::Buffers;
 use backends::store::UploadCheck;
 use backends::{BackendError, Store};
 use protocol::codec::{CompressionCodec, Encoder, is_compressed_name};
@@ -22,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::assemble::{Assembler, FinishedShard, Placing, ShardMemory};
 use crate::metrics::Reads;
-use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory};
+use crate::payload::{PayloadRef, PayloadWriter, Payloads, SegmentMemory, segment_buffers};
 use crate::reading::{Readings, Slot};
 use crate::restore::Wanted;
 use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
@@ -44,6 +45,42 @@ pub(crate) struct PackLimits {
     pub(crate) readers: usize,
     /// Where spool files go.
     pub(crate) spool_dir: PathBuf,
+    /// What all partitions use in turn.
+    pub(crate) buffers: PackBuffers,
+}
+
+/// Buffers that serve one partition after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct PackBuffers {
+    segments: Arc<Buffers>,
+    shards: Arc<Buffers>,
+}
+
+impl PackBuffers {
+    /// For so many partitions at a time, each of which may use `memory` bytes.
+    pub(crate) fn new(slots: usize, memory: usize) -> Self {
+        let building = building(memory);
+        Self {
+            segments: segment_buffers(slots * segments(memory)),
+            // One that is being built, and those that wait for their upload. Buffers double.
+            shards: Buffers::new(0, 2 * building, slots * (1 + finished(memory) / building.max(1))),
+        }
+    }
+}
+
+/// What payloads may take of a partition's memory, before they are spooled.
+const fn segments(memory: usize) -> usize {
+    memory / 4
+}
+
+/// What finished shards may take.
+const fn finished(memory: usize) -> usize {
+    memory / 4
+}
+
+/// What the shard that is being built may take, before it is spooled.
+const fn building(memory: usize) -> usize {
+    memory / 8
 }
 
 /// How far a partition is, for whoever watches.
@@ -159,11 +196,13 @@ pub(crate) fn pack(
         (!places.is_empty()).then(|| Arc::new(Batch::new(number, places, &input.rows)))
     });
 
-    let segment_memory = SegmentMemory::new(input.limits.memory / 4);
-    let finished_kib = (input.limits.memory / 4).div_ceil(1024).max(1);
+    let PackLimits { memory, buffers, .. } = &input.limits;
+    let segment_memory = SegmentMemory::new(segments(*memory), Arc::clone(&buffers.segments));
+    let finished_kib = finished(*memory).div_ceil(1024).max(1);
     let shard_memory = ShardMemory {
-        building: input.limits.memory / 8,
+        building: building(*memory),
         finished: Arc::new(Semaphore::new(finished_kib)),
+        buffers: Arc::clone(&buffers.shards),
     };
     let one_large_file = Mutex::new(());
     let readers = input.limits.readers.max(1);
@@ -213,9 +252,10 @@ pub(crate) fn pack(
 
 impl<'a> Batch<'a> {
     fn new(number: usize, places: Vec<Place<'a>>, rows: &Rows) -> Self {
-        let location = |position: &u32| rows.get(places[*position as usize].row as usize).location;
-        let mut reading_order: Vec<u32> = (0_u32..).take(places.len()).collect();
-        reading_order.sort_by(|a, b| location(a).cmp(&location(b)));
+        let location = |place: &Place<'_>| rows.get(place.row as usize).location;
+        let mut in_order: Vec<_> = places.iter().map(location).zip(0_u32..).collect();
+        in_order.sort_unstable();
+        let reading_order = in_order.into_iter().map(|(_location, position)| position).collect();
         Self { number, places, reading_order, next: AtomicUsize::new(0) }
     }
 }

@@ -5,40 +5,33 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use backends::buffers::Buffers;
 
 /// A segment that reached this takes no more.
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
-/// What a segment of small payloads comes to; pages are taken as they are written.
+/// What a segment of small payloads comes to; pages are taken as they are written. A buffer that a large
+/// payload has grown is not kept.
 const USUAL_CAPACITY: usize = SEGMENT_BYTES + SEGMENT_BYTES / 8;
 
-/// How much memory the segments of one partition may take together, and what was given back of it.
+/// How much memory the segments of one partition may take together.
 pub(crate) struct SegmentMemory {
     used: AtomicUsize,
     limit: usize,
-    /// Buffers that serve the next segments: an allocator that is asked for megabytes by ever other
-    /// threads keeps far more than is in use.
-    free: Mutex<Vec<Vec<u8>>>,
+    buffers: Arc<Buffers>,
+}
+
+/// Buffers for the segments of all partitions that are packed at a time, `limit` bytes of them kept.
+pub(crate) fn segment_buffers(limit: usize) -> Arc<Buffers> {
+    Buffers::new(USUAL_CAPACITY, USUAL_CAPACITY, limit / USUAL_CAPACITY)
 }
 
 impl SegmentMemory {
-    pub(crate) const fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit, free: Mutex::new(Vec::new()) }
-    }
-
-    fn buffer(&self) -> Vec<u8> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.unwrap_or_else(|| Vec::with_capacity(USUAL_CAPACITY))
-    }
-
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        // One that a large payload has grown is not kept.
-        if buffer.capacity() == USUAL_CAPACITY {
-            buffer.clear();
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-        }
+    pub(crate) const fn new(limit: usize, buffers: Arc<Buffers>) -> Self {
+        Self { used: AtomicUsize::new(0), limit, buffers }
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -61,7 +54,7 @@ impl Drop for Segment<'_> {
     fn drop(&mut self) {
         if let Self::Memory { bytes, memory } = self {
             memory.used.fetch_sub(bytes.len(), Ordering::Relaxed);
-            memory.give_back(std::mem::take(bytes));
+            memory.buffers.give_back(std::mem::take(bytes));
         }
     }
 }
@@ -97,7 +90,7 @@ impl<'m> PayloadWriter<'m> {
             self.close_segment()?;
         }
         if self.current.capacity() == 0 {
-            self.current = self.memory.buffer();
+            self.current = self.memory.buffers.take();
         }
         let offset = self.current.len();
         let written = write(&mut self.current)?;
@@ -120,7 +113,7 @@ impl<'m> PayloadWriter<'m> {
             Segment::Memory { bytes, memory: self.memory }
         } else {
             let spooled = spool(self.spool_dir, &bytes)?;
-            self.memory.give_back(bytes);
+            self.memory.buffers.give_back(bytes);
             Segment::Spooled(spooled)
         };
         self.segments.push(segment);
@@ -182,7 +175,7 @@ mod tests {
     fn payloads_read_back_from_memory_and_from_the_spool() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, 3 * SEGMENT_BYTES, usize::MAX / 2] {
-            let memory = SegmentMemory::new(limit);
+            let memory = SegmentMemory::new(limit, segment_buffers(limit));
             let mut writer = PayloadWriter::new(&memory, dir.path());
             let payloads: Vec<Vec<u8>> =
                 (0..40_u8).map(|n| vec![n; 400_000 * usize::from(n % 3)]).collect();
@@ -203,18 +196,19 @@ mod tests {
     fn a_buffer_serves_the_next_segment_whether_it_was_kept_or_spooled() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, usize::MAX / 2] {
-            let memory = SegmentMemory::new(limit);
-            for _ in 0..3 {
+            let buffers = segment_buffers(2 * USUAL_CAPACITY);
+            let memory = SegmentMemory::new(limit, Arc::clone(&buffers));
+            let write = |bytes: usize| {
                 let mut writer = PayloadWriter::new(&memory, dir.path());
-                push(&mut writer, &[7; 1_000]);
-                let stored = writer.finish().expect("finished");
-                drop(stored);
-                assert_eq!(memory.free.lock().expect("a list").len(), 1);
-            }
-            let mut writer = PayloadWriter::new(&memory, dir.path());
-            push(&mut writer, &vec![7; 2 * USUAL_CAPACITY]);
-            drop(writer.finish().expect("finished"));
-            assert!(memory.free.lock().expect("a list").is_empty(), "it was grown");
+                push(&mut writer, &vec![7; bytes]);
+                let at = writer.current.as_ptr();
+                drop(writer.finish().expect("finished"));
+                at
+            };
+            let first = write(1_000);
+            assert_eq!((write(1_000), write(1_000)), (first, first));
+            write(2 * USUAL_CAPACITY);
+            assert_eq!(buffers.take().capacity(), USUAL_CAPACITY, "what was grown is not kept");
         }
     }
 }

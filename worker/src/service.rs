@@ -18,7 +18,7 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::metrics::{self, Held};
-use crate::pack::{Counters, PackLimits, check_spool};
+use crate::pack::{Counters, PackBuffers, PackLimits, check_spool};
 use crate::source::Sources;
 use crate::task::{TaskContext, execute};
 
@@ -83,10 +83,13 @@ impl Worker {
                 settings.spool_dir.display()
             )
         })?;
+        let slots = usize::from(settings.slots.max(1));
+        let memory = settings.memory / slots;
         let limits = PackLimits {
-            memory: settings.memory / usize::from(settings.slots.max(1)),
+            memory,
             readers: settings.readers,
             spool_dir: settings.spool_dir.clone(),
+            buffers: PackBuffers::new(slots, memory),
         };
         let sources = Arc::new(sources);
         let context = Arc::new(TaskContext { identity, store, sources, limits, worker: id });

@@ -20,8 +20,10 @@ use crate::measure::spread::Spread;
 const FILES_A_PARTITION: u64 = 500;
 const PARTITIONS_A_DAY: u64 = 16;
 const N_BITS: u8 = 4;
-/// Over a fleet of processes that does not wait for its store.
-const SHARE_FILES: u64 = 200_000;
+/// Files of the windows over which a fleet is measured that does not wait for its store: what a window
+/// costs the coordinator whatever its size is spread over them.
+const SHARE_FILES: [u64; 2] = [200_000, 1_000_000];
+const SHARE_FILES_QUICK: [u64; 1] = [50_000];
 const SHARE_WORKERS: u64 = 8;
 
 /// The store, and who works.
@@ -110,9 +112,21 @@ pub(crate) async fn scale(bench: &Bench, far: &Far) -> anyhow::Result<Vec<Line>>
     Ok(vec![line.plot(Plot { title, x: "workers", y: "files/s", series })])
 }
 
-/// The line about the coordinator's share: the usual files, a store that answers at once.
+/// The lines about the coordinator's share: the usual files, a store that answers at once.
 pub(super) async fn share(bench: &Bench) -> anyhow::Result<Vec<Line>> {
-    let rows = if bench.quick { SHARE_FILES / 4 } else { SHARE_FILES };
+    let sizes: &[u64] = match (bench.files.as_slice(), bench.quick) {
+        ([], true) => &SHARE_FILES_QUICK,
+        ([], false) => &SHARE_FILES,
+        (asked, _) => asked,
+    };
+    let mut lines = Vec::new();
+    for rows in sizes {
+        lines.push(share_over(bench, *rows).await?);
+    }
+    Ok(lines)
+}
+
+async fn share_over(bench: &Bench, rows: u64) -> anyhow::Result<Line> {
     let source = Source::make(bench, &Spec::usual(rows, 1)).await?;
     let s3 = CountingS3::start(Duration::ZERO)?;
     let endpoint = s3.server.endpoint.clone();
@@ -128,7 +142,7 @@ pub(super) async fn share(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         .one("all workers", "s", it.worker_cpu)
         .one("the whole run", "s", it.seconds)
         .note(it.requests.text());
-    Ok(vec![line])
+    Ok(line)
 }
 
 impl Measured {

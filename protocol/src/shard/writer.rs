@@ -122,9 +122,14 @@ pub struct ShardWriter {
 impl ShardWriter {
     /// Begins a shard for rows of `day`.
     pub fn new(day: Day) -> Self {
+        Self::onto(day, Vec::new())
+    }
+
+    /// The same, with the output in an empty buffer that is there already.
+    pub fn onto(day: Day, out: Vec<u8>) -> Self {
         let mut writer = Self {
             day,
-            out: Vec::new(),
+            out,
             taken: 0,
             hasher: blake3::Hasher::new(),
             crc32c: 0,

@@ -43,8 +43,7 @@ pub(super) fn scan(
     let mut found = statement.query(bounds).map_err(failed)?;
     let mut batches = Batches::new(sender);
     while let Some(row) = found.next().map_err(failed)? {
-        let row = reading.row(row)?;
-        let is_full = batches.add(RowRef::from(&row));
+        let is_full = reading.add(row, &mut batches)?;
         if is_full && hand_over(session, &mut batches) == Err(ReceiverGone) {
             return Ok(());
         }
@@ -82,7 +81,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn row(&self, row: &rusqlite::Row<'_>) -> Result<Row> {
+    /// Adds the row; whether the batch is full then.
+    fn add(&self, row: &rusqlite::Row<'_>, batches: &mut Batches) -> Result<bool> {
         let uid = self.text(row, 0)?.unwrap_or_default();
         let created_at = time(value(row, 1), self.form).map_err(|found| {
             self.refuse(
@@ -105,13 +105,17 @@ impl Reading<'_> {
                 return Err(self.refuse(row, &problem));
             }
         };
-        Ok(Row::new(uid, created_at, location, size))
+        if let Some(sound) = RowRef::sound(uid, created_at, location, size) {
+            return Ok(batches.add(sound));
+        }
+        let defective = Row::new(uid.to_owned(), created_at, location.map(str::to_owned), size);
+        Ok(batches.add(RowRef::from(&defective)))
     }
 
-    fn text(&self, row: &rusqlite::Row<'_>, index: usize) -> Result<Option<String>> {
+    fn text<'r>(&self, row: &'r rusqlite::Row<'_>, index: usize) -> Result<Option<&'r str>> {
         bytes(value(row, index))
             .map(|bytes| {
-                std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| {
+                std::str::from_utf8(bytes).map_err(|_| {
                     let column = if index == 0 { "uid" } else { "location" };
                     self.refuse(row, &format!("the {column} is not UTF-8; correct the row"))
                 })
