@@ -227,7 +227,8 @@ pub async fn request_replays(
     request_passes(ledger, &ends, Purpose::Replay, audit).await
 }
 
-/// Asks for another pass over the windows with these ends.
+/// Asks for another pass over the windows with these ends. That is one act, of which `audit` is written
+/// down with the first of them.
 ///
 /// # Errors
 /// When one of them is not committed, when the watermark has yet to pass all of them, or the ledger
@@ -253,6 +254,7 @@ pub async fn request_passes(
     }
     let mut requested = Vec::with_capacity(due.len());
     for end in due {
+        let audit = requested.is_empty().then_some(audit);
         requested.push(ledger.request_pass(end, purpose, audit).await?);
     }
     Ok(requested)
