@@ -171,7 +171,7 @@ pub async fn committed_ends(
     let mut ends = ends(ledger, after, Some(until)).await?;
     if ends.is_empty() {
         let there = ends_around(ledger, until).await?;
-        return Err(RequestError::Refused(no_such_window(after, until, &there)));
+        return Err(RequestError::Refused(no_such_window(after, until, there)));
     }
     ends.dedup();
     Ok(ends)
@@ -186,31 +186,40 @@ async fn ends(
     Ok(committed.iter().map(WindowRecord::window_end).collect())
 }
 
-/// The first end, those next to `near`, and the last one.
-async fn ends_around(ledger: &dyn Ledger, near: Timestamp) -> Result<Vec<Timestamp>, BackendError> {
-    let (before, after) =
+/// How many windows are committed, and some of their ends: the first one, those next to `near`, and the
+/// last one.
+async fn ends_around(
+    ledger: &dyn Ledger,
+    near: Timestamp,
+) -> Result<(usize, Vec<Timestamp>), BackendError> {
+    let (mut before, mut after) =
         (ends(ledger, None, Some(near)).await?, ends(ledger, Some(near), None).await?);
+    before.dedup();
+    after.dedup();
     let around = [before.first(), before.last(), after.first(), after.last()];
     let mut around: Vec<_> = around.into_iter().flatten().copied().collect();
     around.dedup();
-    Ok(around)
+    Ok((before.len() + after.len(), around))
 }
 
-fn no_such_window(after: Option<Timestamp>, until: Timestamp, there: &[Timestamp]) -> String {
+fn no_such_window(
+    after: Option<Timestamp>,
+    until: Timestamp,
+    (count, some): (usize, Vec<Timestamp>),
+) -> String {
     let asked = match after {
         Some(after) if after.saturating_add_micros(1) == until => format!("at {until}"),
         Some(after) => format!("after {after} and not after {until}"),
         None => format!("at or before {until}"),
     };
-    let there = match there {
-        [] => "nothing is committed yet".to_owned(),
-        [one] => format!("the only one ends at {one}"),
-        several => {
-            let several: Vec<_> = several.iter().map(Timestamp::to_string).collect();
-            format!("there are those that end at {}", several.join(", "))
-        }
+    let ends = some.iter().map(Timestamp::to_string).collect::<Vec<_>>().join(", ");
+    let there = match (count, some.len()) {
+        (0, _) => "nothing is committed yet".to_owned(),
+        (1, _) => format!("the only one ends at {ends}"),
+        (all, shown) if all == shown => format!("there are those that end at {ends}"),
+        (all, _) => format!("there are {all}, for example those that end at {ends}"),
     };
-    format!("no committed window ends {asked}: {there}; `des ls` lists them all")
+    format!("no committed window ends {asked}: {there}; `des windows` lists them")
 }
 
 /// Asks for another pass over every committed window whose end lies in `(after, until]`.
@@ -227,7 +236,8 @@ pub async fn request_replays(
     request_passes(ledger, &ends, Purpose::Replay, audit).await
 }
 
-/// Asks for another pass over the windows with these ends.
+/// Asks for another pass over the windows with these ends. That is one act, of which `audit` is written
+/// down with the first of them.
 ///
 /// # Errors
 /// When one of them is not committed, when the watermark has yet to pass all of them, or the ledger
@@ -253,6 +263,7 @@ pub async fn request_passes(
     }
     let mut requested = Vec::with_capacity(due.len());
     for end in due {
+        let audit = requested.is_empty().then_some(audit);
         requested.push(ledger.request_pass(end, purpose, audit).await?);
     }
     Ok(requested)
@@ -286,12 +297,16 @@ mod tests {
     fn a_refusal_names_the_windows_that_are_there() {
         let at = |text: &str| text.parse::<Timestamp>().expect("a date");
         let end = at("2024-12-09");
-        let told = no_such_window(Some(end.saturating_add_micros(-1)), end, &[]);
+        let told = no_such_window(Some(end.saturating_add_micros(-1)), end, (0, Vec::new()));
         assert!(told.starts_with("no committed window ends at 2024-12-09T00:00:00Z: nothing is"));
-        let told = no_such_window(Some(at("2024-12-01")), end, &[at("2024-12-10")]);
+        let told = no_such_window(Some(at("2024-12-01")), end, (1, vec![at("2024-12-10")]));
         assert!(told.contains("after 2024-12-01T00:00:00Z and not after 2024-12-09"), "{told}");
         assert!(told.contains("the only one ends at 2024-12-10"), "{told}");
-        let told = no_such_window(None, end, &[at("2024-12-10"), at("2024-12-20")]);
-        assert!(told.contains("2024-12-10T00:00:00Z, 2024-12-20T00:00:00Z; `des ls`"), "{told}");
+        let two = vec![at("2024-12-10"), at("2024-12-20")];
+        let told = no_such_window(None, end, (2, two.clone()));
+        let ends = "those that end at 2024-12-10T00:00:00Z, 2024-12-20T00:00:00Z; `des windows`";
+        assert!(told.contains(&format!("there are {ends}")), "{told}");
+        let told = no_such_window(None, end, (11, two));
+        assert!(told.contains(&format!("there are 11, for example {ends}")), "{told}");
     }
 }

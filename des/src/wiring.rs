@@ -18,6 +18,7 @@ use coordinator::{Coordinator, CoordinatorSettings, Event};
 use protocol::{ArchiveIdentity, WorkerId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use worker::{Sources, Worker, WorkerSettings};
 
 use crate::config::{Config, DatabaseUrl, StoreConfig, SyncArchivedConfig};
@@ -56,12 +57,20 @@ pub(crate) const fn sync_settings(wanted: &SyncArchivedConfig) -> SyncSettings {
 }
 
 /// The ledger, to be looked at: nothing is changed, a SQLite file's journal mode included.
+///
+/// # Errors
+/// When it cannot be opened; where its file is not there, that `des init` makes it.
 pub(crate) async fn ledger_to_read(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
     match config.ledger()? {
         DatabaseUrl::Postgres(_) => ledger(config, false).await,
         DatabaseUrl::Sqlite(path) => {
             let (job, id) = (config.job.clone(), config.config_id);
-            Ok(open::sqlite_ledger_to_read(path, job, id).await?)
+            let opened = open::sqlite_ledger_to_read(path, job, id).await;
+            let hint = "where nothing was archived yet, run `des init` or `des migrate` first";
+            Ok(opened.map_err(|error| match error.is_not_found() {
+                true => anyhow::anyhow!("{error}; {hint}"),
+                false => error.into(),
+            })?)
         }
     }
 }
@@ -156,6 +165,11 @@ pub(crate) struct Permissions {
 /// Connects to everything and finds or makes the archive. Whatever there is to refuse is refused
 /// before anything is made.
 pub(crate) async fn connect(config: &Config, permissions: Permissions) -> Result<Fleet, Failure> {
+    for (what, url) in [("catalog", config.database()?), ("ledger", config.ledger()?)] {
+        if let Some(file) = url.file() {
+            info!(file = %file.display(), "the {what} is a SQLite file");
+        }
+    }
     let catalog = catalog(config).await?;
     catalog.inspect().await?;
     let queue = queue(config, &process_name("coordinator")).await?;

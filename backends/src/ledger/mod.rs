@@ -221,7 +221,8 @@ pub trait Ledger: Send + Sync {
 
     /// Asks for another pass over the window that ends at `end`: records the next revision as
     /// `Requested` and returns it; an uncommitted later revision that is already there is returned
-    /// instead, whatever its purpose.
+    /// instead, whatever its purpose. `None` for the audit log where another request of the same act
+    /// has left its entry there.
     ///
     /// # Errors
     /// [`NotFound`](crate::BackendError::NotFound) when no committed window has this end.
@@ -229,7 +230,7 @@ pub trait Ledger: Send + Sync {
         &self,
         end: Timestamp,
         purpose: Purpose,
-        audit: &AuditEntry,
+        audit: Option<&AuditEntry>,
     ) -> Result<WindowRecord>;
 
     /// Looks at committed windows whose end lies in `(after, until]` (unbounded where `None`), by

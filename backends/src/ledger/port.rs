@@ -270,7 +270,7 @@ where
         &self,
         end: Timestamp,
         purpose: Purpose,
-        audit: &AuditEntry,
+        audit: Option<&AuditEntry>,
     ) -> Result<WindowRecord> {
         transaction!(self, "record a request for another pass", |session| {
             operator::request_pass(session, &self.job, (end, purpose), audit)

@@ -186,7 +186,7 @@ pub(crate) async fn a_pass_with_nothing_to_do_leaves_no_record(bench: &dyn Bench
     };
 
     ledger
-        .request_pass(window(1).end(), Purpose::Replay, &audit("replay"))
+        .request_pass(window(1).end(), Purpose::Replay, Some(&audit("replay")))
         .await
         .expect("it is requested");
     ledger.commit_window(&lease, &nothing).await.expect("a request");

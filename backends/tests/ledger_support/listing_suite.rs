@@ -32,7 +32,7 @@ pub(crate) async fn passes_are_listed_the_newest_first(bench: &dyn Bench) {
         settle(&*ledger, &lease, day).await;
     }
     ledger
-        .request_pass(window(2).end(), Purpose::Replay, &audit("replay"))
+        .request_pass(window(2).end(), Purpose::Replay, Some(&audit("replay")))
         .await
         .expect("it is requested");
     ledger.add_window(&lease, &new_window(4, 3)).await.expect("it is recorded");

@@ -15,16 +15,23 @@ pub(crate) async fn a_replay_is_requested_once_and_then_planned(bench: &dyn Benc
     settle(&*ledger, &lease, 1).await;
     let end = window(1).end();
 
-    let requested =
-        ledger.request_pass(end, Purpose::Replay, &audit("replay")).await.expect("it is recorded");
+    let requested = ledger
+        .request_pass(end, Purpose::Replay, Some(&audit("replay")))
+        .await
+        .expect("it is recorded");
     assert_eq!((requested.key(), requested.state), (key(1, 1), WindowState::Requested));
     assert_eq!(requested.window, window(1));
-    let again =
-        ledger.request_pass(end, Purpose::Replay, &audit("replay")).await.expect("it is there");
+    let again = ledger
+        .request_pass(end, Purpose::Replay, Some(&audit("replay")))
+        .await
+        .expect("it is there");
     assert_eq!(again, requested);
     assert_eq!(ledger.open_windows().await.expect("windows"), [requested]);
     let replays = "SELECT CAST(count(*) AS text) FROM des_audit_log WHERE action = 'replay'";
     assert_eq!(bench.text(replays).await, Some("2".to_owned()), "who asked is written down");
+    let again = ledger.request_pass(end, Purpose::Replay, None).await.expect("it is there");
+    assert_eq!(again.key(), key(1, 1));
+    assert_eq!(bench.text(replays).await, Some("2".to_owned()), "it was said with another one");
 
     let mut planned = new_window(1, 2);
     planned.revision = 1;
@@ -33,8 +40,10 @@ pub(crate) async fn a_replay_is_requested_once_and_then_planned(bench: &dyn Benc
     assert_eq!(open.len(), 1);
     assert_eq!((open[0].key(), open[0].state), (key(1, 1), WindowState::Open));
     assert_eq!(ledger.partitions(key(1, 1)).await.expect("partitions").len(), 2);
-    let under_way =
-        ledger.request_pass(end, Purpose::Replay, &audit("replay")).await.expect("it is there");
+    let under_way = ledger
+        .request_pass(end, Purpose::Replay, Some(&audit("replay")))
+        .await
+        .expect("it is there");
     assert_eq!(under_way, open[0]);
 
     for partition in 0..2 {
@@ -45,8 +54,10 @@ pub(crate) async fn a_replay_is_requested_once_and_then_planned(bench: &dyn Benc
     commit.certificate = Some(certificate(1, 1, 1));
     commit.advance_from = None;
     ledger.commit_window(&lease, &commit).await.expect("it is committed");
-    let next =
-        ledger.request_pass(end, Purpose::Replay, &audit("replay")).await.expect("it is recorded");
+    let next = ledger
+        .request_pass(end, Purpose::Replay, Some(&audit("replay")))
+        .await
+        .expect("it is recorded");
     assert_eq!(next.key(), key(1, 2));
 }
 
@@ -56,7 +67,7 @@ pub(crate) async fn only_a_committed_window_can_be_replayed(bench: &dyn Bench) {
     ready(&*ledger, &lease, 1, 1).await;
     for day in [1, 2] {
         let refused =
-            ledger.request_pass(window(day).end(), Purpose::Replay, &audit("replay")).await;
+            ledger.request_pass(window(day).end(), Purpose::Replay, Some(&audit("replay"))).await;
         assert!(refused.expect_err("nothing is committed").is_not_found());
     }
     assert_eq!(ledger.open_windows().await.expect("windows").len(), 1);
@@ -67,7 +78,7 @@ pub(crate) async fn a_request_is_not_committed_unplanned(bench: &dyn Bench) {
     let lease = begin(&*ledger).await;
     settle(&*ledger, &lease, 1).await;
     ledger
-        .request_pass(window(1).end(), Purpose::Replay, &audit("replay"))
+        .request_pass(window(1).end(), Purpose::Replay, Some(&audit("replay")))
         .await
         .expect("it is recorded");
     let mut commit = commit(1, &lease);
@@ -102,9 +113,11 @@ pub(crate) async fn a_request_keeps_what_it_is_for(bench: &dyn Bench) {
     settle(&*ledger, &lease, 1).await;
     let end = window(1).end();
     for (revision, purpose) in (1..).zip([Purpose::Replay, Purpose::Reconcile, Purpose::Retry]) {
-        let requested = ledger.request_pass(end, purpose, &audit("ask")).await.expect("a request");
+        let requested =
+            ledger.request_pass(end, purpose, Some(&audit("ask"))).await.expect("a request");
         assert_eq!((requested.key(), requested.purpose), (key(1, revision), purpose));
-        let other = ledger.request_pass(end, Purpose::Replay, &audit("ask")).await.expect("it");
+        let other =
+            ledger.request_pass(end, Purpose::Replay, Some(&audit("ask"))).await.expect("it");
         assert_eq!(other, requested, "one at a time");
         pass(&*ledger, &lease, key(1, revision), purpose, 9).await;
     }
@@ -140,7 +153,7 @@ pub(crate) async fn a_look_tells_what_the_catalog_had(bench: &dyn Bench) {
 
     // A pass that found nothing to pack leaves what it saw, and no record of its own.
     let end = window(1).end();
-    ledger.request_pass(end, Purpose::Reconcile, &audit("ask")).await.expect("a request");
+    ledger.request_pass(end, Purpose::Reconcile, Some(&audit("ask"))).await.expect("a request");
     let mut nothing = commit(1, &lease);
     nothing.revision = 2;
     nothing.certificate = None;
@@ -260,7 +273,7 @@ pub(crate) async fn the_watermark_can_be_moved_back(bench: &dyn Bench) {
     settle(&*ledger, &lease, 2).await;
     ready(&*ledger, &lease, 3, 2).await;
     ledger
-        .request_pass(window(1).end(), Purpose::Replay, &audit("replay"))
+        .request_pass(window(1).end(), Purpose::Replay, Some(&audit("replay")))
         .await
         .expect("it is recorded");
 

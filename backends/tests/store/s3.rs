@@ -1,8 +1,9 @@
 //! What only a bucket can do to us.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use backends::store::{AcceptAll, S3Credentials};
@@ -207,4 +208,81 @@ fn encryption_that_nobody_knows_is_refused() {
     open("aws:kms", Some("alias/archive")).expect("a key of the customer");
     let error = open("rot13", None).expect_err("no such encryption");
     assert!(error.to_string().contains("rot13"), "{error}");
+}
+
+/// What requests say of encryption: the algorithm, and the key of the customer.
+type Said = BTreeMap<&'static str, (Option<String>, Option<String>)>;
+
+/// What each kind of request that writes says of encryption, of objects small and large.
+async fn said_of_encryption(encryption: Option<&str>, key: Option<&str>) -> Said {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&said);
+    let gate: Gate = Arc::new(move |request, service| {
+        let query = request.uri().query().unwrap_or_default();
+        let named = |name: &str| query.split('&').any(|it| it.split('=').next() == Some(name));
+        let kind = match request.method().as_str() {
+            "PUT" if named("partNumber") => "UploadPart",
+            "PUT" if request.headers().contains_key("if-none-match") => "PutObject, if new",
+            "PUT" => "PutObject",
+            "POST" if named("uploads") => "CreateMultipartUpload",
+            "POST" => "CompleteMultipartUpload",
+            _ => "reads",
+        };
+        let header = |name: &str| {
+            let name = format!("x-amz-server-side-encryption{name}");
+            let value = request.headers().get(name)?;
+            Some(value.to_str().expect("a text").to_owned())
+        };
+        let about = (header(""), header("-aws-kms-key-id"));
+        seen.lock().expect("nobody panicked").push((kind, about));
+        Box::pin(async move { service.call(request).await })
+    });
+    let server = S3Server::start(Setup { gate: Some(gate), ..Setup::default() });
+    let server = server.expect("a server");
+    let mut settings = settings(&server, "");
+    settings.server_side_encryption = encryption.map(str::to_owned);
+    settings.sse_kms_key_id = key.map(str::to_owned);
+    let store = Store::s3(&settings).expect("the settings are good");
+    store.put("small", "x".into()).await.expect("it is written");
+    store.create("new", "x".into()).await.expect("it is written");
+    let large = Bytes::from(vec![7; 20 * 1024 * 1024]);
+    store.put("large", large.clone()).await.expect("it is written");
+    let read = store.get("large", large.len() as u64).await.expect("it is there");
+    assert!(read == large);
+    let mut of_kinds = Said::new();
+    for (kind, about) in said.lock().expect("nobody panicked").drain(..) {
+        let before = of_kinds.insert(kind, about.clone());
+        assert!(before.is_none_or(|before| before == about), "{kind}: not always the same");
+    }
+    of_kinds
+}
+
+/// S3 takes these headers where an object begins, and refuses them elsewhere.
+#[tokio::test]
+async fn every_object_is_written_with_the_encryption_that_is_asked_for() {
+    let key = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-000000000000";
+    let cases = [
+        (None, None, (None, None)),
+        (Some("AES256"), None, (Some("AES256"), None)),
+        (Some("aws:kms"), Some(key), (Some("aws:kms"), Some(key))),
+        // A key alone, or beside the other algorithm, means that it is used.
+        (None, Some(key), (Some("aws:kms"), Some(key))),
+        (Some("AES256"), Some(key), (Some("aws:kms"), Some(key))),
+    ];
+    for (encryption, key, expected) in cases {
+        let said = said_of_encryption(encryption, key).await;
+        let owned = |(algorithm, key): (Option<&str>, Option<&str>)| {
+            (algorithm.map(str::to_owned), key.map(str::to_owned))
+        };
+        let expected: Said = [
+            ("PutObject", owned(expected)),
+            ("PutObject, if new", owned(expected)),
+            ("CreateMultipartUpload", owned(expected)),
+            ("UploadPart", (None, None)),
+            ("CompleteMultipartUpload", (None, None)),
+            ("reads", (None, None)),
+        ]
+        .into();
+        assert_eq!(said, expected, "{encryption:?} and {key:?}");
+    }
 }

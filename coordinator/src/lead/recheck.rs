@@ -104,7 +104,7 @@ impl Leader<'_> {
                 to: Some(end.to_string()),
                 reason: Some("the catalog has other rows than when it was committed".to_owned()),
             };
-            self.it.ledger.request_pass(end, Purpose::Reconcile, &audit).await?;
+            self.it.ledger.request_pass(end, Purpose::Reconcile, Some(&audit)).await?;
             self.next_look = Instant::now();
         }
         Ok(())

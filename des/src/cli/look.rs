@@ -140,6 +140,9 @@ pub(crate) struct ExportArgs {
     /// Write them here rather than to stdout, and print what they add up to.
     #[arg(long, value_name = "FILE")]
     pub(crate) to_file: Option<PathBuf>,
+    /// Replace that file, if it is there.
+    #[arg(long, requires = "to_file")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -103,6 +103,11 @@ pub(super) async fn coordinator(configs: &[Config], output: Output) -> Result<Ex
 async fn of_coordinator(config: &Config) -> Findings {
     let mut findings = Findings::default();
     findings.ok("config", format!("{} is valid", config.path.display()));
+    for (what, url) in [("catalog", config.database()), ("ledger", config.ledger())] {
+        if let Some(file) = url.ok().and_then(DatabaseUrl::file) {
+            findings.ok(what, format!("SQLite, in {}", file.display()));
+        }
+    }
     let catalog = wiring::catalog(config).await;
     let catalog = findings.keep("catalog", catalog);
     if let Some(catalog) = &catalog {

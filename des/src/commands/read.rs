@@ -194,7 +194,8 @@ pub(super) async fn verify(args: VerifyArgs, output: Output) -> Result<Exit, Fai
     let config = Config::load(&args.config.config)?;
     let archive = open(&config).await?;
     let found = verify_archive(&archive, args.deep, args.from, args.to).await?;
-    output.result(&found, |found| human(found, args.deep))?;
+    let everything = args.from.is_none() && args.to.is_none();
+    output.result(&found, |found| human(found, args.deep, everything))?;
     let sound = found.problems.is_empty();
     Ok(if sound { Exit::Done } else { Exit::Damage })
 }
@@ -217,7 +218,7 @@ async fn verify_archive(
     Ok(found)
 }
 
-fn human(it: &Verification, deep: bool) -> String {
+fn human(it: &Verification, deep: bool, everything: bool) -> String {
     let mut text = table(&[
         ("files", grouped(it.files)),
         ("shards", grouped(it.shards)),
@@ -230,6 +231,7 @@ fn human(it: &Verification, deep: bool) -> String {
     }
     let verdict = match (it.problems.is_empty(), it.shards, deep) {
         (false, ..) => "",
+        (true, 0, _) if everything => "Nothing is archived here yet.\n",
         (true, 0, _) => "No file is certified here: is the range right?\n",
         (true, _, true) => "Every byte is right.\n",
         (true, _, false) => "Everything is there. --deep reads every byte.\n",

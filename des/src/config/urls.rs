@@ -48,6 +48,17 @@ impl DatabaseUrl {
             )),
         }
     }
+
+    /// The file of a SQLite database, from the root on: which one is meant, since a URL may be read in
+    /// two ways.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(path) => {
+                Some(std::path::absolute(path).unwrap_or_else(|_nowhere| path.clone()))
+            }
+        }
+    }
 }
 
 /// Whether the one `@` of the address, if any, stands before its first `/`, as it does unless a
@@ -114,6 +125,11 @@ mod tests {
         let file = dir.path().join("files.db");
         let meant = format!("sqlite://{}", file.display());
         assert_eq!(sqlite(&meant), file);
+        let whole = |url: &str| DatabaseUrl::parse(url).expect("a URL").file();
+        assert_eq!(whole(&meant), Some(file));
+        let here = std::env::current_dir().expect("a directory");
+        assert_eq!(whole("sqlite:///files.db"), Some(here.join("files.db")));
+        assert_eq!(whole("postgresql://u:p@h/d"), None);
     }
 
     #[test]

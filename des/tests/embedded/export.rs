@@ -1,6 +1,7 @@
 //! `des audit export`: every row of the catalog, and what became of it, from the store alone.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::RowAccessor as _;
@@ -112,6 +113,11 @@ fn every_row_is_listed_once_with_where_it_is() {
         to.display()
     );
     let told = place.json(&words);
+    // The umask is that of whoever runs the tests.
+    let mode = |path| std::fs::metadata(path).expect("it is there").permissions().mode();
+    let beside = place.path("beside");
+    std::fs::write(&beside, "").expect("written");
+    assert_eq!(mode(&to), mode(&beside));
     let size = std::fs::metadata(&to).expect("it is there").len();
     let shards = told["shards"].as_u64().expect("shards");
     let expected = json!({
@@ -125,6 +131,13 @@ fn every_row_is_listed_once_with_where_it_is() {
         assert_eq!(fields, &listed[uid], "{uid}");
     }
     place.des("audit export --format table").expect(2);
+    // What is there is replaced only where that is said.
+    std::fs::write(&to, "mine").expect("written");
+    place.des(&words).expect(2).says([to.display().to_string().as_str(), "--force"]);
+    assert_eq!(std::fs::read_to_string(&to).expect("it is text"), "mine");
+    assert_eq!(place.json(&format!("{words} --force")), expected);
+    assert_eq!(rows(&std::fs::read_to_string(&to).expect("it is text")), part);
+    place.des("audit export --force").expect(2).says(["--to-file"]);
 
     // The same as Parquet, row by row.
     let to = place.path("all.parquet");

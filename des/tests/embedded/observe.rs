@@ -32,6 +32,11 @@ fn a_continuous_run_shows_where_it_stands_between_its_cycles() {
     let unknown: Vec<_> =
         scrape.known.iter().filter(|(name, it)| paper.get(*name) != Some(it)).collect();
     assert!(unknown.is_empty(), "not in the paper: {unknown:#?}");
+    for (label, listed) in crate::support::label_values_of_paper() {
+        let served = scrape.label_values.get(&label);
+        let is_listed = served.is_none_or(|served| served.is_subset(&listed));
+        assert!(is_listed, "{label:?} has {served:?}, and in the paper {listed:?}");
+    }
     assert_eq!(get(&mut running, "/readyz"), (200, "waiting for the next cycle\n".to_owned()));
     running.signal(Signal::TERM);
     running.end(LIMIT).expect(0);

@@ -291,7 +291,21 @@ fn what_comes_too_early_is_told() {
     }
     assert_refused(&place, "migrate --no-migrate", 1, &["run `des init`"]);
     place.json("init");
-    place.des("replay --window 2024-12-01").expect(2).says(["nothing is committed", "`des ls`"]);
+    let verify = |words: &str| place.des(words).expect(0).text();
+    assert!(verify("verify").contains("Nothing is archived here yet."));
+    assert!(verify("verify --from 2024-12-01").contains("is the range right?"));
+    let told = ["nothing is committed", "`des windows`"];
+    place.des("replay --window 2024-12-01").expect(2).says(told);
+}
+
+#[test]
+fn a_ledger_that_was_never_made_is_told_with_how_to_make_it() {
+    let mut place = place_with_files();
+    let ledger = place.path("ledger.db");
+    place.set("watermark", json!({ "config_db_url": format!("sqlite:///{}", ledger.display()) }));
+    for words in ["stats", "windows", "errors", "audit"] {
+        assert_refused(&place, words, 1, &["ledger.db", "`des init`"]);
+    }
 }
 
 #[test]
@@ -301,7 +315,7 @@ fn a_window_that_does_not_exist_is_refused_with_those_that_do() {
     let listed = place.json("ls");
     let first = listed["windows"][0]["end"].as_str().expect("an end").to_owned();
     let (nowhere, later) = ("2001-01-01T00:00:00Z", "2001-01-02T00:00:00Z");
-    let told = [nowhere, "no committed window ends", first.as_str(), "`des ls`"];
+    let told = [nowhere, "no committed window ends", first.as_str(), "`des windows`"];
     for words in [
         format!("replay --window {nowhere}"),
         format!("replay --to {nowhere}"),
@@ -344,7 +358,8 @@ fn check_says_what_is_there_and_changes_nothing() {
         }
     };
     let store = place.archive().display().to_string();
-    check(&place, 0, &["6 files", "created_at is indexed", "tables will be made", &store]);
+    let file = format!("SQLite, in {}", place.catalog().display());
+    check(&place, 0, &["6 files", "created_at is indexed", "tables will be made", &store, &file]);
     let found = place.json("migrate --check");
     let findings = found["findings"].as_array().expect("findings");
     assert!(findings.iter().all(|it| it["verdict"] != "error"), "{found}");

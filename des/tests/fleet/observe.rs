@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::process::Running;
-use crate::scrape::{Known, Scrape, get, of_paper};
+use crate::scrape::{Known, LabelValues, Scrape, get, label_values_of_paper, of_paper};
 use crate::setup::Fleet;
 
 /// Scrapes until `told` holds, and gives that scrape.
@@ -50,6 +50,21 @@ fn assert_as_in_the_paper(process: &mut Running, roles: &[&str]) -> Scrape {
     }
 }
 
+/// What processes serve together is what the paper lists, label by label.
+#[track_caller]
+fn assert_labels_have_the_values_of_the_paper(scrapes: [Scrape; 3]) {
+    let mut served = LabelValues::new();
+    for (label, values) in scrapes.into_iter().flat_map(|it| it.label_values) {
+        served.entry(label).or_default().extend(values);
+    }
+    for (label, listed) in label_values_of_paper() {
+        let values = served.remove(&label).unwrap_or_else(|| panic!("{label:?} is not served"));
+        assert_eq!(values, listed, "{label:?}: served, and in the paper");
+    }
+    let not_listed: Vec<_> = served.keys().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(not_listed, ["des_errors"], "its reasons are those of error rows");
+}
+
 /// Waits until the process leads.
 fn wait_for_lead(process: &mut Running) {
     scrape_until(process, |scrape| scrape.value("des_leading") == 1.0);
@@ -88,7 +103,8 @@ fn every_metric_of_the_paper_is_served_and_no_other() {
     let mut standby = fleet.start("coordinator");
     fleet.wait_until_archived(LIMIT);
 
-    let scrape = assert_as_in_the_paper(&mut leader, &["all", "coordinator", "leader"]);
+    let of_leader = assert_as_in_the_paper(&mut leader, &["all", "coordinator", "leader"]);
+    let scrape = &of_leader;
     assert_eq!(FILES.map(|key| scrape.value(key)), [580.0, 20.0]);
     assert_eq!(scrape.value("des_lease_epoch"), fleet.epoch() as f64);
     let scrape = scrape_until(&mut leader, |scrape| {
@@ -109,7 +125,8 @@ fn every_metric_of_the_paper_is_served_and_no_other() {
     let files = "des_partition_setbacks_total{class=\"files\",counted=\"nothing\"}";
     assert_eq!(scrape.value(files).to_string(), setbacks, "looks at missing files");
 
-    let scrape = assert_as_in_the_paper(&mut standby, &["all", "coordinator"]);
+    let of_standby = assert_as_in_the_paper(&mut standby, &["all", "coordinator"]);
+    let scrape = &of_standby;
     assert_eq!((scrape.value("des_leading"), scrape.value("des_ready")), (0.0, 1.0));
     assert_eq!(FILES.map(|key| scrape.value(key)), [0.0, 0.0]);
     let (status, told) = get(&mut standby, "/readyz");
@@ -117,7 +134,8 @@ fn every_metric_of_the_paper_is_served_and_no_other() {
     let (status, told) = get(&mut leader, "/readyz");
     assert_eq!((status, told.as_str()), (200, "leading\n"));
 
-    let scrape = assert_as_in_the_paper(&mut waiting, &["all", "worker"]);
+    let of_worker = assert_as_in_the_paper(&mut waiting, &["all", "worker"]);
+    let scrape = &of_worker;
     assert_eq!(scrape.value("des_worker_slots_busy"), 0.0);
     let accepted = fleet.value("SELECT count(*) + sum(setbacks) FROM des_partitions");
     let done = scrape.value("des_worker_tasks_total{result=\"done\"}");
@@ -129,6 +147,7 @@ fn every_metric_of_the_paper_is_served_and_no_other() {
     assert_eq!(get(&mut waiting, "/healthz").0, 200);
     assert_eq!(get(&mut waiting, "/readyz"), (200, "taking tasks\n".to_owned()));
     assert_eq!(get(&mut waiting, "/elsewhere").0, 404);
+    assert_labels_have_the_values_of_the_paper([of_leader, of_standby, of_worker]);
 }
 
 #[test]

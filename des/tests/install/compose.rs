@@ -223,3 +223,86 @@ fn traces_find_their_way_from_des_over_the_collector_to_jaeger() {
     let inside = file.strip_prefix(volume["target"].as_str().expect("a target"));
     assert_eq!(inside, Some("/collector.yaml"));
 }
+
+/// The value of a variable in `.env.example`.
+fn example(name: &str) -> String {
+    let text = text("compose/.env.example");
+    let found = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+    found.unwrap_or_else(|| panic!("{name} has no example")).to_owned()
+}
+
+/// The default bucket is made of what Garage finds in its environment and file, and des asks for it by
+/// its own: nobody has started the two together, so that each must say the same.
+#[test]
+fn garage_makes_the_bucket_that_des_asks_for() {
+    let services = services();
+    let garage = &services["garage"];
+    assert_eq!(
+        words(&garage["command"]),
+        ["/garage", "server", "--single-node", "--default-bucket"]
+    );
+    let mounted = &garage["volumes"][0];
+    assert_eq!(
+        (&mounted["source"], &mounted["target"]),
+        (&"./garage/garage.toml".into(), &"/etc/garage.toml".into()),
+        "where it looks by itself"
+    );
+    let text = text("compose/garage/garage.toml");
+    let config = |key: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+        value.unwrap_or_else(|| panic!("no {key} in garage.toml")).trim_matches('"').to_owned()
+    };
+    assert_eq!(config("replication_factor"), "1", "what --single-node asks for");
+    let data = garage["volumes"][1]["target"].as_str().expect("a directory");
+    for key in ["metadata_dir", "data_dir"] {
+        assert!(config(key).starts_with(data), "{key} is in no volume");
+    }
+    let (_, port) = config("api_bind_addr")
+        .split_once(':')
+        .map(|(host, port)| (host.to_owned(), port.to_owned()))
+        .expect("a port");
+    assert_eq!(port, "3900");
+    let made = &garage["environment"];
+    for role in ["coordinator", "worker"] {
+        let asks = &services[role]["environment"];
+        assert_eq!(asks["DES_STORE_ENDPOINT"], format!("http://garage:{port}"), "{role}");
+        let url = asks["DES_STORE_URL"].as_str().and_then(|it| it.strip_prefix("s3://"));
+        let bucket = url.and_then(|it| it.split('/').next()).expect("a bucket");
+        assert_eq!(made["GARAGE_DEFAULT_BUCKET"], bucket, "{role}");
+        assert_eq!(made["GARAGE_DEFAULT_ACCESS_KEY"], asks["AWS_ACCESS_KEY_ID"], "{role}");
+        assert_eq!(made["GARAGE_DEFAULT_SECRET_KEY"], asks["AWS_SECRET_ACCESS_KEY"], "{role}");
+        let store = yaml(&format!("compose/des/{role}.yaml"))["store"].clone();
+        assert_eq!(store["region"], config("s3_region"), "{role}");
+        assert_eq!(
+            (&store["url"], &store["endpoint"]),
+            (&"${DES_STORE_URL}".into(), &"${DES_STORE_ENDPOINT}".into())
+        );
+    }
+    // The form that Garage gives its own keys, and the one that it takes for the secret of its RPC.
+    let is_hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let variables = ["S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "GARAGE_RPC_SECRET"];
+    let takes = ["GARAGE_DEFAULT_ACCESS_KEY", "GARAGE_DEFAULT_SECRET_KEY", "GARAGE_RPC_SECRET"];
+    for (variable, key) in variables.into_iter().zip(takes) {
+        let value = made[key].as_str().expect("a value");
+        assert!(value.starts_with(&format!("${{{variable}:?")), "{key}: {value}");
+        let example = example(variable);
+        let is_right = match example.strip_prefix("GK") {
+            Some(rest) => variable == "S3_ACCESS_KEY_ID" && is_hex(rest, 24),
+            None => variable != "S3_ACCESS_KEY_ID" && is_hex(&example, 64),
+        };
+        assert!(is_right, "{variable}: {example}");
+    }
+}
+
+/// A server of dashboards that anybody on the machine reaches, in releases of which the first ones of
+/// 11.2 let viewers run commands (CVE-2024-9264).
+#[test]
+fn grafana_is_a_release_without_the_hole_of_2024() {
+    let services = services();
+    let tag =
+        services["grafana"]["image"].as_str().and_then(|it| it.strip_prefix("grafana/grafana:"));
+    let numbers = tag.expect("Grafana's image").split('.').map(|it| it.parse().expect("a number"));
+    assert!(numbers.collect::<Vec<u32>>() >= vec![11, 2, 3], "{tag:?}");
+}

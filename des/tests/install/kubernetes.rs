@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::programs::{
-    assert_known_to_des, complains, documents, files, path, program, succeeds, text, words, yaml,
+    assert_known_to_des, complains, documents, files, path, program, said, succeeds, text, words,
+    yaml,
 };
 
-const DIRECTORIES: [&str; 4] = ["fleet", "single", "autoscaling", "monitoring"];
+pub(crate) const DIRECTORIES: [&str; 4] = ["fleet", "single", "autoscaling", "monitoring"];
 const KUBERNETES: &str = "1.33";
 /// Holds each object of stdin, one a line, to the schema of its custom resource.
 const CHECK_CUSTOM: &str = r#"
@@ -31,7 +32,7 @@ for (const line of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
 }
 "#;
 
-fn directory(name: &str) -> String {
+pub(crate) fn directory(name: &str) -> String {
     format!("compose/kubernetes/{name}")
 }
 
@@ -42,27 +43,34 @@ fn resources(name: &str) -> Vec<String> {
     named.into_iter().map(|file| format!("{directory}/{file}")).collect()
 }
 
-/// Every object that `kubectl apply -k` would make, and the examples of secrets.
-fn objects(names: &[&str]) -> Vec<Value> {
-    let secrets = ["fleet", "single"].iter().filter(|it| names.contains(it));
-    let secrets = secrets.map(|name| format!("{}/secrets.example.yaml", directory(name)));
-    let all = names.iter().flat_map(|name| resources(name)).chain(secrets);
-    all.flat_map(|file| documents(&file)).collect()
+/// The examples of secrets.
+pub(crate) fn secrets(names: &[&str]) -> Vec<Value> {
+    let of_pods = ["fleet", "single"].iter().filter(|it| names.contains(it));
+    of_pods
+        .flat_map(|name| documents(&format!("{}/secrets.example.yaml", directory(name))))
+        .collect()
 }
 
-fn is_custom(object: &Value) -> bool {
+/// Every object as it is written, of which kustomize makes what `kubectl apply -k` applies, and the
+/// examples of secrets.
+pub(crate) fn objects(names: &[&str]) -> Vec<Value> {
+    let written = names.iter().flat_map(|name| resources(name)).flat_map(|file| documents(&file));
+    written.chain(secrets(names)).collect()
+}
+
+pub(crate) fn is_custom(object: &Value) -> bool {
     let version = object["apiVersion"].as_str().expect("a version");
     ["keda.sh", "monitoring.coreos.com"].iter().any(|it| version.starts_with(it))
 }
 
-fn one<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+pub(crate) fn one<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let mut found =
         objects.iter().filter(|it| it["kind"] == kind && it["metadata"]["name"] == name);
     found.next().unwrap_or_else(|| panic!("there is no {kind} {name}"))
 }
 
 /// The template of a Deployment's or CronJob's pods.
-fn pods(object: &Value) -> Option<&Value> {
+pub(crate) fn pods(object: &Value) -> Option<&Value> {
     match object["kind"].as_str() {
         Some("Deployment") => Some(&object["spec"]["template"]),
         Some("CronJob") => Some(&object["spec"]["jobTemplate"]["spec"]["template"]),
@@ -70,11 +78,12 @@ fn pods(object: &Value) -> Option<&Value> {
     }
 }
 
-#[test]
-fn objects_are_of_the_schema_of_kubernetes() {
+/// The custom ones have schemas of their own.
+#[track_caller]
+pub(crate) fn assert_of_the_schema_of_kubernetes(objects: &[Value]) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut paths = Vec::new();
-    for (number, object) in objects(&DIRECTORIES).iter().filter(|it| !is_custom(it)).enumerate() {
+    for (number, object) in objects.iter().filter(|it| !is_custom(it)).enumerate() {
         let path = dir.path().join(format!("{number}.yaml"));
         std::fs::write(&path, object.to_string()).expect("written");
         paths.push(path);
@@ -82,43 +91,59 @@ fn objects_are_of_the_schema_of_kubernetes() {
     assert!(paths.len() > 12, "{paths:?}");
     let Some(mut validate) = program("kubernetes-validate") else { return };
     succeeds(validate.args(["--strict", "-k", KUBERNETES]).args(&paths));
+}
+
+#[test]
+fn objects_are_of_the_schema_of_kubernetes() {
+    assert_of_the_schema_of_kubernetes(&objects(&DIRECTORIES));
+    let Some(mut validate) = program("kubernetes-validate") else { return };
     let wrong = text("compose/kubernetes/fleet/worker-deployment.yaml")
         .replace("terminationGracePeriodSeconds", "terminationGraceSeconds");
-    std::fs::write(&paths[0], wrong).expect("written");
-    let mut validate = program("kubernetes-validate").expect("it was there");
-    let why = complains(validate.args(["--strict", "-k", KUBERNETES]).arg(&paths[0]));
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("wrong.yaml");
+    std::fs::write(&path, wrong).expect("written");
+    let why = complains(validate.args(["--strict", "-k", KUBERNETES]).arg(&path));
     assert!(why.contains("terminationGraceSeconds"), "{why}");
+}
+
+/// What the models of the operators say of custom objects; `None` where these cannot be had.
+fn checked_by_models(objects: &[Value]) -> Option<Output> {
+    let _models = program("@kubernetes-models")?;
+    let mut node = program("node")?;
+    node.args(["--input-type=module", "-e", CHECK_CUSTOM]);
+    node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = node.spawn().expect("node runs");
+    let lines: String = objects.iter().map(|it| format!("{it}\n")).collect();
+    running.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+    Some(running.wait_with_output().expect("it ends"))
+}
+
+#[track_caller]
+pub(crate) fn assert_of_the_schemas_of_the_operators(objects: &[Value]) {
+    let custom: Vec<_> = objects.iter().filter(|it| is_custom(it)).cloned().collect();
+    let kinds: BTreeSet<_> = custom.iter().filter_map(|it| it["kind"].as_str()).collect();
+    let expected = ["PrometheusRule", "ScaledObject", "ServiceMonitor", "TriggerAuthentication"];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
+    let Some(output) = checked_by_models(&custom) else { return };
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches(" is right").count(), custom.len(), "{said}");
 }
 
 #[test]
 fn custom_objects_are_of_the_schemas_of_keda_and_the_prometheus_operator() {
-    let custom: Vec<_> = objects(&DIRECTORIES).into_iter().filter(is_custom).collect();
-    let kinds: BTreeSet<_> = custom.iter().filter_map(|it| it["kind"].as_str()).collect();
-    let expected = ["PrometheusRule", "ScaledObject", "ServiceMonitor", "TriggerAuthentication"];
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
-    let check = |objects: &[Value]| {
-        let _models = program("@kubernetes-models")?;
-        let mut node = program("node")?;
-        node.args(["--input-type=module", "-e", CHECK_CUSTOM]);
-        node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = node.spawn().expect("node runs");
-        let lines: String = objects.iter().map(|it| format!("{it}\n")).collect();
-        running.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
-        Some(running.wait_with_output().expect("it ends"))
-    };
-    let Some(output) = check(&custom) else { return };
-    let said = super::programs::said(&output);
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said.matches(" is right").count(), custom.len(), "{said}");
-    let mut wrong = one(&custom, "ScaledObject", "des-worker").clone();
+    let objects = objects(&DIRECTORIES);
+    assert_of_the_schemas_of_the_operators(&objects);
+    let mut wrong = one(&objects, "ScaledObject", "des-worker").clone();
     wrong["spec"]["maxReplicaCount"] = "many".into();
-    let output = check(&[wrong]).expect("it was there");
-    let said = super::programs::said(&output);
+    let Some(output) = checked_by_models(&[wrong]) else { return };
+    let said = said(&output);
     assert!(!output.status.success() && said.contains("maxReplicaCount"), "{said}");
 }
 
 #[test]
 fn every_file_has_its_place_and_every_place_its_file() {
+    assert_eq!(files("compose/kubernetes", "").len(), DIRECTORIES.len());
     for name in DIRECTORIES {
         let directory = directory(name);
         let kustomization = yaml(&format!("{directory}/kustomization.yaml"));
@@ -139,45 +164,57 @@ fn every_file_has_its_place_and_every_place_its_file() {
     }
 }
 
-#[test]
-fn names_labels_and_ports_fit_together() {
-    for name in ["fleet", "single"] {
-        let objects = objects(&[name]);
-        let kustomization = yaml(&format!("{}/kustomization.yaml", directory(name)));
-        let maps: Vec<_> = kustomization["configMapGenerator"].as_array().expect("maps").clone();
-        let mut found = 0;
-        for pods in objects.iter().filter_map(pods) {
-            found += 1;
-            let container = &pods["spec"]["containers"][0];
-            assert_eq!(container["image"], kustomization["images"][0]["name"]);
-            assert_known_to_des(&words(&container["args"]));
-            one(
-                &objects,
-                "ServiceAccount",
-                pods["spec"]["serviceAccountName"].as_str().expect("one"),
-            );
-            for secret in container["envFrom"].as_array().expect("secrets") {
-                one(&objects, "Secret", secret["secretRef"]["name"].as_str().expect("a name"));
-            }
-            let volumes = pods["spec"]["volumes"].as_array().expect("volumes");
-            for mount in container["volumeMounts"].as_array().expect("mounts") {
-                assert!(volumes.iter().any(|it| it["name"] == mount["name"]), "{mount}");
-            }
-            let map =
-                volumes.iter().find_map(|it| it["configMap"]["name"].as_str()).expect("a map");
-            assert!(maps.iter().any(|it| it["name"] == map), "{map} is never made");
-            assert_confined(pods);
+/// What a pod names is among the objects; each pod has one of the ConfigMaps `maps` for itself.
+#[track_caller]
+pub(crate) fn assert_pods_find_what_they_name(objects: &[Value], image: &Value, maps: &[&str]) {
+    let mut mounted = Vec::new();
+    for pods in objects.iter().filter_map(pods) {
+        let container = &pods["spec"]["containers"][0];
+        assert_eq!(container["image"], *image);
+        assert_known_to_des(&words(&container["args"]));
+        one(objects, "ServiceAccount", pods["spec"]["serviceAccountName"].as_str().expect("one"));
+        for secret in container["envFrom"].as_array().expect("secrets") {
+            one(objects, "Secret", secret["secretRef"]["name"].as_str().expect("a name"));
         }
-        assert_eq!(found, maps.len(), "{name}");
+        let volumes = pods["spec"]["volumes"].as_array().expect("volumes");
+        for mount in container["volumeMounts"].as_array().expect("mounts") {
+            assert!(volumes.iter().any(|it| it["name"] == mount["name"]), "{mount}");
+        }
+        mounted.extend(volumes.iter().filter_map(|it| it["configMap"]["name"].as_str()));
+        assert_confined(pods);
     }
-    let fleet = objects(&["fleet"]);
+    mounted.sort_unstable();
+    assert_eq!(mounted, maps, "ConfigMaps that pods name, and those that are made");
+}
+
+#[test]
+fn names_fit_together() {
+    for name in ["fleet", "single"] {
+        let kustomization = yaml(&format!("{}/kustomization.yaml", directory(name)));
+        let maps = kustomization["configMapGenerator"].as_array().expect("maps").iter();
+        let maps: Vec<_> = maps.filter_map(|it| it["name"].as_str()).collect();
+        assert_pods_find_what_they_name(
+            &objects(&[name]),
+            &kustomization["images"][0]["name"],
+            &maps,
+        );
+    }
+}
+
+#[test]
+fn labels_and_ports_fit_together() {
+    assert_labels_and_ports_fit(&objects(&["fleet"]), &objects(&["monitoring"]));
+}
+
+#[track_caller]
+pub(crate) fn assert_labels_and_ports_fit(fleet: &[Value], monitoring: &[Value]) {
     let labels: Vec<_> =
         fleet.iter().filter_map(pods).map(|it| it["metadata"]["labels"].clone()).collect();
     let selects = |selector: &Value| {
         let wanted = selector.as_object().expect("labels");
         labels.iter().filter(|it| wanted.iter().all(|(key, value)| it[key] == *value)).count()
     };
-    for object in &fleet {
+    for object in fleet {
         match object["kind"].as_str().expect("a kind") {
             "Service" => {
                 assert_eq!(selects(&object["spec"]["selector"]), 1, "{object}");
@@ -189,8 +226,7 @@ fn names_labels_and_ports_fit_together() {
             _ => {}
         }
     }
-    let monitor = objects(&["monitoring"]);
-    let monitor = one(&monitor, "ServiceMonitor", "des");
+    let monitor = one(monitoring, "ServiceMonitor", "des");
     let wanted = &monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"];
     let services = fleet.iter().filter(|it| it["kind"] == "Service");
     assert!(

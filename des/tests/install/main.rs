@@ -7,6 +7,7 @@ mod compose;
 mod fleet;
 mod image;
 mod kubernetes;
+mod kustomize;
 mod programs;
 mod queries;
 mod systemd;

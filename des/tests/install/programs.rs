@@ -23,7 +23,12 @@ pub(crate) fn yaml(name: &str) -> Value {
 /// Every document of a YAML file.
 #[track_caller]
 pub(crate) fn documents(name: &str) -> Vec<Value> {
-    let text = text(name);
+    parsed(name, &text(name))
+}
+
+/// The documents of a text of YAML, whose name is for whoever reads what is wrong with it.
+#[track_caller]
+pub(crate) fn parsed(name: &str, text: &str) -> Vec<Value> {
     let parse = |it| serde_saphyr::from_str(it).unwrap_or_else(|why| panic!("{name}: {why}"));
     text.split("\n---\n").map(parse).collect()
 }
@@ -41,13 +46,13 @@ pub(crate) fn files(directory: &str, ends: &str) -> Vec<String> {
     names
 }
 
-/// A program that `./test` installs; `None` where it said that it could not.
+/// A program that `./test` looks for or installs; `None` where it said that it is not there.
 #[track_caller]
 pub(crate) fn program(name: &str) -> Option<Command> {
     let not_run = std::env::var("DES_TEST_NOT_RUN");
     if not_run.as_ref().is_ok_and(|names| names.split(' ').any(|it| it == name)) {
         use std::io::Write as _;
-        let told = format!("NOT RUN: a check by {name}, which could not be installed\n");
+        let told = format!("NOT RUN: a check by {name}, which is not there\n");
         std::io::stderr().write_all(told.as_bytes()).expect("stderr");
         return None;
     }

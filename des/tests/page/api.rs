@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::blocks::blocks;
 use crate::setup::Fleet;
 use crate::{LIMIT, TOKEN, serve_on_an_address};
 
@@ -190,4 +192,38 @@ fn so_many_may_watch_and_no_more() {
         assert!(count > 0, "it ended: {told}");
         told.push_str(&String::from_utf8_lossy(&chunk[..count]));
     }
+}
+
+/// As they are written, by a shell and curl; only the address is another one.
+#[test]
+fn what_the_papers_ask_with_curl_is_done() {
+    let not_run = std::env::var("DES_TEST_NOT_RUN").unwrap_or_default();
+    if not_run.split(' ').any(|it| it == "curl") {
+        let told = b"NOT RUN: there is no curl, which the papers' commands need\n";
+        std::io::stderr().write_all(told).expect("stderr");
+        return;
+    }
+    let mut fleet = Fleet::new(20);
+    let address = serve_on_an_address(&mut fleet);
+    let mut coordinator = fleet.start("coordinator");
+    coordinator.run_until(LIMIT, || {
+        TcpStream::connect(&address).is_ok()
+            && send(&address, "GET", "/api/status", &[], "").0 == 200
+    });
+    let asks = blocks().into_iter().filter(|it| it.language == "sh" && it.text.contains("curl "));
+    let mut count = 0;
+    for block in asks {
+        let script = block.text.replace("127.0.0.1:8080", &address);
+        assert_ne!(script, block.text, "{}: another address than http.listen", block.place);
+        let mut shell = Command::new("sh");
+        let ran = shell.args(["-euc", &script]).env("DES_ADMIN_TOKEN", TOKEN).output();
+        let ran = ran.expect("a shell");
+        assert!(ran.status.success(), "{}: {ran:?}", block.place);
+        let answer: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+        assert!(answer["done"].is_string(), "{}: {answer}", block.place);
+        count += 1;
+    }
+    assert!(count > 0, "the commands were not found");
+    let reason = fleet.value("SELECT reason FROM des_pauses");
+    assert_eq!(reason, "backup of the sources", "docs/page.md pauses");
 }

@@ -13,6 +13,9 @@ mod statuses;
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
 
+#[path = "../support/blocks.rs"]
+mod blocks;
+
 #[path = "../support/process.rs"]
 mod process;
 

@@ -1,4 +1,4 @@
-//! The code blocks of README.md, ARCHITECTURE.md and docs/.
+//! The code blocks of README.md, ARCHITECTURE.md, CONTRIBUTING.md and docs/.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ pub(crate) fn papers() -> Vec<(String, String)> {
     let docs = docs.map(|entry| entry.expect("an entry").path());
     let mut paths: Vec<_> =
         docs.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
-    paths.extend(["README.md", "ARCHITECTURE.md"].map(|name| root().join(name)));
+    let others = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+    paths.extend(others.map(|name| root().join(name)));
     paths.sort();
     let read = |path: &PathBuf| {
         let name = path.strip_prefix(root()).expect("below it").display().to_string();

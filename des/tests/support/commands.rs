@@ -1,4 +1,4 @@
-//! The commands in code blocks of README.md, ARCHITECTURE.md and docs/.
+//! The commands in code blocks of README.md, ARCHITECTURE.md, CONTRIBUTING.md and docs/.
 
 use super::blocks::blocks;
 

@@ -13,4 +13,4 @@ pub(crate) use drill::{RESTORE, Step, steps};
 pub(crate) use nobody::as_nobody;
 pub(crate) use place::{LAG_DAYS, Made, Place, incompressible, text};
 pub(crate) use process::{Run, Running};
-pub(crate) use scrape::{Scrape, get, of_paper};
+pub(crate) use scrape::{Scrape, get, label_values_of_paper, of_paper};

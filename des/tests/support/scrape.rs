@@ -28,9 +28,14 @@ pub(crate) fn get(process: &mut Running, path: &str) -> (u16, String) {
 /// Name, type and names of labels of every metric: of a scrape, or of the paper.
 pub(crate) type Known = BTreeMap<String, (String, BTreeSet<String>)>;
 
+/// The values of labels, by the names of metric and label.
+pub(crate) type LabelValues = BTreeMap<(String, String), BTreeSet<String>>;
+
 /// One scrape.
 pub(crate) struct Scrape {
     pub(crate) known: Known,
+    /// Those that this process serves.
+    pub(crate) label_values: LabelValues,
     /// By name with labels, as it is written.
     pub(crate) values: BTreeMap<String, f64>,
 }
@@ -41,6 +46,7 @@ impl Scrape {
         let (status, text) = get(process, "/metrics");
         assert_eq!(status, 200, "{text}");
         let (mut known, mut values) = (Known::new(), BTreeMap::new());
+        let mut label_values = LabelValues::new();
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(of_type) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = of_type.split_once(' ').expect("a name and a type");
@@ -48,11 +54,11 @@ impl Scrape {
                 assert!(before.is_none(), "{name} is there twice:\n{text}");
             } else if !line.starts_with('#') {
                 let (key, value) = line.rsplit_once(' ').expect("a value");
-                note_labels(&mut known, key);
+                note_labels((&mut known, &mut label_values), key);
                 values.insert(key.to_owned(), value.parse().expect("a number"));
             }
         }
-        Self { known, values }
+        Self { known, label_values, values }
     }
 
     /// A value, which must be there.
@@ -63,7 +69,7 @@ impl Scrape {
     }
 }
 
-fn note_labels(known: &mut Known, key: &str) {
+fn note_labels((known, label_values): (&mut Known, &mut LabelValues), key: &str) {
     let (name, labels) = key.split_once('{').unwrap_or((key, ""));
     let family = ["_bucket", "_sum", "_count"]
         .iter()
@@ -71,26 +77,57 @@ fn note_labels(known: &mut Known, key: &str) {
     let family = family.unwrap_or(name).to_owned();
     let entry = known.get_mut(&family).unwrap_or_else(|| panic!("{family} has no type"));
     let labels = labels.trim_end_matches('}').split(',').filter_map(|it| it.split_once('='));
-    entry.1.extend(labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le"));
+    for (label, value) in labels.filter(|(label, _)| *label != "le") {
+        entry.1.insert(label.to_owned());
+        let values = label_values.entry((family.clone(), label.to_owned())).or_default();
+        values.insert(value.trim_matches('"').to_owned());
+    }
+}
+
+/// The cells of each row of the paper's table.
+fn rows_of_paper() -> Vec<[&'static str; 6]> {
+    let paper = include_str!("../../../docs/metrics.md");
+    let table = paper.split("## All of them").nth(1).expect("the table");
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, kind, unit, labels, on, meaning, _] = cells[..] else {
+            panic!("six columns: {row}");
+        };
+        assert!(!meaning.is_empty(), "{row}");
+        [name.trim_matches('`'), kind, unit, labels, on, meaning]
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(!rows.is_empty(), "the table was not found");
+    rows
 }
 
 /// What the paper says that processes of these roles serve.
 pub(crate) fn of_paper(roles: &[&str]) -> Known {
-    let paper = include_str!("../../../docs/metrics.md");
-    let table = paper.split("## All of them").nth(1).expect("the table");
-    let rows = table.lines().filter(|line| line.starts_with("| `"));
     let mut known = Known::new();
-    for row in rows {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [_, name, kind, _unit, labels, on, meaning, _] = cells[..] else {
-            panic!("six columns: {row}");
-        };
-        assert!(!meaning.is_empty(), "{row}");
+    for [name, kind, _unit, labels, on, _meaning] in rows_of_paper() {
         let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         if on.split(", ").any(|role| roles.contains(&role)) {
-            known.insert(name.trim_matches('`').to_owned(), (kind.to_owned(), labels));
+            known.insert(name.to_owned(), (kind.to_owned(), labels));
         }
     }
-    assert!(!known.is_empty(), "the table was not found");
     known
+}
+
+/// The values that the paper lists of labels, all of which a fleet serves. `as in` somewhere else is no
+/// list.
+pub(crate) fn label_values_of_paper() -> LabelValues {
+    let mut label_values = LabelValues::new();
+    for [name, _kind, _unit, labels, _on, _meaning] in rows_of_paper() {
+        for part in labels.split(';').filter(|it| !it.is_empty()) {
+            let (label, values) = part.split_once(':').expect("a label, and its values");
+            let (label, values) = (label.trim().trim_matches('`'), values.trim());
+            if !values.starts_with("as in ") {
+                let values = values.split(", ").map(str::to_owned).collect();
+                label_values.insert((name.to_owned(), label.to_owned()), values);
+            }
+        }
+    }
+    assert!(label_values.len() > 10, "{label_values:#?}");
+    label_values
 }

@@ -83,6 +83,12 @@ struct ExportResult {
 
 pub(super) async fn run(args: ExportArgs, output: Output) -> Result<Exit, Failure> {
     let config = Config::load(&args.config.config)?;
+    if let Some(path) = args.to_file.as_deref().filter(|path| !args.force && path.exists()) {
+        return Err(Failure::usage(format!(
+            "{} is there already: name another file, or say --force to replace it",
+            path.display()
+        )));
+    }
     let archive = Archive::open(wiring::store(&config, false).await?).await?;
     let Some(path) = &args.to_file else {
         let rows = writer(args.format, Box::new(Stdout(output)))?;
@@ -90,14 +96,18 @@ pub(super) async fn run(args: ExportArgs, output: Output) -> Result<Exit, Failur
         return Ok(Exit::Done);
     };
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(directory)
+    // As any other file that is written: who may read it, the umask says.
+    let file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(directory)
         .with_context(|| format!("cannot write into {}", directory.display()))?;
     let rows = writer(args.format, Box::new(file.as_file().try_clone()?))?;
     let (audited, (archived, failed)) = export(&archive, &args, rows).await?;
     file.as_file().sync_all()?;
     let size = file.as_file().metadata()?.len();
     // Only a complete list gets the name.
-    file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let named = if args.force { file.persist(path) } else { file.persist_noclobber(path) };
+    named.with_context(|| format!("cannot write {}", path.display()))?;
     let result = ExportResult {
         to: path.display().to_string(),
         format: args.format.as_str(),
