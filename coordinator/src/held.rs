@@ -35,9 +35,9 @@ impl HeldWindow {
         });
         let reason = format!(
             "{files_failed} of {rows} files failed, more than max_failed_files and \
-             max_failed_ratio allow{released}; see des_partitions and the receipts for the reasons. \
-             `des retry --window {end}` reads them again, `des release --window {end} --reason \
-             TEXT` commits the window with them as error rows"
+             max_failed_ratio allow{released}. `des errors --held --window {end}` lists them, each \
+             with its reason; `des retry --window {end}` reads them again, `des release --window \
+             {end} --reason TEXT` commits the window with them as error rows"
         );
         let (window, revision) = (record.window, record.revision);
         Self { window, end, revision, rows, files_failed, reason, stuck: false }
@@ -201,8 +201,9 @@ mod tests {
             reason.starts_with("11 of 30 files failed, more than max_failed_files"),
             "{reason}"
         );
-        for command in ["`des retry --window 2024-12-02T00:00:00Z`", "`des release --window 2024"] {
-            assert!(reason.contains(command), "{reason}");
+        for command in ["errors --held", "retry", "release"] {
+            let command = format!("`des {command} --window 2024-12-02T00:00:00Z");
+            assert!(reason.contains(&command), "{reason}");
         }
         let again = held("2024-12-02", Some(10)).reason;
         assert!(again.contains("the 10 that it was released with"), "{again}");

@@ -73,8 +73,8 @@ impl Facts {
         };
         Some(format!(
             "{lead}: {} of its {} files failed, more than max_failed_files and max_failed_ratio \
-             allow. Bring them back and run `des retry --window {end}`, or accept it with `des \
-             release --window {end} --reason WHY`",
+             allow. `des errors --held --window {end}` lists them. Bring them back and run `des \
+             retry --window {end}`, or accept it with `des release --window {end} --reason WHY`",
             window.files_failed, window.files
         ))
     }

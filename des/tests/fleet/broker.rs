@@ -53,7 +53,12 @@ async fn channel(url: &str) -> (Connection, Channel) {
 
 impl Broker {
     pub(crate) fn of(fleet: &Fleet) -> Self {
-        let (url, prefix) = fleet.broker();
+        Self::with_prefix(fleet, &fleet.broker().1)
+    }
+
+    /// Those of another job of the fleet.
+    pub(crate) fn with_prefix(fleet: &Fleet, prefix: &str) -> Self {
+        let (url, prefix) = (fleet.broker().0, prefix.to_owned());
         Self { url, prefix, runtime: runtime() }
     }
 

@@ -1,5 +1,6 @@
 //! What `des explain` says of a fleet, in six situations one after the other.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -66,9 +67,9 @@ fn without_chance(fleet: &Fleet, facts: &Value, text: &str) -> String {
 }
 
 /// Asks until it says what the page has as its block of this number. With `DES_TEST_WRITE` it is written
-/// there, once it has stayed the same for a while.
+/// there, once it has stayed the same for a while. Gives the sentence.
 #[track_caller]
-fn as_on_the_page(fleet: &Fleet, number: usize, asked: impl Fn(&str) -> Run) {
+fn as_on_the_page(fleet: &Fleet, number: usize, asked: impl Fn(&str) -> Run) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
     let page = std::fs::read_to_string(&path).expect("the page");
     let (before, after) = match page.match_indices(BLOCK).nth(number) {
@@ -81,13 +82,14 @@ fn as_on_the_page(fleet: &Fleet, number: usize, asked: impl Fn(&str) -> Run) {
     loop {
         let facts = asked("explain --output json").expect(0).json();
         let told = without_chance(fleet, &facts, &asked("explain").expect(0).text());
+        let sentence = told.lines().next().unwrap_or_default().to_owned();
         same = if told == last { same + 1 } else { 0 };
         if writes && same > 10 {
             std::fs::write(&path, format!("{before}{told}{rest}")).expect("written");
-            return;
+            return sentence;
         }
         if !writes && told == written {
-            return;
+            return sentence;
         }
         assert!(Instant::now() < deadline, "the page has\n{written}\nand it says\n{told}");
         last = told;
@@ -103,12 +105,17 @@ fn six_situations_are_told_apart() {
     fleet.configure("coordinator", "max_failed_ratio", json!(0.0));
     fleet.configure("coordinator", "max_attempts", json!(1));
     fleet.configure("coordinator", "partition_rows", json!(20));
+    fleet.configure("worker", "slots", json!(1));
+    // A worker that is frozen for a while is not given up by the broker meanwhile.
+    let (url, _) = fleet.broker();
+    fleet.configure("broker", "url", json!(format!("{url}?heartbeat=3600")));
     fleet.des("init").expect(0);
+    let mut sentences = BTreeSet::new();
 
     // 1. Nobody leads.
     let facts = explained(&fleet, &["nobody leads", "files are due"]);
     assert_eq!((&facts["lease"], &facts["windows"]), (&Value::Null, &json!([])), "{facts:#}");
-    as_on_the_page(&fleet, 0, |words| fleet.des(words));
+    sentences.insert(as_on_the_page(&fleet, 0, |words| fleet.des(words)));
 
     // 2. Somebody leads, and no worker listens.
     let coordinator = fleet.start("coordinator");
@@ -125,49 +132,59 @@ fn six_situations_are_told_apart() {
     {
         assert!(human.contains(text), "`{text}` is not said:\n{human}");
     }
-
-    as_on_the_page(&fleet, 1, |words| fleet.des(words));
+    sentences.insert(as_on_the_page(&fleet, 1, |words| fleet.des(words)));
 
     // 3. An operator paused it, and said why.
     fleet.des("pause --reason file-server-moves").expect(0);
     let facts = explained(&fleet, &["paused the archive", "file-server-moves", "des resume"]);
     assert_eq!(facts["paused"]["reason"], "file-server-moves", "{facts:#}");
-    as_on_the_page(&fleet, 2, |words| fleet.des(words));
-    fleet.des("resume").expect(0);
+    sentences.insert(as_on_the_page(&fleet, 2, |words| fleet.des(words)));
 
-    // 4. A window is held: how many files failed, what to do.
-    let worker = fleet.start("worker");
-    let end = fleet.window_end(1);
-    let facts = explained(&fleet, &["is held", &end, "files failed", "des release --window"]);
-    let held = &facts["windows"][0];
-    assert_eq!((&held["held"], &held["slowest"]), (&json!(true), &Value::Null), "{held}");
-    assert!(held["files_failed"].as_u64() > Some(0) && held["since"].is_string(), "{held}");
-
-    as_on_the_page(&fleet, 3, |words| fleet.des(words));
-
-    // 5. Messages that nobody could read.
+    // 4. A message that nobody could read, while a worker that listens comes to no end.
     let broker = Broker::of(&fleet);
-    broker.publish("outcomes", "des.outcome.v1", b"{ not what it should be");
+    let worker = fleet.start("worker");
     let deadline = Instant::now() + LIMIT;
-    while fleet.json("explain")["broker"]["dead_letters"] == 0 {
-        assert!(Instant::now() < deadline, "it was never put aside");
-        std::thread::sleep(Duration::from_millis(200));
+    while broker.consumers("tasks") != Some(1) {
+        assert!(Instant::now() < deadline, "the worker never listens");
+        std::thread::sleep(Duration::from_millis(100));
     }
+    worker.signal(Signal::STOP);
+    fleet.des("resume").expect(0);
+    broker.publish("outcomes", "des.outcome.v1", b"{ not what it should be");
+    let facts = explained(&fleet, &["is moving", "1 messages that nobody could read"]);
+    assert_eq!(facts["broker"]["dead_letters"], 1, "{facts:#}");
     let human = fleet.des("explain").expect(0).text();
     assert!(human.contains("dead       1 messages that nobody could read"), "{human}");
-    as_on_the_page(&fleet, 4, |words| fleet.des(words));
+    sentences.insert(as_on_the_page(&fleet, 3, |words| fleet.des(words)));
+    let letters = broker.dead_letter_reasons();
+    assert!(letters.len() == 1 && letters[0].0 == "outcomes", "{letters:?}");
 
-    // 6. Broker and store do not answer.
-    let away = fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", "explain --output json");
-    let facts = away.expect(0).json();
+    // 5. The broker does not answer; then the store.
+    let away = |words: &str| fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", words);
+    let facts = away("explain --output json").expect(0).json();
     assert_eq!((&facts["troubles"][0]["what"], &facts["broker"]), (&json!("broker"), &Value::Null));
-    assert_eq!(facts["windows"][0]["held"], true, "what can be asked is asked: {facts:#}");
-    as_on_the_page(&fleet, 5, |words| {
-        fleet.des_with("broker.url", "amqp://127.0.0.1:1/%2f", words)
-    });
+    assert_eq!(facts["windows"][0]["partitions"]["all"], 4, "what can be asked is: {facts:#}");
+    sentences.insert(as_on_the_page(&fleet, 4, away));
     let away = fleet.des_with("store.endpoint", "http://127.0.0.1:1", "explain --output json");
     let facts = away.expect(0).json();
     assert_eq!(facts["troubles"][0]["what"], "store", "{facts:#}");
+    let sentence = facts["explanation"].as_str().expect("a sentence");
+    assert!(sentence.contains("while the store does not answer: "), "{sentence}");
+
+    // 6. A window is held: how many files failed, what to do.
+    worker.signal(Signal::CONT);
+    let end = fleet.window_end(1);
+    let list = format!("des errors --held --window {end}");
+    let facts = explained(&fleet, &["is held", "files failed", &list, "des release --window"]);
+    let held = &facts["windows"][0];
+    assert_eq!((&held["held"], &held["slowest"]), (&json!(true), &Value::Null), "{held}");
+    assert!(held["files_failed"].as_u64() > Some(0) && held["since"].is_string(), "{held}");
+    sentences.insert(as_on_the_page(&fleet, 5, |words| fleet.des(words)));
+    // What it says to run is what lists them.
+    let listed = fleet.des(list.strip_prefix("des ").expect("a command")).expect(0).text();
+    assert_eq!(listed.matches("missing").count(), 2, "{listed}");
+
+    assert_eq!(sentences.len(), 6, "two of them are told alike: {sentences:#?}");
     for process in [worker, coordinator] {
         process.signal(Signal::TERM);
         process.end(LIMIT).expect(0);

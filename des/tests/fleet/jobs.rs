@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::LIMIT;
 use crate::broker::Broker;
 use crate::otlp::Receiver;
 use crate::process::Running;
 use crate::scrape::{Scrape, get};
 use crate::setup::Fleet;
+use crate::{LIMIT, note};
 
 /// Rows of a partition: few, so that there are many tasks.
 const PARTITION_ROWS: usize = 5;
@@ -48,6 +48,18 @@ impl Two {
         two.write("letters-worker.yaml", &config);
         two.make_letters();
         two
+    }
+
+    /// Sets a key of one of the configurations.
+    fn configure(&self, name: &str, section: &str, key: &str, value: Value) {
+        let mut config = self.configuration(name);
+        config[section][key] = value;
+        self.write(name, &config);
+    }
+
+    fn configuration(&self, name: &str) -> Value {
+        let text = std::fs::read_to_string(self.fleet.path(name)).expect("a configuration");
+        serde_json::from_str(&text).expect("JSON")
     }
 
     fn write(&self, name: &str, config: &Value) {
@@ -244,10 +256,7 @@ fn a_paused_job_holds_nobody_up_and_a_killed_worker_loses_nothing_of_either() {
 fn a_job_whose_broker_is_away_holds_nobody_up() {
     let two = Two::new(200, 5);
     for name in ["letters.yaml", "letters-worker.yaml"] {
-        let text = std::fs::read_to_string(two.fleet.path(name)).expect("a configuration");
-        let mut config: Value = serde_json::from_str(&text).expect("JSON");
-        config["broker"]["url"] = json!("amqp://des:wrong@127.0.0.1:1/%2f");
-        two.write(name, &config);
+        two.configure(name, "broker", "url", json!("amqp://des:wrong@127.0.0.1:1/%2f"));
     }
     let (mut coordinator, mut worker) = (two.coordinator(), two.worker());
     two.fleet.wait_until_archived(LIMIT);
@@ -304,6 +313,70 @@ fn the_spans_of_all_jobs_are_sent_and_counted_together() {
     assert_eq!((instances("des-coordinator"), instances("des-worker")), (1, 1));
 }
 
+/// Two jobs of as many files, one with three times the share. Whose turn it is follows from how long tasks
+/// take, so that it is slot time that is shared out, and not tasks: what that comes to on a busy machine,
+/// too, while both have work.
+#[test]
+fn a_job_with_three_shares_has_about_three_times_the_slot_time() {
+    const FILES: usize = 1_000;
+    let receiver = Receiver::start();
+    let mut fleet = Fleet::new(FILES);
+    fleet.configure("tracing", "otlp_endpoint", receiver.endpoint.as_str().into());
+    fleet.configure("worker", "slots", json!(1));
+    let two = Two::on(fleet, FILES);
+    two.configure("letters-worker.yaml", "worker", "share", json!(3));
+    let mut coordinator = two.coordinator();
+    // All tasks of both wait before the worker comes.
+    let prefix = &two.configuration("letters.yaml")["broker"]["prefix"];
+    let of_letters = Broker::with_prefix(&two.fleet, prefix.as_str().expect("a prefix"));
+    let queues = [Broker::of(&two.fleet), of_letters];
+    let least = u32::try_from(FILES / PARTITION_ROWS).expect("few");
+    coordinator.run_until(LIMIT, || queues.iter().all(|it| it.waiting("tasks") >= least));
+    let worker = two.worker();
+    two.wait_until_both_are_archived();
+    two.assert_each_has_its_own();
+    for process in [worker, coordinator] {
+        process.signal(Signal::TERM);
+        process.end(LIMIT).expect(0);
+    }
+
+    let spans = receiver.spans();
+    let of = |job: &str| {
+        let tasks = spans.iter().filter(|it| it.name == "task" && it.get("job") == job);
+        let mut tasks: Vec<_> = tasks.map(|it| (it.began, it.ended)).collect();
+        tasks.sort_unstable();
+        tasks
+    };
+    let (letters, others) = (of("letters"), of("default"));
+    let all = FILES / PARTITION_ROWS;
+    assert!(letters.len() >= all && others.len() >= all, "{} {}", letters.len(), others.len());
+    // From when both have begun to when the first of them has nothing more.
+    let began = letters[0].0.max(others[0].0);
+    let ended = letters[letters.len() - 1].0.min(others[others.len() - 1].0);
+    let within = |tasks: &[(u64, u64)]| -> Vec<(u64, u64)> {
+        tasks.iter().copied().filter(|task| (began..ended).contains(&task.0)).collect()
+    };
+    let (letters, others) = (within(&letters), within(&others));
+    let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+    let served = |tasks: &[(u64, u64)]| {
+        seconds(tasks.iter().map(|(began, ended)| ended - began).sum::<u64>())
+    };
+    let mut begins: Vec<u64> = letters.iter().chain(&others).map(|task| task.0).collect();
+    begins.sort_unstable();
+    let longest = begins.windows(2).map(|it| it[1] - it[0]).max().map_or(0.0, seconds);
+    let (three, one) = (served(&letters), served(&others));
+    let told = format!(
+        "3 shares to 1: {three:.2} s of slot time in {} tasks to {one:.2} s in {}, and at most \
+         {longest:.2} s from one to the next",
+        letters.len(),
+        others.len()
+    );
+    note(&told);
+    // Who is ahead by a task, however long it took, has not been paid back yet.
+    assert!((three / 3.0 - one).abs() <= 0.25 * one + 3.0 * longest, "{told}");
+    assert!(others.len() >= 10, "the other one goes on meanwhile: {told}");
+}
+
 #[test]
 fn jobs_that_cannot_share_a_process_are_refused_before_anything_is_done() {
     let two = Two::new(20, 5);
@@ -319,8 +392,7 @@ fn jobs_that_cannot_share_a_process_are_refused_before_anything_is_done() {
     let same = ["coordinator.yaml", "same.yaml"];
     let run = two.fleet.start_of_several("coordinator", &same).end(LIMIT).expect(2);
     run.says(["of the same broker", "set another `broker.prefix`", "-letters"]);
-    let text = std::fs::read_to_string(two.fleet.path("letters.yaml")).expect("a configuration");
-    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    let mut config = two.configuration("letters.yaml");
     config["tracing"] = json!({ "otlp_endpoint": "http://127.0.0.1:1" });
     two.write("elsewhere.yaml", &config);
     let elsewhere = ["coordinator.yaml", "elsewhere.yaml"];

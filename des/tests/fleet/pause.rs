@@ -141,6 +141,17 @@ fn connections() -> BTreeSet<String> {
     told.lines().filter(|line| line.starts_with(&ours)).map(str::to_owned).collect()
 }
 
+/// The fleet's sessions with the database, of which there are some: their processes there, and when each
+/// began.
+fn sessions(fleet: &Fleet, lately: &str) -> BTreeSet<String> {
+    let [role, _] = fleet.secrets();
+    let told = fleet.value(&format!(
+        "SELECT string_agg(pid || ' since ' || backend_start, ',') FROM pg_stat_activity \
+         WHERE usename = '{role}' AND application_name = 'des' {lately}"
+    ));
+    told.split(',').map(str::to_owned).collect()
+}
+
 /// Whoever is not heard of for two heartbeats is put out by the broker: to stay is to be alive. What holds
 /// for many of them holds for those of days.
 #[test]
@@ -164,10 +175,14 @@ fn connections_outlive_a_pause() {
     assert!(left > 0, "there is something to go on with");
     let (before, epoch) = (connections(), fleet.epoch());
     assert!(before.len() >= 2, "coordinator and worker have some: {before:?}");
+    // Those that were of no use for minutes may be closed.
+    let with_database = sessions(&fleet, "AND now() - state_change < INTERVAL '1 min'");
 
     std::thread::sleep(Duration::from_secs(4 * HEARTBEAT));
     assert_eq!((connections(), fleet.epoch()), (before, epoch));
     assert_eq!(unfinished(&fleet), left, "nothing was done meanwhile");
+    let then = sessions(&fleet, "");
+    assert!(with_database.is_subset(&then), "some ended: {with_database:?}, {then:?}");
     fleet.json("throttle --off --reason done");
     fleet.json("resume --reason done");
     coordinator.run_until(LIMIT, || fleet.is_archived());

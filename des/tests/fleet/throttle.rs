@@ -1,12 +1,16 @@
 //! Throttling a fleet: it waits while the source database says so, tells it everywhere, and goes on.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::LIMIT;
 use crate::broker::Broker;
+use crate::private_postgres::{NEW_DATA, PrivatePostgres};
 use crate::process::Running;
+use crate::s3_server::{S3Server, Setup};
 use crate::scrape::{Scrape, get};
 use crate::setup::Fleet;
 
@@ -42,6 +46,24 @@ fn assert_at_rest(fleet: &Fleet, broker: &Broker) {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(state(), before);
+}
+
+/// Waits until what workers held is finished; nothing more is begun, though something is left.
+#[track_caller]
+fn comes_to_rest(fleet: &Fleet, broker: &Broker) {
+    let left = || (unfinished(fleet), fleet.shards());
+    let (mut before, deadline) = (left(), Instant::now() + LIMIT);
+    loop {
+        std::thread::sleep(Duration::from_secs(2));
+        let now = left();
+        if now == before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it never comes to rest: {now:?}");
+        before = now;
+    }
+    assert!(before.0 > 0, "there is something that could have been done");
+    assert_at_rest(fleet, broker);
 }
 
 /// Waits until the metric says so of this reason, and of no other.
@@ -102,20 +124,7 @@ fn a_fleet_waits_while_the_source_database_is_busy() {
     // In the middle: what is in the queue is taken back, what a worker holds is finished.
     fleet.execute("UPDATE archive.busy SET jobs = 1");
     until_throttled(&fleet, &mut coordinator, "query");
-    let left = || (unfinished(&fleet), fleet.shards());
-    let mut before = left();
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        std::thread::sleep(Duration::from_secs(2));
-        let now = left();
-        if now == before {
-            break;
-        }
-        assert!(Instant::now() < deadline, "it never comes to rest: {now:?}");
-        before = now;
-    }
-    assert!(before.0 > 0, "there is something that could have been done");
-    assert_at_rest(&fleet, &broker);
+    comes_to_rest(&fleet, &broker);
 
     fleet.execute("DELETE FROM archive.busy");
     fleet.wait_until_archived(LIMIT);
@@ -162,4 +171,139 @@ fn a_live_rate_spaces_tasks_out_until_it_is_taken_back() {
                WHERE action = 'throttle' AND actor LIKE '%@%'";
     let expected = "month-end: at most 5 files per second, over: as configured";
     assert_eq!(fleet.value(log), expected);
+}
+
+/// Small partitions and one slot, so that some work is left whenever a limit says wait, and what the
+/// source database is asked is asked often.
+fn careful(fleet: &mut Fleet, limit: &str, most: Value) {
+    fleet.configure("coordinator", "partition_rows", json!(5));
+    fleet.configure("worker", "slots", json!(1));
+    fleet.configure("throttle", limit, most);
+    fleet.configure("throttle", "check_every", json!("1s"));
+    let [role, _] = fleet.secrets();
+    fleet.administer(&format!("GRANT pg_read_all_stats TO {role}"));
+}
+
+/// It says this reason, everywhere, and does nothing.
+#[track_caller]
+fn waits_for(fleet: &Fleet, coordinator: &mut Running, kind: &str, told: [&str; 2]) {
+    let facts = until_throttled(fleet, coordinator, kind);
+    let (sentence, reason) = (&facts["explanation"], &facts["throttled"]["reason"]);
+    let [sentence, reason] = [sentence, reason].map(|it| it.as_str().expect("a text"));
+    assert!(told.iter().all(|text| reason.contains(text)), "{reason}");
+    assert!(sentence.contains("nothing new has been begun since"), "{sentence}");
+    assert!(told.iter().all(|text| sentence.contains(text)), "{sentence}");
+    until_measured(coordinator, kind);
+    comes_to_rest(fleet, &Broker::of(fleet));
+}
+
+/// SQL on a server of this test's own.
+fn execute(url: &str, sql: &str) -> sqlx::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().expect("a runtime").block_on(async {
+        let mut connection = PgConnection::connect(url).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.map(|_done| ())
+    })
+}
+
+/// Sessions at work, which end only when they are ended.
+struct Busy {
+    sessions: Vec<JoinHandle<sqlx::Result<()>>>,
+}
+
+impl Busy {
+    const SLEEPS: &str = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(86400)'";
+
+    fn begin(fleet: &Fleet, sessions: usize) -> Self {
+        let session = |_| {
+            let url = fleet.admin_url();
+            std::thread::spawn(move || execute(&url, "SELECT pg_sleep(86400)"))
+        };
+        let busy = Self { sessions: (0..sessions).map(session).collect() };
+        let (active, deadline) =
+            (format!("SELECT count(*) {}", Self::SLEEPS), Instant::now() + LIMIT);
+        while fleet.value(&active) != sessions.to_string() {
+            assert!(Instant::now() < deadline, "they are not all at work");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        busy
+    }
+
+    fn end(self, fleet: &Fleet) {
+        fleet.administer(&format!("SELECT pg_terminate_backend(pid) {}", Self::SLEEPS));
+        for session in self.sessions {
+            let ended = session.join().expect("a thread");
+            ended.expect_err("it was ended before it had slept enough");
+        }
+    }
+}
+
+/// On a server of its own: on that of all tests, the sessions of others would count.
+#[test]
+fn a_fleet_waits_while_sessions_are_at_work_and_goes_on_when_they_are_gone() {
+    let server =
+        PrivatePostgres::start(NEW_DATA, "", "host all all 127.0.0.1/32 scram-sha-256\n", &[]);
+    let s3 = S3Server::start(Setup::default()).expect("a server");
+    let mut fleet = Fleet::on(&server.url(), s3, 600);
+    // Also with those of this test, which looks on, there are fewer without the busy ones.
+    careful(&mut fleet, "max_active_connections", json!(4));
+    let told = ["active connections", "more than max_active_connections allows (4)"];
+    fleet.des("init").expect(0);
+    let busy = Busy::begin(&fleet, 8);
+    let mut coordinator = fleet.start("coordinator");
+    let mut worker = fleet.start("worker");
+    let facts = until_throttled(&fleet, &mut coordinator, "active_connections");
+    let sentence = facts["explanation"].as_str().expect("a sentence");
+    assert!(told.iter().all(|text| sentence.contains(text)), "{sentence}");
+    assert_at_rest(&fleet, &Broker::of(&fleet));
+    assert_eq!((fleet.shards(), unfinished(&fleet)), (0, 0), "nothing was begun");
+
+    busy.end(&fleet);
+    coordinator.run_until(LIMIT, || fleet.shards() > 10);
+    let busy = Busy::begin(&fleet, 6);
+    waits_for(&fleet, &mut coordinator, "active_connections", told);
+
+    busy.end(&fleet);
+    fleet.wait_until_archived(LIMIT);
+    assert!(worker.is_running(), "it stayed");
+    assert_eq!(fleet.json("explain")["throttled"], json!(null));
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+    fleet.assert_committed_once();
+    fleet.assert_source_untouched();
+}
+
+#[test]
+fn a_fleet_waits_while_a_standby_is_behind_and_goes_on_when_it_has_caught_up() {
+    // The standby tells of itself every second, and not every ten.
+    let settings = "wal_receiver_status_interval = 1s\nmax_wal_senders = 4\n";
+    let hba = "host all,replication all 127.0.0.1/32 scram-sha-256\n";
+    let primary = PrivatePostgres::start(NEW_DATA, settings, hba, &[]);
+    let copy = format!(
+        "\"$BIN/pg_basebackup\" -D data -R -c fast -X stream --no-sync -d '{}'",
+        primary.url()
+    );
+    let standby = PrivatePostgres::start(&copy, settings, "", &[]);
+    let s3 = S3Server::start(Setup::default()).expect("a server");
+    let mut fleet = Fleet::on(&primary.url(), s3, 600);
+    careful(&mut fleet, "max_replication_lag", json!("3s"));
+    // Slow enough that some is left when the standby is found to be behind.
+    fleet.des("init").expect(0);
+    fleet.json("throttle --max-files-per-second 10 --reason drill");
+    let mut coordinator = fleet.start("coordinator");
+    let mut worker = fleet.start("worker");
+    coordinator.run_until(LIMIT, || fleet.shards() > 10);
+
+    execute(&standby.url(), "SELECT pg_wal_replay_pause()").expect("it replays nothing");
+    let told = ["replication from the source database is", "max_replication_lag allows (3 s)"];
+    waits_for(&fleet, &mut coordinator, "replication_lag", told);
+
+    execute(&standby.url(), "SELECT pg_wal_replay_resume()").expect("it replays");
+    fleet.json("throttle --off --reason done");
+    fleet.wait_until_archived(LIMIT);
+    assert!(worker.is_running(), "it stayed");
+    fleet.assert_everything_is_there();
+    fleet.assert_tables_say_so();
+    fleet.assert_committed_once();
+    fleet.assert_source_untouched();
 }

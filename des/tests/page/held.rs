@@ -38,6 +38,8 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
         sentence.contains(&format!("des retry --window {}", fleet.window_end(6))),
         "{sentence}"
     );
+    let listed = format!("des errors --held --window {}", fleet.window_end(6));
+    assert!(sentence.contains(&listed), "{sentence}");
     browser.wait_for("return document.querySelectorAll('[data-state=retrying]').length > 0");
     let states = states(&browser);
     assert_eq!(states.len(), 5, "four partitions, and one of the other window: {states:?}");
@@ -50,6 +52,7 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     assert!(browser.text("#windows").contains("held"));
     assert!(browser.run("return document.querySelector('#actions').hidden").as_bool().expect("is"));
     assert_no_sideways_scrolling(&browser);
+    assert_whole_words(&browser);
     pictures::take(&browser, "page-phone.png");
 
     // Paused as well, and on a wide screen in dark colours.
@@ -87,4 +90,25 @@ fn a_held_window_is_shown_with_what_to_do_also_on_a_phone_and_by_a_standby() {
     assert!(browser.text("#workers").contains("coordinator that leads"));
     assert_no_sideways_scrolling(&browser);
     assert_quiet(&browser, "");
+}
+
+/// The heads of rows and columns end their lines between words: no word has more boxes than one.
+#[track_caller]
+fn assert_whole_words(browser: &Browser) {
+    let broken = browser.run(
+        "const broken = []; let words = 0; \
+         for (const head of document.querySelectorAll('th')) { \
+             const text = head.firstChild; \
+             for (const word of text.data.matchAll(/\\S+/g)) { \
+                 const range = document.createRange(); \
+                 range.setStart(text, word.index); \
+                 range.setEnd(text, word.index + word[0].length); \
+                 words += 1; \
+                 if (range.getClientRects().length > 1) broken.push(word[0]); \
+             } \
+         } \
+         return { words, broken }",
+    );
+    assert!(broken["words"].as_u64() > Some(10), "{broken}");
+    assert_eq!(broken["broken"], json!([]), "words are broken");
 }

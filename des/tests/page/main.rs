@@ -6,9 +6,11 @@
 mod api;
 mod browser;
 mod held;
+mod keys;
 mod live;
 mod pictures;
 mod statuses;
+mod throttled;
 
 #[path = "../../../backends/tests/support/s3_server.rs"]
 mod s3_server;
