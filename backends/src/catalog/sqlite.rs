@@ -37,7 +37,7 @@ use crate::error::{BackendError, Result};
 use detect::{Detected, detect};
 use form::{TimeForm, Unit};
 use rows::{shown, value};
-use session::{File, Session, within};
+use session::{File, ScanThread, Session, within};
 use stamp::Stamp;
 use table::Table;
 
@@ -59,6 +59,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// magnitude). The size holds integers.
 pub struct SqliteCatalog {
     opened: Arc<Opened>,
+    scanning: ScanThread,
 }
 
 /// What opening found, for the threads that read.
@@ -102,7 +103,7 @@ impl SqliteCatalog {
                 seen: stamp.zip(form),
             })
         });
-        Ok(Self { opened: Arc::new(opened.await?) })
+        Ok(Self { opened: Arc::new(opened.await?), scanning: ScanThread::start(&file)? })
     }
 
     /// Does `work` in a session of its own.
@@ -319,10 +320,12 @@ impl Catalog for SqliteCatalog {
     async fn scan(&self, window: Window, batches: mpsc::Sender<RowBatch>) -> Result<()> {
         let unwanted = CancellationToken::new();
         let receiver = batches.clone();
-        let mut reading = pin!(self.read(unwanted.clone(), move |opened, session| {
+        let opened = Arc::clone(&self.opened);
+        let scan = move |session: &Session| {
             let form = opened.form(&session.connection)?;
             scan::scan(session, &opened.table, form, window, batches)
-        }));
+        };
+        let mut reading = pin!(self.scanning.within(&self.opened.file, unwanted.clone(), scan));
         // The receiver may also go while SQLite looks for the next row.
         tokio::select! {
             biased;

@@ -4,10 +4,14 @@
 //! work has no end of its own while it looks for a row, so that a session that nobody waits for
 //! any more is stopped from within.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{BackendError, Result};
@@ -18,9 +22,11 @@ use super::failure::meaning;
 pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// Steps of SQLite's machine between two looks at whether to go on: some tens of microseconds.
 const STEPS_PER_LOOK: i32 = 10_000;
-/// What a connection keeps of the file in memory, in KiB. An upper bound, filled as pages are read
-/// and given back with the connection: reading by an index comes back to most pages many times.
-const CACHE_KIB: i64 = 64 * 1024;
+/// What a connection keeps of the file in memory, in KiB: an upper bound, filled as pages are read and
+/// given back with the connection.
+const CACHE_KIB: i64 = 4 * 1024;
+/// The same while a window is scanned: reading by an index comes back to most pages many times.
+const SCAN_CACHE_KIB: i64 = 64 * 1024;
 
 /// The file, and what a person calls it.
 #[derive(Clone, Debug)]
@@ -41,7 +47,7 @@ impl Session {
     /// Opens the file. Waits as long as opening a file takes.
     ///
     /// No memory mapping: a file that is cut short under us is to be an error, not a signal.
-    fn open(file: &File, unwanted: CancellationToken) -> Result<Self> {
+    fn open(file: &File, cache_kib: i64, unwanted: CancellationToken) -> Result<Self> {
         let failed = |error| meaning(&format!("{}: opening the file", file.database), error);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&file.path, flags).map_err(failed)?;
@@ -52,7 +58,7 @@ impl Session {
             .and_then(|()| {
                 connection.execute_batch(&format!(
                     "PRAGMA query_only = 1; PRAGMA mmap_size = 0; \
-                     PRAGMA cache_size = -{CACHE_KIB}; BEGIN"
+                     PRAGMA cache_size = -{cache_kib}; BEGIN"
                 ))
             })
             .map_err(failed)?;
@@ -70,11 +76,79 @@ pub(super) async fn within<T: Send + 'static>(
     let opened = file.clone();
     let watched = unwanted.clone();
     let _stop_when_dropped = unwanted.drop_guard();
-    let done = tokio::task::spawn_blocking(move || work(&Session::open(&opened, watched)?));
-    done.await.unwrap_or_else(|error| {
-        Err(BackendError::Failed {
-            what: format!("{}: reading the file", file.database),
-            cause: error.into(),
-        })
-    })
+    let session = move || work(&Session::open(&opened, CACHE_KIB, watched)?);
+    let done = tokio::task::spawn_blocking(session).await;
+    done.unwrap_or_else(|error| Err(failed(file, error)))
+}
+
+fn failed(file: &File, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {
+    BackendError::Failed {
+        what: format!("{}: reading the file", file.database),
+        cause: cause.into(),
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread on which windows are scanned, one after the other. What SQLite's cache gave back the
+/// allocator keeps for the thread that had it: scanned on ever other threads, a catalog would take its
+/// memory once for each of them.
+pub(super) struct ScanThread {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl ScanThread {
+    /// Starts it; it ends with this, or with the job that it is at then.
+    pub(super) fn start(file: &File) -> Result<Self> {
+        let (jobs, due) = mpsc::channel::<Job>();
+        let thread = std::thread::Builder::new().name("sqlite-scan".to_owned());
+        let started = thread.spawn(move || due.iter().for_each(|job| job()));
+        started.map_err(|error| failed(file, error))?;
+        Ok(Self { jobs })
+    }
+
+    /// As [`within`], on this thread.
+    pub(super) async fn within<T: Send + 'static>(
+        &self,
+        file: &File,
+        unwanted: CancellationToken,
+        work: impl FnOnce(&Session) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let opened = file.clone();
+        let watched = unwanted.clone();
+        let _stop_when_dropped = unwanted.drop_guard();
+        let session = move || work(&Session::open(&opened, SCAN_CACHE_KIB, watched)?);
+        let done = self.run(session).await;
+        done.unwrap_or_else(|| Err(failed(file, "it panicked")))
+    }
+
+    /// `None` when `work` panics.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (told, done) = oneshot::channel();
+        let runtime = Handle::current();
+        let job = move || {
+            let _entered = runtime.enter();
+            // Whoever waits is told by the channel's end.
+            let _told = catch_unwind(AssertUnwindSafe(work)).map(|done| told.send(done));
+        };
+        self.jobs.send(Box::new(job)).ok()?;
+        done.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn scans_share_a_thread_that_outlives_a_panic() {
+        let file = File { path: PathBuf::from("files.db"), database: "the catalog".to_owned() };
+        let thread = ScanThread::start(&file).expect("a thread");
+        let first = thread.run(|| std::thread::current().id()).await.expect("an answer");
+        assert_ne!(first, std::thread::current().id());
+        assert_eq!(thread.run(|| panic!("as it may")).await, None::<()>);
+        assert_eq!(thread.run(|| std::thread::current().id()).await, Some(first));
+        let nothing = thread.within(&file, CancellationToken::new(), |_session| Ok(())).await;
+        assert!(nothing.is_err(), "there is no such file");
+    }
 }
