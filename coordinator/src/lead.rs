@@ -164,7 +164,7 @@ impl<'a> Leader<'a> {
             left: HashSet::new(),
             unpublished: None,
             paused: None,
-            throttling: Throttling::new(&it.settings.throttle.source, &it.catalog),
+            throttling: Throttling::default(),
             stuck: None,
         }
     }

@@ -13,11 +13,11 @@ mod source;
 use std::fmt;
 use std::time::Duration;
 
-use backends::ledger::{Override, Scope, Throttle};
+use backends::ledger::{LiveLimits, Override, Scope, Throttle};
 use protocol::Timestamp;
 
 pub use self::hours::Hours;
-pub use self::operate::{ThrottleError, end, set, waited_for};
+pub use self::operate::{ThrottleError, end, set, try_asking, waited_for};
 pub(crate) use self::rates::{Charge, Rates};
 pub use self::source::ask_source;
 
@@ -37,8 +37,8 @@ pub struct ThrottleSettings {
 /// When the source database is to be left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceProtection {
-    /// A query; a number above 0 in a row of its answer means wait.
-    pub query: Option<String>,
+    /// Queries; a number above 0 in a row of an answer means wait.
+    pub queries: Vec<String>,
     /// By how much a standby may be behind.
     pub max_replication_lag: Option<Duration>,
     /// How many sessions may be at work.
@@ -50,7 +50,7 @@ pub struct SourceProtection {
 impl SourceProtection {
     /// Whether there is anything to be asked.
     pub const fn asks(&self) -> bool {
-        self.query.is_some()
+        !self.queries.is_empty()
             || self.max_replication_lag.is_some()
             || self.max_active_connections.is_some()
     }
@@ -67,6 +67,8 @@ pub struct Limits {
     pub not_between: Vec<Hours>,
     /// Live hours that cannot be read, and why.
     pub unreadable: Option<String>,
+    /// What the source database is asked.
+    pub source: SourceProtection,
 }
 
 impl Limits {
@@ -78,31 +80,46 @@ impl Limits {
             bytes_per_second: configured.bytes_per_second,
             not_between: configured.not_between.iter().cloned().collect(),
             unreadable: None,
+            source: configured.source.clone(),
         };
-        for throttle in live.iter().filter(|it| it.scope == Scope::Job) {
-            let said = &throttle.limits;
-            overrule(&mut limits.files_per_second, &said.files_per_second);
-            overrule(&mut limits.bytes_per_second, &said.bytes_per_second);
-            if said.not_between != Override::Unsaid {
-                limits.not_between.clear();
-            }
-            limits.add_hours(&said.not_between);
-        }
-        for throttle in live.iter().filter(|it| it.scope == Scope::AllJobs) {
-            let said = &throttle.limits;
-            cap(&mut limits.files_per_second, &said.files_per_second);
-            cap(&mut limits.bytes_per_second, &said.bytes_per_second);
-            limits.add_hours(&said.not_between);
-        }
+        let said_of = |scope| live.iter().filter(move |it| it.scope == scope).map(|it| &it.limits);
+        said_of(Scope::Job).for_each(|said| limits.overrule(said));
+        said_of(Scope::AllJobs).for_each(|said| limits.tighten(said));
         limits
     }
 
-    fn add_hours(&mut self, said: &Override<String>) {
-        if let Override::To(text) = said {
+    fn overrule(&mut self, said: &LiveLimits) {
+        overrule(&mut self.files_per_second, &said.files_per_second);
+        overrule(&mut self.bytes_per_second, &said.bytes_per_second);
+        overrule(&mut self.source.max_replication_lag, &said.max_replication_lag);
+        overrule(&mut self.source.max_active_connections, &said.max_active_connections);
+        if said.not_between != Override::Unsaid {
+            self.not_between.clear();
+        }
+        if said.query != Override::Unsaid {
+            self.source.queries.clear();
+        }
+        self.add(said);
+    }
+
+    fn tighten(&mut self, said: &LiveLimits) {
+        cap(&mut self.files_per_second, &said.files_per_second);
+        cap(&mut self.bytes_per_second, &said.bytes_per_second);
+        cap(&mut self.source.max_replication_lag, &said.max_replication_lag);
+        cap(&mut self.source.max_active_connections, &said.max_active_connections);
+        self.add(said);
+    }
+
+    /// Of what may stand beside what is there already.
+    fn add(&mut self, said: &LiveLimits) {
+        if let Override::To(text) = &said.not_between {
             match text.parse() {
                 Ok(hours) => self.not_between.push(hours),
                 Err(why) => self.unreadable = Some(format!("{text:?}: {why}")),
             }
+        }
+        if let Override::To(query) = &said.query {
+            self.source.queries.push(query.clone());
         }
     }
 
@@ -130,11 +147,19 @@ impl fmt::Display for Limits {
         said.extend(self.bytes_per_second.map(|it| format!("at most {it} bytes per second")));
         said.extend(self.not_between.iter().map(|hours| format!("not between {hours}")));
         said.extend(self.unreadable.iter().map(|why| format!("not at hours that are {why}")));
+        let SourceProtection { queries, max_replication_lag, max_active_connections, .. } =
+            &self.source;
+        said.extend(queries.iter().map(|it| format!("not while {it:?} answers more than 0")));
+        said.extend(
+            max_replication_lag
+                .map(|it| format!("at most {} s of replication lag", it.as_secs_f64())),
+        );
+        said.extend(max_active_connections.map(|it| format!("at most {it} active connections")));
         f.write_str(&if said.is_empty() { "no limits".to_owned() } else { said.join(", ") })
     }
 }
 
-fn overrule(limit: &mut Option<u64>, said: &Override<u64>) {
+fn overrule<T: Copy>(limit: &mut Option<T>, said: &Override<T>) {
     match said {
         Override::Unsaid => {}
         Override::Off => *limit = None,
@@ -142,7 +167,7 @@ fn overrule(limit: &mut Option<u64>, said: &Override<u64>) {
     }
 }
 
-fn cap(limit: &mut Option<u64>, said: &Override<u64>) {
+fn cap<T: Copy + Ord>(limit: &mut Option<T>, said: &Override<T>) {
     if let Override::To(most) = said {
         *limit = Some(limit.map_or(*most, |limit| limit.min(*most)));
     }
@@ -262,8 +287,6 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
-    use backends::ledger::LiveLimits;
-
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -305,6 +328,53 @@ mod tests {
             ..LiveLimits::default()
         };
         assert_eq!(told(others), "at most 1000 files per second, not between 22:00-23:00 UTC");
+    }
+
+    #[test]
+    fn what_the_source_database_is_asked_can_be_said_too() {
+        let source = SourceProtection {
+            queries: vec!["SELECT 1".to_owned()],
+            max_replication_lag: Some(Duration::from_secs(30)),
+            max_active_connections: None,
+            check_every: Duration::from_secs(10),
+        };
+        let configured = ThrottleSettings { source, ..ThrottleSettings::default() };
+        let told = |scope, limits| {
+            let limits = Limits::in_force(&configured, &[live(scope, limits)]);
+            assert_eq!(limits.source.check_every, Duration::from_secs(10));
+            limits.to_string()
+        };
+        assert_eq!(
+            told(Scope::Job, LiveLimits::default()),
+            "not while \"SELECT 1\" answers more than 0, at most 30 s of replication lag"
+        );
+        let others = LiveLimits {
+            query: Override::To("SELECT 2".to_owned()),
+            max_replication_lag: Override::Off,
+            max_active_connections: Override::To(80),
+            ..LiveLimits::default()
+        };
+        assert_eq!(
+            told(Scope::Job, others),
+            "not while \"SELECT 2\" answers more than 0, at most 80 active connections"
+        );
+        let tighter = LiveLimits {
+            query: Override::To("SELECT 2".to_owned()),
+            max_replication_lag: Override::To(Duration::from_secs(60)),
+            max_active_connections: Override::To(80),
+            ..LiveLimits::default()
+        };
+        assert_eq!(
+            told(Scope::AllJobs, tighter),
+            "not while \"SELECT 1\" answers more than 0, not while \"SELECT 2\" answers more than \
+             0, at most 30 s of replication lag, at most 80 active connections"
+        );
+        let off = LiveLimits {
+            query: Override::Off,
+            max_replication_lag: Override::Off,
+            ..LiveLimits::default()
+        };
+        assert_eq!(told(Scope::Job, off), "no limits");
     }
 
     #[test]

@@ -353,6 +353,7 @@ impl Fleet {
                 settings,
             ),
             ledger: Arc::clone(&self.ledger),
+            catalog: Arc::clone(&self.catalog),
             actor: format!("page/token@{host}"),
         }
     }

@@ -1,6 +1,7 @@
 //! The table of `docs/performance.md`, measured: every topic gives lines with a target, figures and
 //! notes, each beside its reference in the same run.
 
+mod aside;
 mod database;
 pub(crate) mod embedded;
 pub(crate) mod fleet;
@@ -14,7 +15,7 @@ pub(crate) mod scale;
 mod size;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
@@ -246,14 +247,4 @@ fn commit() -> String {
     let git = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
     let said = git.map(|git| String::from_utf8_lossy(&git.stdout).trim().to_owned());
     said.unwrap_or_default()
-}
-
-/// Removes a directory with everything in it, or a file, or nothing.
-fn remove(path: &Path) -> anyhow::Result<()> {
-    if path.is_dir() {
-        std::fs::remove_dir_all(path)?;
-    } else if path.exists() {
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
 }

@@ -61,7 +61,7 @@ impl PackBuffers {
     pub(crate) fn new(slots: usize, memory: usize) -> Self {
         let building = building(memory);
         Self {
-            segments: segment_buffers(slots * segments(memory)),
+            segments: segment_buffers(),
             // One that is being built, and those that wait for their upload. Buffers double.
             shards: Buffers::new(0, 2 * building, slots * (1 + finished(memory) / building.max(1))),
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use backends::buffers::Buffers;
 
 /// A segment that reached this takes no more.
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+const SEGMENT_BYTES: usize = 1024 * 1024;
 
 /// What a segment of small payloads comes to; pages are taken as they are written. A buffer that a large
 /// payload has grown is not kept.
@@ -24,9 +24,10 @@ pub(crate) struct SegmentMemory {
     buffers: Arc<Buffers>,
 }
 
-/// Buffers for the segments of all partitions that are packed at a time, `limit` bytes of them kept.
-pub(crate) fn segment_buffers(limit: usize) -> Arc<Buffers> {
-    Buffers::new(USUAL_CAPACITY, USUAL_CAPACITY, limit / USUAL_CAPACITY)
+/// Buffers for the segments of all partitions that are packed at a time. As many are kept as were in use
+/// at once: what is dropped and made anew costs the allocator more memory than it frees.
+pub(crate) fn segment_buffers() -> Arc<Buffers> {
+    Buffers::new(USUAL_CAPACITY, USUAL_CAPACITY, usize::MAX)
 }
 
 impl SegmentMemory {
@@ -175,7 +176,7 @@ mod tests {
     fn payloads_read_back_from_memory_and_from_the_spool() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, 3 * SEGMENT_BYTES, usize::MAX / 2] {
-            let memory = SegmentMemory::new(limit, segment_buffers(limit));
+            let memory = SegmentMemory::new(limit, segment_buffers());
             let mut writer = PayloadWriter::new(&memory, dir.path());
             let payloads: Vec<Vec<u8>> =
                 (0..40_u8).map(|n| vec![n; 400_000 * usize::from(n % 3)]).collect();
@@ -196,7 +197,7 @@ mod tests {
     fn a_buffer_serves_the_next_segment_whether_it_was_kept_or_spooled() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, usize::MAX / 2] {
-            let buffers = segment_buffers(2 * USUAL_CAPACITY);
+            let buffers = segment_buffers();
             let memory = SegmentMemory::new(limit, Arc::clone(&buffers));
             let write = |bytes: usize| {
                 let mut writer = PayloadWriter::new(&memory, dir.path());

@@ -76,6 +76,7 @@ const MIGRATIONS: &[Step] = &[
     (7, "since", include_str!("../../../migrations/postgres/0007_since.sql")),
     (8, "throttle", include_str!("../../../migrations/postgres/0008_throttle.sql")),
     (9, "synced", include_str!("../../../migrations/postgres/0009_synced.sql")),
+    (10, "source throttle", include_str!("../../../migrations/postgres/0010_source_throttle.sql")),
 ];
 
 /// As the migrating library makes it.

@@ -1,5 +1,7 @@
 //! Rows of the ledger's tables, read into the port's values.
 
+use std::time::Duration;
+
 use protocol::{
     Digest, FailedRow, FailureReason, NBits, Revision, Tally, Timestamp, Window, WindowKey,
 };
@@ -9,6 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::types::Type;
 use sqlx::{Decode, Postgres, Row, Sqlite};
 
+use super::throttle::NO_SUCH_LIMIT;
 use super::{
     AcceptedReceipt, ArchiveRecord, AuditEntry, AuditRecord, ErrorRow, ListedError, ListedPass,
     LiveLimits, Look, Override, PartitionCounts, PartitionRecord, Pause, Purpose, ReasonCount,
@@ -286,11 +289,19 @@ impl Record {
 
     /// A row of `des_throttles`.
     pub(super) fn throttle(&self) -> Result<Throttle> {
-        let number = |column| match self.opt_number(column) {
-            Ok(None) => Ok(Override::Unsaid),
-            Ok(Some(0_u64)) => Ok(Override::Off),
-            Ok(Some(limit)) => Ok(Override::To(limit)),
-            Err(error) => Err(error),
+        let number = |column, off| -> Result<Override<u64>> {
+            Ok(match self.opt_int(column)? {
+                None => Override::Unsaid,
+                Some(number) if number == off => Override::Off,
+                Some(_) => Override::To(self.number(column)?),
+            })
+        };
+        let text = |column| -> Result<Override<String>> {
+            Ok(match self.opt_text(column)? {
+                None => Override::Unsaid,
+                Some(text) if text.is_empty() => Override::Off,
+                Some(text) => Override::To(text),
+            })
         };
         Ok(Throttle {
             scope: Scope::of(&self.text("job")?),
@@ -298,13 +309,13 @@ impl Record {
             actor: self.text("actor")?,
             reason: self.text("reason")?,
             limits: LiveLimits {
-                files_per_second: number("files_per_second")?,
-                bytes_per_second: number("bytes_per_second")?,
-                not_between: match self.opt_text("not_between")? {
-                    None => Override::Unsaid,
-                    Some(text) if text.is_empty() => Override::Off,
-                    Some(text) => Override::To(text),
-                },
+                files_per_second: number("files_per_second", 0)?,
+                bytes_per_second: number("bytes_per_second", 0)?,
+                not_between: text("not_between")?,
+                query: text("query")?,
+                max_replication_lag: number("max_replication_lag", NO_SUCH_LIMIT)?
+                    .map(Duration::from_micros),
+                max_active_connections: number("max_active_connections", NO_SUCH_LIMIT)?,
             },
         })
     }

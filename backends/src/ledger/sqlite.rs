@@ -39,6 +39,7 @@ const MIGRATIONS: &[Step] = &[
     (8, "throttle", include_str!("../../../migrations/sqlite/0008_throttle.sql")),
     (9, "synced", include_str!("../../../migrations/sqlite/0009_synced.sql")),
     (10, "append only", include_str!("../../../migrations/sqlite/0010_append_only.sql")),
+    (11, "source throttle", include_str!("../../../migrations/sqlite/0011_source_throttle.sql")),
 ];
 
 /// As the migrating library makes it.

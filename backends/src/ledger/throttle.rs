@@ -2,6 +2,7 @@
 //! or of its configuration.
 
 use std::fmt;
+use std::time::Duration;
 
 use protocol::{Job, Timestamp};
 
@@ -10,6 +11,9 @@ use super::scope::ALL_JOBS;
 use super::session::{Param, Session};
 use super::{AuditEntry, Lease, Scope, lease, operator};
 use crate::error::{BackendError, Result};
+
+/// What stands in a column of which 0 is a limit, for no such limit.
+pub(super) const NO_SUCH_LIMIT: i64 = -1;
 
 /// What a throttle says of one limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,17 @@ pub enum Override<T> {
     To(T),
 }
 
+impl<T> Override<T> {
+    /// The same of another type.
+    pub fn map<U>(self, of: impl FnOnce(T) -> U) -> Override<U> {
+        match self {
+            Self::Unsaid => Override::Unsaid,
+            Self::Off => Override::Off,
+            Self::To(limit) => Override::To(of(limit)),
+        }
+    }
+}
+
 /// The limits that can be set while the fleet runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveLimits {
@@ -32,6 +47,12 @@ pub struct LiveLimits {
     pub bytes_per_second: Override<u64>,
     /// Hours in which nothing is begun, in the words of the configuration.
     pub not_between: Override<String>,
+    /// A query on the source database; a number above 0 in a row of its answer means wait.
+    pub query: Override<String>,
+    /// By how much a standby may be behind, to the microsecond.
+    pub max_replication_lag: Override<Duration>,
+    /// How many sessions of the source database may be at work.
+    pub max_active_connections: Override<u64>,
 }
 
 /// A throttle that an operator set: `des_throttles`.
@@ -65,6 +86,21 @@ impl LiveLimits {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether the source database is to be asked anything.
+    pub fn ask(&self) -> bool {
+        matches!(self.query, Override::To(_))
+            || matches!(self.max_replication_lag, Override::To(_))
+            || matches!(self.max_active_connections, Override::To(_))
+    }
+
+    /// Whether a limit is said to be none.
+    pub fn lifts(&self) -> bool {
+        let Self { files_per_second, bytes_per_second, not_between, query, .. } = self;
+        [files_per_second, bytes_per_second, &self.max_active_connections].contains(&&Override::Off)
+            || [not_between, query].contains(&&Override::Off)
+            || self.max_replication_lag == Override::Off
+    }
 }
 
 impl fmt::Display for LiveLimits {
@@ -82,6 +118,23 @@ impl fmt::Display for LiveLimits {
             Override::Unsaid => {}
             Override::Off => said.push("at any hour".to_owned()),
             Override::To(hours) => said.push(format!("not between {hours}")),
+        }
+        match &self.query {
+            Override::Unsaid => {}
+            Override::Off => said.push("no query".to_owned()),
+            Override::To(query) => said.push(format!("not while {query:?} answers more than 0")),
+        }
+        match &self.max_replication_lag {
+            Override::Unsaid => {}
+            Override::Off => said.push("at any replication lag".to_owned()),
+            Override::To(lag) => {
+                said.push(format!("at most {} s of replication lag", lag.as_secs_f64()));
+            }
+        }
+        match &self.max_active_connections {
+            Override::Unsaid => {}
+            Override::Off => said.push("at any number of active connections".to_owned()),
+            Override::To(most) => said.push(format!("at most {most} active connections")),
         }
         f.write_str(&if said.is_empty() { "as configured".to_owned() } else { said.join(", ") })
     }
@@ -101,7 +154,8 @@ impl fmt::Display for Throttle {
 /// The throttles that stand: the job's own, then that of all jobs. Unlocked.
 pub(super) async fn read<S: Session>(session: &mut S, job: &Job) -> Result<Vec<Throttle>> {
     let select = "SELECT job, set_at, actor, reason, files_per_second, bytes_per_second, \
-                  not_between FROM des_throttles WHERE job IN ($1, $2)";
+                  not_between, query, max_replication_lag, max_active_connections \
+                  FROM des_throttles WHERE job IN ($1, $2)";
     let params = [Param::Text(job.as_str()), Param::Text(ALL_JOBS)];
     let rows = session.fetch(select, &params).await?;
     let mut found: Vec<_> = rows.iter().map(Record::throttle).collect::<Result<_>>()?;
@@ -123,21 +177,22 @@ pub(super) async fn set<S: Session>(
     let (actor, limits) = (audit.actor.clone(), limits.clone());
     let set = Throttle { scope, since: session.now().await?, actor, reason, limits };
     let insert = "INSERT INTO des_throttles (job, set_at, actor, reason, files_per_second, \
-                  bytes_per_second, not_between) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                  bytes_per_second, not_between, query, max_replication_lag, \
+                  max_active_connections) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
                   ON CONFLICT (job) DO NOTHING";
-    let hours = match &set.limits.not_between {
-        Override::Unsaid => None,
-        Override::Off => Some(""),
-        Override::To(hours) => Some(hours.as_str()),
-    };
+    let lag = set.limits.max_replication_lag.clone();
+    let lag = lag.map(|lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
     let params = [
         Param::Text(scope.key(job)),
         Param::Time(set.since),
         Param::Text(&set.actor),
         Param::Text(&set.reason),
-        Param::opt_count(number(&set.limits.files_per_second)),
-        Param::opt_count(number(&set.limits.bytes_per_second)),
-        Param::OptText(hours),
+        number(&set.limits.files_per_second, 0),
+        number(&set.limits.bytes_per_second, 0),
+        text(&set.limits.not_between),
+        text(&set.limits.query),
+        number(&lag, NO_SUCH_LIMIT),
+        number(&set.limits.max_active_connections, NO_SUCH_LIMIT),
     ];
     if session.execute(insert, &params).await? == 0 {
         return Err(BackendError::Conflict {
@@ -217,10 +272,19 @@ pub(super) async fn wait_of<S: Session>(session: &mut S, job: &Job) -> Result<Op
     row.as_ref().map(Record::wait).transpose()
 }
 
-fn number(limit: &Override<u64>) -> Option<u64> {
+/// A column of the row: NULL where nothing is said, `off` for no such limit.
+fn number(limit: &Override<u64>, off: i64) -> Param<'static> {
     match limit {
-        Override::Unsaid => None,
-        Override::Off => Some(0),
-        Override::To(limit) => Some(*limit),
+        Override::Unsaid => Param::OptInt(None),
+        Override::Off => Param::Int(off),
+        Override::To(limit) => Param::count(*limit),
+    }
+}
+
+fn text(limit: &Override<String>) -> Param<'_> {
+    match limit {
+        Override::Unsaid => Param::OptText(None),
+        Override::Off => Param::Text(""),
+        Override::To(text) => Param::Text(text),
     }
 }

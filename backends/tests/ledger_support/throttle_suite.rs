@@ -1,6 +1,8 @@
 //! Throttles: set, replaced and taken back by a word, each change with its audit row; and what a
 //! leader waits for.
 
+use std::time::Duration;
+
 use backends::ledger::{LiveLimits, Override, Scope, Throttle, Wait};
 
 use super::pause_suite::word;
@@ -11,6 +13,9 @@ fn limits() -> LiveLimits {
         files_per_second: Override::To(100),
         bytes_per_second: Override::Off,
         not_between: Override::To("Mon-Fri 08:00-18:00".to_owned()),
+        query: Override::To("SELECT 0".to_owned()),
+        max_replication_lag: Override::To(Duration::from_millis(1_500)),
+        max_active_connections: Override::To(0),
     }
 }
 
@@ -26,7 +31,13 @@ pub(crate) async fn a_throttle_stands_until_it_is_taken_back(bench: &dyn Bench) 
     assert_eq!((set.scope, &set.limits, set.reason.as_str()), (Scope::Job, &limits(), "übung"));
     assert_eq!(ledger.throttles().await.expect("an answer"), [set]);
 
-    let less = LiveLimits { bytes_per_second: Override::To(1 << 40), ..LiveLimits::default() };
+    let less = LiveLimits {
+        bytes_per_second: Override::To(1 << 40),
+        query: Override::Off,
+        max_replication_lag: Override::Off,
+        max_active_connections: Override::Off,
+        ..LiveLimits::default()
+    };
     let set = ledger.set_throttle(Scope::Job, &less, &word("throttle", "less")).await;
     let set = set.expect("it is set");
     assert_eq!(
@@ -36,9 +47,12 @@ pub(crate) async fn a_throttle_stands_until_it_is_taken_back(bench: &dyn Bench) 
     );
     let log = ledger.audit_log(1).await.expect("the log").remove(0).entry;
     let before = "at most 100 files per second, no limit of bytes per second, not between Mon-Fri \
-                  08:00-18:00";
+                  08:00-18:00, not while \"SELECT 0\" answers more than 0, at most 1.5 s of \
+                  replication lag, at most 0 active connections";
     assert_eq!(log.from.as_deref(), Some(before));
-    assert_eq!(log.to.as_deref(), Some("at most 1099511627776 bytes per second"));
+    let after = "at most 1099511627776 bytes per second, no query, at any replication lag, at any \
+                 number of active connections";
+    assert_eq!(log.to.as_deref(), Some(after));
 
     let ended = ledger.end_throttle(Scope::Job, &word("throttle", "over")).await;
     assert_eq!(ended.expect("it is taken back"), set);

@@ -22,7 +22,8 @@ use crate::throttle::{Limits, Rates, Reason, SourceProtection, ask_source};
 /// How often the log says that a reason still holds.
 const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
-/// What the leader knows of it.
+/// What the leader knows of it; nothing before the first look.
+#[derive(Default)]
 pub(super) struct Throttling {
     source: Option<SourceWatch>,
     limits: Limits,
@@ -38,22 +39,15 @@ pub(super) struct Throttling {
 }
 
 impl Throttling {
-    pub(super) fn new(source: &SourceProtection, catalog: &Arc<dyn Catalog>) -> Self {
-        Self {
-            source: source.asks().then(|| SourceWatch::begin(source.clone(), Arc::clone(catalog))),
-            limits: Limits::default(),
-            rates: Rates::default(),
-            closed: None,
-            holding: None,
-            spaced_out: None,
-            noted: None,
-        }
-    }
-
     /// Whether nothing is to be begun: for a reason, or while the source database is being asked for
     /// the first time.
     pub(super) fn holds(&self) -> bool {
-        self.holding.is_some() || self.source.as_ref().is_some_and(SourceWatch::is_new)
+        self.holding.is_some() || self.is_asking()
+    }
+
+    /// Whether the source database has not said anything yet to what it is asked.
+    fn is_asking(&self) -> bool {
+        self.source.as_ref().is_some_and(SourceWatch::is_new)
     }
 
     /// The first reason that holds, of those that stop everything.
@@ -77,6 +71,10 @@ impl Leader<'_> {
         if limits != it.limits {
             info!("limits in force: {limits}");
             it.rates.limit(limits.files_per_second, limits.bytes_per_second, Instant::now());
+            if limits.source != it.limits.source {
+                let source = limits.source.asks().then_some(&limits.source);
+                it.source = source.map(|source| SourceWatch::begin(source, &self.it.catalog));
+            }
             it.limits = limits;
         }
         it.closed = match it.limits.knows_hours() {
@@ -102,6 +100,9 @@ impl Leader<'_> {
 
     /// Notices when a reason to begin nothing comes or goes.
     pub(super) async fn feel_reason(&mut self) -> Result<(), BackendError> {
+        if self.throttling.is_asking() {
+            return Ok(()); // Until then it is as before, and nothing is begun.
+        }
         let reason = self.throttling.reason();
         match (reason, self.throttling.holding.take()) {
             (Some(reason), Some((known, remind))) if known.kind() == reason.kind() => {
@@ -163,8 +164,9 @@ struct SourceWatch {
 }
 
 impl SourceWatch {
-    fn begin(source: SourceProtection, catalog: Arc<dyn Catalog>) -> Self {
+    fn begin(source: &SourceProtection, catalog: &Arc<dyn Catalog>) -> Self {
         let (tell, told) = watch::channel(None);
+        let (source, catalog) = (source.clone(), Arc::clone(catalog));
         let asking = tokio::spawn(async move {
             loop {
                 let reason = ask_source(&source, &*catalog).await;

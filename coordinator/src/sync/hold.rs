@@ -1,6 +1,6 @@
 //! What holds a batch back, or makes it wait: a pause, hours, the source database, a rate.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use backends::{BackendError, Catalog, Ledger};
 
@@ -17,21 +17,24 @@ pub(super) enum Hold {
 
 /// What the source database said last, and when that was.
 #[derive(Default)]
-pub(super) struct Asked(Option<(Instant, Option<Reason>)>);
+pub(super) struct Asked(Option<(Instant, SourceProtection, Option<Reason>)>);
 
 impl Asked {
-    /// Whether an answer is there, and not older than `every`.
-    fn is_fresh(&self, every: Duration, now: Instant) -> bool {
-        self.0.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < every)
+    /// The answer to this, unless it is older than `check_every`.
+    fn fresh(&self, source: &SourceProtection, now: Instant) -> Option<&Option<Reason>> {
+        let (at, asked, reason) = self.0.as_ref()?;
+        let fresh = now.saturating_duration_since(*at) < source.check_every;
+        (fresh && asked == source).then_some(reason)
     }
 
     /// Why the source database is to be left alone; it is asked at most every `check_every`.
     async fn reason(&mut self, source: &SourceProtection, catalog: &dyn Catalog) -> Option<Reason> {
-        if source.asks() && !self.is_fresh(source.check_every, Instant::now()) {
-            let reason = ask_source(source, catalog).await;
-            self.0 = Some((Instant::now(), reason));
+        if let Some(reason) = self.fresh(source, Instant::now()) {
+            return reason.clone();
         }
-        self.0.as_ref().and_then(|(_, reason)| reason.clone())
+        let reason = ask_source(source, catalog).await;
+        self.0 = Some((Instant::now(), source.clone(), reason.clone()));
+        reason
     }
 }
 
@@ -53,7 +56,7 @@ pub(super) async fn hold(
         false => None,
     };
     if reason.is_none() {
-        reason = asked.reason(&throttle.source, catalog).await;
+        reason = asked.reason(&limits.source, catalog).await;
     }
     Ok(match reason {
         Some(reason) => Hold::Back(reason.to_string()),
@@ -63,14 +66,21 @@ pub(super) async fn hold(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn an_answer_counts_for_as_long_as_is_configured() {
         let (every, now) = (Duration::from_secs(10), Instant::now());
-        assert!(!Asked::default().is_fresh(every, now), "nobody was asked");
-        let asked = Asked(Some((now, Some(Reason::Query { value: 1.0 }))));
-        assert!(asked.is_fresh(every, now + Duration::from_millis(9_999)));
-        assert!(!asked.is_fresh(every, now + every));
+        let source = SourceProtection { check_every: every, ..SourceProtection::default() };
+        assert_eq!(Asked::default().fresh(&source, now), None, "nobody was asked");
+        let reason = Some(Reason::Query { value: 1.0 });
+        let asked = Asked(Some((now, source.clone(), reason.clone())));
+        let then = now + Duration::from_millis(9_999);
+        assert_eq!(asked.fresh(&source, then), Some(&reason));
+        assert_eq!(asked.fresh(&source, now + every), None);
+        let other = SourceProtection { max_active_connections: Some(1), ..source };
+        assert_eq!(asked.fresh(&other, then), None, "something else was asked");
     }
 }

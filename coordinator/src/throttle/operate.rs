@@ -1,9 +1,10 @@
 //! Throttling an archive at an operator's word.
 
 use backends::ledger::{AuditEntry, LiveLimits, Override, Scope, Throttle};
-use backends::{BackendError, Ledger};
+use backends::{BackendError, Catalog, Ledger};
 
-use super::Hours;
+use super::source::cannot_ask;
+use super::{Hours, Limits};
 use crate::explain::ThrottledFacts;
 use crate::pause::require_archive;
 
@@ -27,11 +28,26 @@ impl From<BackendError> for ThrottleError {
     }
 }
 
+/// Tries what limits ask of the source database, which is to be done before they are [`set`].
+///
+/// # Errors
+/// When it cannot be asked.
+pub async fn try_asking(limits: &LiveLimits, catalog: &dyn Catalog) -> Result<(), ThrottleError> {
+    let mut said = Limits::default();
+    said.overrule(limits);
+    match cannot_ask(&said.source, catalog).await {
+        Some(why) => Err(ThrottleError::Refused(format!(
+            "the source database cannot be asked this, and nothing was changed: {why}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Sets a throttle, in the place of the one that stands: whoever leads, and every successor, keeps to
 /// it from within seconds on, until it is taken back.
 ///
 /// # Errors
-/// When no limit is named, one is zero, the hours are not understood, a limit of all jobs is to be
+/// When no limit is named, a rate is zero, the hours are not understood, a limit of all jobs is to be
 /// none, there is no archive, or the ledger does not answer.
 pub async fn set(
     ledger: &dyn Ledger,
@@ -39,14 +55,16 @@ pub async fn set(
     (actor, reason): (String, String),
 ) -> Result<Throttle, ThrottleError> {
     if limits.is_empty() {
-        return refuse("no limit is named: give files or bytes per second, or hours");
+        return refuse(
+            "no limit is named: give files or bytes per second, hours, or what the source database \
+             is to be asked",
+        );
     }
-    let numbers = [&limits.files_per_second, &limits.bytes_per_second];
-    if numbers.contains(&&Override::To(0)) {
+    let rates = [&limits.files_per_second, &limits.bytes_per_second];
+    if rates.contains(&&Override::To(0)) {
         return refuse("a limit is 0: to begin nothing at all, pause; for no limit, say none");
     }
-    let lifts = numbers.contains(&&Override::Off) || limits.not_between == Override::Off;
-    if scope == Scope::AllJobs && lifts {
+    if scope == Scope::AllJobs && limits.lifts() {
         return refuse(
             "none is said of a limit of all jobs, which only tightens those of each job",
         );
@@ -56,6 +74,11 @@ pub async fn set(
             .parse()
             .map_err(|why| ThrottleError::Refused(format!("the hours, {text:?}: {why}")))?;
         limits.not_between = Override::To(hours.to_string());
+    }
+    if let Override::To(query) = &limits.query
+        && query.trim().is_empty()
+    {
+        return refuse("the query is empty: for none, say none");
     }
     require_archive(ledger).await?;
     let audit = audit(actor, Some(reason));

@@ -10,35 +10,63 @@ use super::{Reason, SourceProtection};
 /// How long it may take to answer one question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// The first reason of the source database to wait; what cannot be asked is one. `None`: there is none.
-pub async fn ask_source(source: &SourceProtection, catalog: &dyn Catalog) -> Option<Reason> {
-    let measure =
-        async |check| match tokio::time::timeout(ANSWER_LIMIT, catalog.measure(check)).await {
-            Ok(answer) => {
-                answer.map_err(|error| Reason::CannotTell { why: one_line(&error.to_string()) })
-            }
+/// One of the things that the source database is asked.
+#[derive(Clone, Copy)]
+enum Question<'a> {
+    Query(&'a str),
+    ReplicationLag(Duration),
+    Connections(u64),
+}
+
+impl Question<'_> {
+    /// Why to wait; what cannot be asked is a reason.
+    async fn ask(self, catalog: &dyn Catalog) -> Option<Reason> {
+        let check = match self {
+            Self::Query(query) => LoadCheck::Query(query),
+            Self::ReplicationLag(_) => LoadCheck::ReplicationLag,
+            Self::Connections(_) => LoadCheck::ActiveConnections,
+        };
+        let answer = match tokio::time::timeout(ANSWER_LIMIT, catalog.measure(check)).await {
+            Ok(answer) => answer.map_err(|error| one_line(&error.to_string())),
             Err(_elapsed) => {
-                let why = format!("the source database does not answer within {ANSWER_LIMIT:?}");
-                Err(Reason::CannotTell { why })
+                Err(format!("the source database does not answer within {ANSWER_LIMIT:?}"))
             }
         };
-    if let Some(query) = &source.query {
-        match measure(LoadCheck::Query(query)).await.map(query_says) {
-            Ok(None) => {}
-            Ok(Some(reason)) | Err(reason) => return Some(reason),
+        match (answer, self) {
+            (Err(why), _) => Some(Reason::CannotTell { why }),
+            (Ok(value), Self::Query(_)) => query_says(value),
+            (Ok(seconds), Self::ReplicationLag(most)) => lag_says(seconds, most),
+            (Ok(active), Self::Connections(most)) => connections_say(active, most),
         }
     }
-    if let Some(most) = source.max_replication_lag {
-        match measure(LoadCheck::ReplicationLag).await.map(|lag| lag_says(lag, most)) {
-            Ok(None) => {}
-            Ok(Some(reason)) | Err(reason) => return Some(reason),
+}
+
+/// In the order in which they are asked.
+fn questions(source: &SourceProtection) -> impl Iterator<Item = Question<'_>> {
+    let queries = source.queries.iter().map(|query| Question::Query(query));
+    queries
+        .chain(source.max_replication_lag.map(Question::ReplicationLag))
+        .chain(source.max_active_connections.map(Question::Connections))
+}
+
+/// The first reason of the source database to wait; what cannot be asked is one. `None`: there is none.
+pub async fn ask_source(source: &SourceProtection, catalog: &dyn Catalog) -> Option<Reason> {
+    for question in questions(source) {
+        if let Some(reason) = question.ask(catalog).await {
+            return Some(reason);
         }
     }
-    let most = source.max_active_connections?;
-    match measure(LoadCheck::ActiveConnections).await.map(|it| connections_say(it, most)) {
-        Ok(reason) => reason,
-        Err(reason) => Some(reason),
+    None
+}
+
+/// Why the source database cannot be asked one of these, if so.
+pub(super) async fn cannot_ask(source: &SourceProtection, catalog: &dyn Catalog) -> Option<String> {
+    for question in questions(source) {
+        if let Some(Reason::CannotTell { why }) = question.ask(catalog).await {
+            return Some(why);
+        }
     }
+    None
 }
 
 fn query_says(value: f64) -> Option<Reason> {

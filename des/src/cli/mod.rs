@@ -17,7 +17,7 @@ pub(crate) use read::*;
 pub(crate) use run::*;
 pub(crate) use shell::*;
 pub(crate) use turn::*;
-pub(crate) use values::size_or_none;
+pub(crate) use values::{number_or_none, size_or_none, span_or_none};
 
 /// Packs everything older than N days into few large immutable shards, and proves that nothing
 /// was lost. Reads the catalog, never writes it; one row, the watermark, says what is settled.

@@ -1,11 +1,13 @@
 //! The command line of what an operator turns: each of these changes something, and is in the audit log.
 
+use std::time::Duration;
+
 use backends::ledger::Override;
 use clap::Args;
 use protocol::Timestamp;
 
 use super::ConfigArgs;
-use super::values::{number_or_none, size_or_none, text_or_none};
+use super::values::{number_or_none, size_or_none, span_or_none, text_or_none};
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "target")]
@@ -151,8 +153,28 @@ pub(crate) struct ThrottleArgs {
     /// Hours in which nothing is begun, such as 'Mon-Fri 08:00-18:00 +01:00'; none: at any hour.
     #[arg(long, value_name = "HOURS|none", value_parser = text_or_none)]
     pub(crate) not_between: Option<Override<String>>,
+    /// A query on the source database; a number above 0 in its answer's first column means wait; none:
+    /// no query.
+    #[arg(long, value_name = "SQL|none", value_parser = text_or_none)]
+    pub(crate) query: Option<Override<String>>,
+    /// By how much a standby of the source database may be behind, such as 30s; none: no limit.
+    #[arg(long, value_name = "SPAN|none", value_parser = span_or_none)]
+    pub(crate) max_replication_lag: Option<Override<Duration>>,
+    /// Sessions of the source database that may be at work; none: no limit.
+    #[arg(long, value_name = "N|none", value_parser = number_or_none)]
+    pub(crate) max_active_connections: Option<Override<u64>>,
     /// Take back what was said, so that the configuration counts again.
-    #[arg(long, conflicts_with_all = ["max_files_per_second", "max_bytes_per_second", "not_between"])]
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "max_files_per_second",
+            "max_bytes_per_second",
+            "not_between",
+            "query",
+            "max_replication_lag",
+            "max_active_connections",
+        ]
+    )]
     pub(crate) off: bool,
     /// Every job whose ledger is in the same database, each by itself; it only tightens their limits.
     #[arg(long)]

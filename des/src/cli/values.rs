@@ -31,20 +31,26 @@ pub(super) fn price(text: &str) -> Result<f64, String> {
 }
 
 /// Seconds, or a number with a unit.
-pub(super) fn interval(text: &str) -> Result<Duration, String> {
-    let length = match text.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
+fn span(text: &str) -> Result<Duration, String> {
+    match text.trim().parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_no_number) => humantime::parse_duration(text).map_err(|error| {
             format!("{error}: use seconds, or a number with a unit, such as 90s, 15m or 1h")
-        })?,
-    };
+        }),
+    }
+}
+
+/// A span that is not zero.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let length = span(text)?;
     match length.is_zero() {
         true => Err("it must be more than zero".to_owned()),
         false => Ok(length),
     }
 }
 
-pub(super) fn number_or_none(text: &str) -> Result<Override<u64>, String> {
+/// A number, or `none`.
+pub(crate) fn number_or_none(text: &str) -> Result<Override<u64>, String> {
     or_none(text, |text| text.parse().map_err(|_| "use a number, or none".to_owned()))
 }
 
@@ -54,6 +60,11 @@ pub(crate) fn size_or_none(text: &str) -> Result<Override<u64>, String> {
         let size = text.parse::<bytesize::ByteSize>();
         size.map(|size| size.as_u64()).map_err(|_| "use bytes, such as 20MiB, or none".to_owned())
     })
+}
+
+/// A span, or `none`.
+pub(crate) fn span_or_none(text: &str) -> Result<Override<Duration>, String> {
+    or_none(text, span)
 }
 
 pub(super) fn text_or_none(text: &str) -> Result<Override<String>, String> {

@@ -28,6 +28,9 @@ struct InForce {
     max_files_per_second: Option<u64>,
     max_bytes_per_second: Option<u64>,
     not_between: Vec<String>,
+    queries: Vec<String>,
+    max_replication_lag_seconds: Option<f64>,
+    max_active_connections: Option<u64>,
     /// For a person.
     #[serde(skip)]
     text: String,
@@ -50,6 +53,12 @@ impl From<Limits> for InForce {
             max_files_per_second: limits.files_per_second,
             max_bytes_per_second: limits.bytes_per_second,
             not_between: limits.not_between.iter().map(ToString::to_string).collect(),
+            queries: limits.source.queries,
+            max_replication_lag_seconds: limits
+                .source
+                .max_replication_lag
+                .map(|it| it.as_secs_f64()),
+            max_active_connections: limits.source.max_active_connections,
             text,
         }
     }
@@ -97,6 +106,9 @@ pub(super) async fn run(args: ThrottleArgs, output: Output) -> Result<Exit, Fail
         files_per_second: args.max_files_per_second.unwrap_or_default(),
         bytes_per_second: args.max_bytes_per_second.unwrap_or_default(),
         not_between: args.not_between.unwrap_or_default(),
+        query: args.query.unwrap_or_default(),
+        max_replication_lag: args.max_replication_lag.unwrap_or_default(),
+        max_active_connections: args.max_active_connections.unwrap_or_default(),
     };
     let (scope, reason) = (scope(args.all_jobs), args.reason.filter(|it| !it.trim().is_empty()));
     let shows = !args.off && limits.is_empty();
@@ -110,6 +122,9 @@ pub(super) async fn run(args: ThrottleArgs, output: Output) -> Result<Exit, Fail
         let reason = reason.ok_or_else(|| {
             Failure::usage("--reason is missing or empty: say why less is to be archived")
         })?;
+        if limits.ask() {
+            throttle::try_asking(&limits, &*wiring::catalog(&config).await?).await?;
+        }
         throttle::set(&*ledger, (scope, limits), (wiring::actor(), reason)).await?;
     }
     let waiting = throttle::waited_for(&*ledger).await?;

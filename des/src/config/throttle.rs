@@ -43,7 +43,7 @@ pub(super) fn throttle_settings(
         bytes_per_second: positive("max_bytes_per_second", bytes)?,
         not_between: hours.transpose()?,
         source: SourceProtection {
-            query: raw.query,
+            queries: raw.query.into_iter().collect(),
             max_replication_lag: raw.max_replication_lag.map(|Span(lag)| lag),
             max_active_connections: connections,
             check_every,

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::page::PageSource;
 use super::{Answers, json, problem};
-use crate::cli::size_or_none;
+use crate::cli::{number_or_none, size_or_none, span_or_none};
 
 /// The largest body, in bytes, and how long it may take to arrive.
 const BODY: usize = 4 * 1024;
@@ -56,6 +56,10 @@ struct ThrottleRequest {
     max_bytes_per_second: Option<Said>,
     #[serde(default)]
     not_between: Option<String>,
+    #[serde(default)]
+    max_replication_lag: Option<Said>,
+    #[serde(default)]
+    max_active_connections: Option<Said>,
 }
 
 #[derive(Deserialize)]
@@ -117,17 +121,40 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
     answer(act(&answers, request, "throttle", async |source, asked: ThrottleRequest| {
         let (actor, why) = (source.actor.clone(), reason(asked.reason)?);
         let limits = LiveLimits {
-            files_per_second: limit("max_files_per_second", asked.max_files_per_second)?,
-            bytes_per_second: limit("max_bytes_per_second", asked.max_bytes_per_second)?,
+            files_per_second: said(
+                "max_files_per_second",
+                asked.max_files_per_second,
+                number_or_none,
+            )?,
+            bytes_per_second: said(
+                "max_bytes_per_second",
+                asked.max_bytes_per_second,
+                size_or_none,
+            )?,
             not_between: asked.not_between.map_or(Override::Unsaid, |text| match text.trim() {
                 "none" => Override::Off,
                 hours => Override::To(hours.to_owned()),
             }),
+            // No SQL from a browser.
+            query: Override::Unsaid,
+            max_replication_lag: said(
+                "max_replication_lag",
+                asked.max_replication_lag,
+                span_or_none,
+            )?,
+            max_active_connections: said(
+                "max_active_connections",
+                asked.max_active_connections,
+                number_or_none,
+            )?,
         };
         let done = if limits.is_empty() {
             let ended = throttle::end(&*source.ledger, Scope::Job, (actor, Some(why))).await?;
             format!("Taken back: {}. The configuration counts again.", ended.limits)
         } else {
+            if limits.ask() {
+                throttle::try_asking(&limits, &*source.catalog).await?;
+            }
             let set = throttle::set(&*source.ledger, (Scope::Job, limits), (actor, why)).await?;
             format!("From within seconds on: {}.", set.limits)
         };
@@ -136,13 +163,18 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
     .await
 }
 
-fn limit(key: &str, said: Option<Said>) -> Result<Override<u64>, Refused> {
-    match said {
-        None => Ok(Override::Unsaid),
-        Some(Said::Number(limit)) => Ok(Override::To(limit)),
-        Some(Said::Text(text)) => size_or_none(&text)
-            .map_err(|why| Refused(StatusCode::BAD_REQUEST, format!("{key}, {text:?}: {why}"))),
-    }
+/// A limit as the command reads it.
+fn said<T>(
+    key: &str,
+    said: Option<Said>,
+    read: impl FnOnce(&str) -> Result<Override<T>, String>,
+) -> Result<Override<T>, Refused> {
+    let text = match said {
+        None => return Ok(Override::Unsaid),
+        Some(Said::Number(limit)) => limit.to_string(),
+        Some(Said::Text(text)) => text,
+    };
+    read(&text).map_err(|why| Refused(StatusCode::BAD_REQUEST, format!("{key}, {text:?}: {why}")))
 }
 
 pub(super) async fn replay(State(answers): State<Arc<Answers>>, request: Request) -> Response {

@@ -10,7 +10,7 @@ use axum::http::header::{
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::response::{Html, IntoResponse, Response};
-use backends::Ledger;
+use backends::{Catalog, Ledger};
 use coordinator::status::StatusReader;
 use protocol::Job;
 
@@ -32,6 +32,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 pub(crate) struct PageSource {
     pub(crate) status: StatusReader,
     pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) catalog: Arc<dyn Catalog>,
     /// Who acts from the page, for the audit log.
     pub(crate) actor: String,
 }

@@ -113,6 +113,35 @@ fn a_run_waits_for_what_the_source_database_says() {
 }
 
 #[test]
+fn what_the_source_database_is_asked_is_set_and_lifted_while_a_run_waits() {
+    let mut place = place();
+    place.set("throttle.check_every", "1s");
+    place.sql().execute("CREATE TABLE maintenance (active); INSERT INTO maintenance VALUES (3)");
+    let query = "SELECT active FROM maintenance";
+    let words = "throttle --reason reindexing --output json --query";
+    let config = place.config().display().to_string();
+    let words = words.split(' ').chain([query, "--config", &config]).map(str::to_owned);
+    let set = Running::start(place.command(), words).end(LIMIT).expect(0).json();
+    let limits = format!("not while \"{query}\" answers more than 0");
+    assert_eq!(
+        (&set["in_force"]["queries"], &set["said"][0]["limits"]),
+        (&json!([query]), &json!(limits))
+    );
+    let mut running = place.start("migrate --output json");
+    let facts = until_throttled(&place, &mut running, "query");
+    let reason = facts["throttled"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("answers 3, and more than 0 means wait"), "{reason}");
+    assert!(place.shards().is_empty());
+
+    // The database still says wait; nobody asks it any more.
+    place.json("throttle --query none --reason urgent");
+    let run = running.end(LIMIT).expect(0);
+    assert_eq!(run.json()["files_archived"], 60, "{run}");
+    assert_eq!(place.sql().value("SELECT active FROM maintenance"), "3");
+    place.verify_deep();
+}
+
+#[test]
 fn in_some_hours_nothing_is_begun_unless_an_operator_says_so() {
     let mut place = place();
     place.set("throttle.not_between", now_hours());
@@ -168,9 +197,18 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
         ("--not-between lunch --reason x", "lunch"),
         ("--not-between 00:00-24:00 --reason x", "pause instead"),
         ("--all-jobs --max-files-per-second none --reason x", "only tightens"),
+        ("--all-jobs --query none --reason x", "only tightens"),
+        ("--all-jobs --max-replication-lag none --reason x", "only tightens"),
+        ("--query= --reason x", "cannot be asked this, and nothing was changed"),
+        ("--query maintenance --reason x", "cannot be asked this, and nothing was changed"),
+        ("--max-replication-lag 30s --reason x", "no standbys and no connections"),
+        ("--max-active-connections 80 --reason x", "no standbys and no connections"),
+        ("--max-replication-lag soon --reason x", "such as 90s"),
+        ("--max-active-connections few --reason x", "a number, or none"),
         ("--off", "is not throttled"),
         ("--off --all-jobs", "all jobs are not throttled"),
         ("--off --max-files-per-second 5 --reason x", "cannot be used with"),
+        ("--off --query none", "cannot be used with"),
     ] {
         refused(place.des(&format!("throttle {words}")), told);
     }
@@ -178,8 +216,14 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
                    WHERE action = 'throttle'";
     assert_eq!(place.sql().value(nothing), "0");
     let shown = place.json("throttle");
-    let none =
-        json!({"max_files_per_second": null, "max_bytes_per_second": null, "not_between": []});
+    let none = json!({
+        "max_files_per_second": null,
+        "max_bytes_per_second": null,
+        "not_between": [],
+        "queries": [],
+        "max_replication_lag_seconds": null,
+        "max_active_connections": null,
+    });
     assert_eq!(shown, json!({"in_force": none, "said": [], "waiting": null}));
     assert!(place.des("throttle").expect(0).text().contains("no limits"));
 

@@ -240,7 +240,7 @@ impl Busy {
 
 /// On a server of its own: on that of all tests, the sessions of others would count.
 #[test]
-fn a_fleet_waits_while_sessions_are_at_work_and_goes_on_when_they_are_gone() {
+fn a_fleet_waits_while_sessions_are_at_work_until_they_are_gone_or_an_operator_says_so() {
     let server =
         PrivatePostgres::start(NEW_DATA, "", "host all all 127.0.0.1/32 scram-sha-256\n", &[]);
     let s3 = S3Server::start(Setup::default()).expect("a server");
@@ -263,8 +263,10 @@ fn a_fleet_waits_while_sessions_are_at_work_and_goes_on_when_they_are_gone() {
     let busy = Busy::begin(&fleet, 6);
     waits_for(&fleet, &mut coordinator, "active_connections", told);
 
-    busy.end(&fleet);
+    let set = fleet.json("throttle --max-active-connections none --reason urgent");
+    assert_eq!(set["in_force"]["max_active_connections"], json!(null), "{set}");
     fleet.wait_until_archived(LIMIT);
+    busy.end(&fleet);
     assert!(worker.is_running(), "it stayed");
     assert_eq!(fleet.json("explain")["throttled"], json!(null));
     fleet.assert_everything_is_there();
@@ -286,20 +288,25 @@ fn a_fleet_waits_while_a_standby_is_behind_and_goes_on_when_it_has_caught_up() {
     let standby = PrivatePostgres::start(&copy, settings, "", &[]);
     let s3 = S3Server::start(Setup::default()).expect("a server");
     let mut fleet = Fleet::on(&primary.url(), s3, 600);
-    careful(&mut fleet, "max_replication_lag", json!("3s"));
-    // Slow enough that some is left when the standby is found to be behind.
+    careful(&mut fleet, "max_replication_lag", json!("1d"));
+    // Slow enough that some is left when the standby is found to be behind; and the lag that may be is
+    // set while the fleet runs.
     fleet.des("init").expect(0);
     fleet.json("throttle --max-files-per-second 10 --reason drill");
     let mut coordinator = fleet.start("coordinator");
     let mut worker = fleet.start("worker");
     coordinator.run_until(LIMIT, || fleet.shards() > 10);
 
+    let set = fleet.json(
+        "throttle --max-files-per-second 10 --max-replication-lag 3s --reason the-standby-matters",
+    );
+    assert_eq!(set["in_force"]["max_replication_lag_seconds"], 3.0, "{set}");
     execute(&standby.url(), "SELECT pg_wal_replay_pause()").expect("it replays nothing");
     let told = ["replication from the source database is", "max_replication_lag allows (3 s)"];
     waits_for(&fleet, &mut coordinator, "replication_lag", told);
 
     execute(&standby.url(), "SELECT pg_wal_replay_resume()").expect("it replays");
-    fleet.json("throttle --off --reason done");
+    fleet.json("throttle --max-replication-lag 3s --reason no-need-to-be-slow");
     fleet.wait_until_archived(LIMIT);
     assert!(worker.is_running(), "it stayed");
     fleet.assert_everything_is_there();

@@ -100,6 +100,9 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
         (json!({"reason": " ", "max_files_per_second": 5}), 400, "say why"),
         (json!({"reason": "drill", "max_files_per_second": 5000}), 200, "at most 5000 files"),
         (json!({"reason": "drill", "max_bytes_per_second": "20MiB"}), 200, "20971520 bytes"),
+        (json!({"reason": "drill", "max_active_connections": "some"}), 400, "some"),
+        (json!({"reason": "drill", "max_active_connections": 1}), 409, "pg_read_all_stats"),
+        (json!({"reason": "drill", "query": "SELECT 0"}), 400, "query"),
         (json!({"reason": "drill"}), 200, "Taken back"),
     ] {
         let (status, _, answer) = throttle(body.clone());

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::remove;
+use super::aside::Aside;
 use crate::generate::{Spec, catalog};
 use crate::measure::child::{Ran, run};
 
@@ -14,6 +14,7 @@ use crate::measure::child::{Ran, run};
 pub(crate) struct Ground {
     des: PathBuf,
     dir: PathBuf,
+    before: Aside,
     rows: u64,
     /// Bytes in all rows' files.
     pub(crate) bytes: u64,
@@ -49,7 +50,8 @@ impl Ground {
         }
         // JSON is YAML.
         std::fs::write(dir.join("des.yaml"), config.to_string())?;
-        Ok(Self { des: des.to_owned(), dir, rows: spec.rows, bytes })
+        let before = Aside::below(&dir);
+        Ok(Self { des: des.to_owned(), dir, before, rows: spec.rows, bytes })
     }
 
     pub(crate) fn archive(&self) -> PathBuf {
@@ -62,12 +64,9 @@ impl Ground {
         ["ledger.sqlite", "ledger.sqlite-wal"].into_iter().map(of).sum()
     }
 
-    /// Removes the archive and its ledger.
+    /// Puts the archive and its ledger aside.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
-        for name in ["archive", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
-            remove(&self.dir.join(name))?;
-        }
-        Ok(())
+        self.before.put(&["archive", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"])
     }
 
     /// `des migrate` as it is to be run, into a new archive.

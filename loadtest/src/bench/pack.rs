@@ -6,8 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
+use super::Bench;
+use super::aside::Aside;
 use super::embedded::Ground;
-use super::{Bench, remove};
 use crate::generate::Spec;
 use crate::measure::child::{Ran, run};
 use crate::measure::line::{Line, Plot, Target};
@@ -73,6 +74,7 @@ fn one_size(bench: &Bench, files: u64) -> anyhow::Result<Measured> {
     let runs = if files > MAIN { bench.runs.min(LONG_RUNS) } else { bench.runs };
     let installed = [("restic", "restic"), ("rclone", "rclone")];
     it.others = installed.map(|(name, _)| (name, Vec::new())).into();
+    let aside = Aside::below(&bench.dir);
     // The first round warms up.
     for round in 0..=runs {
         let packed = timed(bench, &usual, files)?;
@@ -90,7 +92,7 @@ fn one_size(bench: &Bench, files: u64) -> anyhow::Result<Measured> {
         }
         for (name, times) in &mut it.others {
             if is_installed(name) && (round > 0 || files <= MAIN) {
-                times.push(other(bench, name, files)?);
+                times.push(other(bench, &aside, name, files)?);
             }
         }
     }
@@ -109,13 +111,12 @@ fn timed(bench: &Bench, ground: &Ground, files: u64) -> anyhow::Result<(Ran, u64
 /// `tar cf - files | zstd -3 -T2`, whole, and how many bytes it made.
 fn tar_zstd(bench: &Bench, files: u64) -> anyhow::Result<(Ran, u64)> {
     let output = bench.dir.join("files.tar.zst");
-    remove(&output)?;
     settle(bench, files)?;
     let pipe = format!("tar cf - files-{files} | zstd -q -3 -T2 -f -o files.tar.zst");
     let mut shell = Command::new("bash");
     let ran = run(shell.args(["-o", "pipefail", "-c", &pipe]).current_dir(&bench.dir))?;
     let bytes = output.metadata()?.len();
-    remove(&output)?;
+    std::fs::remove_file(&output)?;
     Ok((ran, bytes))
 }
 
@@ -137,10 +138,11 @@ fn is_installed(name: &str) -> bool {
 }
 
 /// A backup of the same files with another program into a new repository; seconds.
-fn other(bench: &Bench, name: &str, files: u64) -> anyhow::Result<f64> {
+fn other(bench: &Bench, aside: &Aside, name: &str, files: u64) -> anyhow::Result<f64> {
     let source = bench.dir.join(format!("files-{files}"));
-    let target = bench.dir.join(format!("of-{name}"));
-    remove(&target)?;
+    let of = format!("of-{name}");
+    let target = bench.dir.join(&of);
+    aside.put(&[&of])?;
     let restic = |words: &[&str], last: Option<&Path>| {
         let mut command = Command::new("restic");
         command.env("RESTIC_PASSWORD", "bench").arg("--no-cache").arg("-q").arg("-r").arg(&target);
@@ -160,7 +162,7 @@ fn other(bench: &Bench, name: &str, files: u64) -> anyhow::Result<f64> {
     };
     settle(bench, files)?;
     let ran = run(&mut command)?;
-    remove(&target)?;
+    aside.put(&[&of])?;
     Ok(ran.seconds)
 }
 
