@@ -252,6 +252,7 @@ impl<'a> Leader<'a> {
         let idle =
             self.planning.is_none()
                 && self.certifying.is_none()
+                && !self.throttling.only_asks()
                 && self.rechecking.is_over_for_now(self.may_begin())
                 && !more
                 && !self.waits.has(|it| matches!(it, What::Compare(_)))

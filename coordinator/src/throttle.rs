@@ -173,6 +173,9 @@ fn cap<T: Copy + Ord>(limit: &mut Option<T>, said: &Override<T>) {
     }
 }
 
+/// Characters of a query that a reason shows.
+const QUERY_SHOWN: usize = 100;
+
 /// Why nothing, or nothing more just now, is begun.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
@@ -185,6 +188,8 @@ pub enum Reason {
     },
     /// The query answers more than 0.
     Query {
+        /// Which query, on one line.
+        query: String,
         /// What it answers.
         value: f64,
     },
@@ -256,10 +261,10 @@ impl fmt::Display for Reason {
             Self::Hours { hours, until } => {
                 write!(f, "nothing is to be begun between {hours}; it goes on at {until}")
             }
-            Self::Query { value } => write!(
+            Self::Query { query, value } => write!(
                 f,
                 "the throttle query on the source database answers {value}, and more than 0 means \
-                 wait"
+                 wait: {query:.QUERY_SHOWN$}"
             ),
             Self::ReplicationLag { seconds, most } => write!(
                 f,
@@ -417,7 +422,7 @@ mod tests {
         let hours: Hours = "08:00-09:00".parse().expect("hours");
         let all = [
             Reason::Hours { hours, until: at("2024-12-01") },
-            Reason::Query { value: 1.0 },
+            Reason::Query { query: "SELECT 1".to_owned(), value: 1.0 },
             Reason::ReplicationLag { seconds: 1.0, most: Duration::ZERO },
             Reason::Connections { active: 1.0, most: 0 },
             Reason::CannotTell { why: String::new() },

@@ -3,7 +3,7 @@
 //! nothing about windows.
 //!
 //! The async side moves bytes between processes; files are read, hashed and compressed on threads
-//! of their own (see [`pack`]), so that heartbeats are never late.
+//! of their own, so that heartbeats are never late.
 
 pub mod metrics;
 

@@ -30,6 +30,8 @@ use crate::source::{OpenFile, SourceError, SourceReader, Sources, classify};
 
 /// Rows that are read together, in path order.
 const BATCH_ROWS: usize = 4_096;
+/// One that is read, and the one before, which is laid out.
+const BATCHES_AT_A_TIME: usize = 2;
 /// Rows that a thread takes from a batch at a time.
 const STRIDE: usize = 16;
 /// Files larger than this are read one at a time in a partition, and their buffers given back.
@@ -57,11 +59,12 @@ pub(crate) struct PackBuffers {
 }
 
 impl PackBuffers {
-    /// For so many partitions at a time, each of which may use `memory` bytes.
-    pub(crate) fn new(slots: usize, memory: usize) -> Self {
+    /// For so many partitions at a time, each of which may use `memory` bytes and has so many readers.
+    pub(crate) fn new(slots: usize, memory: usize, readers: usize) -> Self {
+        let last = BATCHES_AT_A_TIME * readers.max(1);
         let building = building(memory);
         Self {
-            segments: segment_buffers(),
+            segments: segment_buffers(slots, segments(memory), last),
             // One that is being built, and those that wait for their upload. Buffers double.
             shards: Buffers::new(0, 2 * building, slots * (1 + finished(memory) / building.max(1))),
         }

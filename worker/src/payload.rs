@@ -24,10 +24,12 @@ pub(crate) struct SegmentMemory {
     buffers: Arc<Buffers>,
 }
 
-/// Buffers for the segments of all partitions that are packed at a time. As many are kept as were in use
-/// at once: what is dropped and made anew costs the allocator more memory than it frees.
-pub(crate) fn segment_buffers() -> Arc<Buffers> {
-    Buffers::new(USUAL_CAPACITY, USUAL_CAPACITY, usize::MAX)
+/// Buffers for the segments of partitions that are packed at a time, each of which may use `limit` bytes
+/// for full ones and has `last` that are not. As many are kept as can be in use at once: what is dropped
+/// and made anew costs the allocator more memory than it frees.
+pub(crate) fn segment_buffers(partitions: usize, limit: usize, last: usize) -> Arc<Buffers> {
+    let most = partitions * (limit / SEGMENT_BYTES + last);
+    Buffers::new(USUAL_CAPACITY, USUAL_CAPACITY, most)
 }
 
 impl SegmentMemory {
@@ -176,7 +178,7 @@ mod tests {
     fn payloads_read_back_from_memory_and_from_the_spool() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, 3 * SEGMENT_BYTES, usize::MAX / 2] {
-            let memory = SegmentMemory::new(limit, segment_buffers());
+            let memory = SegmentMemory::new(limit, segment_buffers(1, limit, 1));
             let mut writer = PayloadWriter::new(&memory, dir.path());
             let payloads: Vec<Vec<u8>> =
                 (0..40_u8).map(|n| vec![n; 400_000 * usize::from(n % 3)]).collect();
@@ -197,7 +199,7 @@ mod tests {
     fn a_buffer_serves_the_next_segment_whether_it_was_kept_or_spooled() {
         let dir = tempfile::tempdir().expect("a directory");
         for limit in [0, usize::MAX / 2] {
-            let buffers = segment_buffers();
+            let buffers = segment_buffers(1, 0, 1);
             let memory = SegmentMemory::new(limit, Arc::clone(&buffers));
             let write = |bytes: usize| {
                 let mut writer = PayloadWriter::new(&memory, dir.path());

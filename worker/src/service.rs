@@ -89,7 +89,7 @@ impl Worker {
             memory,
             readers: settings.readers,
             spool_dir: settings.spool_dir.clone(),
-            buffers: PackBuffers::new(slots, memory),
+            buffers: PackBuffers::new(slots, memory, settings.readers),
         };
         let sources = Arc::new(sources);
         let context = Arc::new(TaskContext { identity, store, sources, limits, worker: id });

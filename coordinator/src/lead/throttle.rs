@@ -26,6 +26,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 #[derive(Default)]
 pub(super) struct Throttling {
     source: Option<SourceWatch>,
+    /// Whether the source database had not said anything yet to what it is asked, when that was felt.
+    asking: bool,
     limits: Limits,
     pub(super) rates: Rates,
     /// The hours that nothing is begun in now, as of the last look.
@@ -42,17 +44,19 @@ impl Throttling {
     /// Whether nothing is to be begun: for a reason, or while the source database is being asked for
     /// the first time.
     pub(super) fn holds(&self) -> bool {
-        self.holding.is_some() || self.is_asking()
+        self.holding.is_some() || self.asking
     }
 
-    /// Whether the source database has not said anything yet to what it is asked.
-    fn is_asking(&self) -> bool {
-        self.source.as_ref().is_some_and(SourceWatch::is_new)
+    /// Whether nothing is begun only because the source database has not answered yet.
+    pub(super) const fn only_asks(&self) -> bool {
+        self.holding.is_none() && self.asking
     }
 
     /// The first reason that holds, of those that stop everything.
-    fn reason(&self) -> Option<Reason> {
-        self.closed.clone().or_else(|| self.source.as_ref()?.reason())
+    fn reason(&mut self) -> Option<Reason> {
+        let said = self.source.as_ref().map(SourceWatch::said);
+        self.asking = matches!(said, Some(None));
+        self.closed.clone().or_else(|| said??.err())
     }
 }
 
@@ -83,6 +87,9 @@ impl Leader<'_> {
         };
         self.feel_reason().await?;
         let it = &mut self.throttling;
+        if it.only_asks() {
+            return Ok(()); // What the ledger says is waited for, since when, may turn out to hold still.
+        }
         let holding = it.holding.as_ref().map(|(reason, _)| reason.clone());
         let waits = holding.or(it.spaced_out.take()).filter(|_| self.paused.is_none());
         let waits = waits.map(|reason| (reason.kind().to_owned(), reason.to_string()));
@@ -100,10 +107,10 @@ impl Leader<'_> {
 
     /// Notices when a reason to begin nothing comes or goes.
     pub(super) async fn feel_reason(&mut self) -> Result<(), BackendError> {
-        if self.throttling.is_asking() {
-            return Ok(()); // Until then it is as before, and nothing is begun.
-        }
         let reason = self.throttling.reason();
+        if reason.is_none() && self.throttling.asking {
+            return Ok(()); // Until it answers it is as before, and nothing is begun.
+        }
         match (reason, self.throttling.holding.take()) {
             (Some(reason), Some((known, remind))) if known.kind() == reason.kind() => {
                 let due = Instant::now() >= remind;
@@ -177,18 +184,14 @@ impl SourceWatch {
         Self { told, asking }
     }
 
-    /// Whether it has not been asked yet.
-    fn is_new(&self) -> bool {
-        self.told.borrow().is_none()
-    }
-
-    fn reason(&self) -> Option<Reason> {
+    /// Its last answer: go on, or why to wait; `None` before the first.
+    fn said(&self) -> Option<Result<(), Reason>> {
         if self.asking.is_finished() {
             // It never ends by itself.
             let why = "the source database is not asked any more, a fault in des".to_owned();
-            return Some(Reason::CannotTell { why });
+            return Some(Err(Reason::CannotTell { why }));
         }
-        self.told.borrow().clone().and_then(Result::err)
+        self.told.borrow().clone()
     }
 }
 

@@ -75,7 +75,7 @@ mod tests {
         let (every, now) = (Duration::from_secs(10), Instant::now());
         let source = SourceProtection { check_every: every, ..SourceProtection::default() };
         assert_eq!(Asked::default().fresh(&source, now), None, "nobody was asked");
-        let reason = Some(Reason::Query { value: 1.0 });
+        let reason = Some(Reason::Query { query: "SELECT 1".to_owned(), value: 1.0 });
         let asked = Asked(Some((now, source.clone(), reason.clone())));
         let then = now + Duration::from_millis(9_999);
         assert_eq!(asked.fresh(&source, then), Some(&reason));

@@ -28,11 +28,17 @@ impl From<BackendError> for ThrottleError {
     }
 }
 
-/// Tries what limits ask of the source database, which is to be done before they are [`set`].
+/// Tries what limits ask of the source database, which is to be done before they are [`set`]. One that
+/// does not answer just now is no reason against them.
 ///
 /// # Errors
-/// When it cannot be asked.
-pub async fn try_asking(limits: &LiveLimits, catalog: &dyn Catalog) -> Result<(), ThrottleError> {
+/// When they would be refused, or it can never be asked this.
+pub async fn try_asking(
+    scope: Scope,
+    limits: &LiveLimits,
+    catalog: &dyn Catalog,
+) -> Result<(), ThrottleError> {
+    understood(scope, limits)?;
     let mut said = Limits::default();
     said.overrule(limits);
     match cannot_ask(&said.source, catalog).await {
@@ -43,17 +49,8 @@ pub async fn try_asking(limits: &LiveLimits, catalog: &dyn Catalog) -> Result<()
     }
 }
 
-/// Sets a throttle, in the place of the one that stands: whoever leads, and every successor, keeps to
-/// it from within seconds on, until it is taken back.
-///
-/// # Errors
-/// When no limit is named, a rate is zero, the hours are not understood, a limit of all jobs is to be
-/// none, there is no archive, or the ledger does not answer.
-pub async fn set(
-    ledger: &dyn Ledger,
-    (scope, mut limits): (Scope, LiveLimits),
-    (actor, reason): (String, String),
-) -> Result<Throttle, ThrottleError> {
+/// The limits as they are kept.
+fn understood(scope: Scope, limits: &LiveLimits) -> Result<LiveLimits, ThrottleError> {
     if limits.is_empty() {
         return refuse(
             "no limit is named: give files or bytes per second, hours, or what the source database \
@@ -69,17 +66,33 @@ pub async fn set(
             "none is said of a limit of all jobs, which only tightens those of each job",
         );
     }
+    if let Override::To(query) = &limits.query
+        && query.trim().is_empty()
+    {
+        return refuse("the query is empty: for none, say none");
+    }
+    let mut limits = limits.clone();
     if let Override::To(text) = &limits.not_between {
         let hours: Hours = text
             .parse()
             .map_err(|why| ThrottleError::Refused(format!("the hours, {text:?}: {why}")))?;
         limits.not_between = Override::To(hours.to_string());
     }
-    if let Override::To(query) = &limits.query
-        && query.trim().is_empty()
-    {
-        return refuse("the query is empty: for none, say none");
-    }
+    Ok(limits)
+}
+
+/// Sets a throttle, in the place of the one that stands: whoever leads, and every successor, keeps to
+/// it from within seconds on, until it is taken back.
+///
+/// # Errors
+/// When no limit is named, a rate is zero, the hours are not understood, a limit of all jobs is to be
+/// none, there is no archive, or the ledger does not answer.
+pub async fn set(
+    ledger: &dyn Ledger,
+    (scope, limits): (Scope, LiveLimits),
+    (actor, reason): (String, String),
+) -> Result<Throttle, ThrottleError> {
+    let limits = understood(scope, &limits)?;
     require_archive(ledger).await?;
     let audit = audit(actor, Some(reason));
     Ok(ledger.set_throttle(scope, &limits, &audit).await?)

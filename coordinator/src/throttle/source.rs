@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use backends::Catalog;
 use backends::catalog::LoadCheck;
+use backends::{BackendError, Catalog};
 
 use super::{Reason, SourceProtection};
 
@@ -19,25 +19,23 @@ enum Question<'a> {
 }
 
 impl Question<'_> {
-    /// Why to wait; what cannot be asked is a reason.
-    async fn ask(self, catalog: &dyn Catalog) -> Option<Reason> {
+    /// Why to wait, if so.
+    async fn ask(self, catalog: &dyn Catalog) -> Result<Option<Reason>, BackendError> {
         let check = match self {
             Self::Query(query) => LoadCheck::Query(query),
             Self::ReplicationLag(_) => LoadCheck::ReplicationLag,
             Self::Connections(_) => LoadCheck::ActiveConnections,
         };
-        let answer = match tokio::time::timeout(ANSWER_LIMIT, catalog.measure(check)).await {
-            Ok(answer) => answer.map_err(|error| one_line(&error.to_string())),
-            Err(_elapsed) => {
-                Err(format!("the source database does not answer within {ANSWER_LIMIT:?}"))
-            }
-        };
-        match (answer, self) {
-            (Err(why), _) => Some(Reason::CannotTell { why }),
-            (Ok(value), Self::Query(_)) => query_says(value),
-            (Ok(seconds), Self::ReplicationLag(most)) => lag_says(seconds, most),
-            (Ok(active), Self::Connections(most)) => connections_say(active, most),
-        }
+        let answer = tokio::time::timeout(ANSWER_LIMIT, catalog.measure(check)).await;
+        let answer = answer.unwrap_or_else(|elapsed| {
+            let what = format!("the source database does not answer within {ANSWER_LIMIT:?}");
+            Err(BackendError::Unavailable { what, cause: elapsed.into() })
+        })?;
+        Ok(match self {
+            Self::Query(query) => query_says(query, answer),
+            Self::ReplicationLag(most) => lag_says(answer, most),
+            Self::Connections(most) => connections_say(answer, most),
+        })
     }
 }
 
@@ -52,25 +50,28 @@ fn questions(source: &SourceProtection) -> impl Iterator<Item = Question<'_>> {
 /// The first reason of the source database to wait; what cannot be asked is one. `None`: there is none.
 pub async fn ask_source(source: &SourceProtection, catalog: &dyn Catalog) -> Option<Reason> {
     for question in questions(source) {
-        if let Some(reason) = question.ask(catalog).await {
-            return Some(reason);
+        match question.ask(catalog).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => return Some(reason),
+            Err(error) => return Some(Reason::CannotTell { why: one_line(&error.to_string()) }),
         }
     }
     None
 }
 
-/// Why the source database cannot be asked one of these, if so.
+/// Why the source database can never be asked one of these, if so.
 pub(super) async fn cannot_ask(source: &SourceProtection, catalog: &dyn Catalog) -> Option<String> {
     for question in questions(source) {
-        if let Some(Reason::CannotTell { why }) = question.ask(catalog).await {
-            return Some(why);
+        match question.ask(catalog).await {
+            Ok(_) | Err(BackendError::Unavailable { .. }) => {}
+            Err(error) => return Some(one_line(&error.to_string())),
         }
     }
     None
 }
 
-fn query_says(value: f64) -> Option<Reason> {
-    (value > 0.0).then_some(Reason::Query { value })
+fn query_says(query: &str, value: f64) -> Option<Reason> {
+    (value > 0.0).then(|| Reason::Query { query: one_line(query), value })
 }
 
 fn lag_says(seconds: f64, most: Duration) -> Option<Reason> {
@@ -93,8 +94,16 @@ mod tests {
 
     #[test]
     fn an_answer_means_wait_beyond_its_limit() {
-        assert_eq!((query_says(0.0), query_says(-1.0)), (None, None));
-        assert_eq!(query_says(0.5), Some(Reason::Query { value: 0.5 }));
+        let query = "SELECT\n1";
+        assert_eq!((query_says(query, 0.0), query_says(query, -1.0)), (None, None));
+        let told = query_says(query, 0.5).map(|reason| reason.to_string());
+        assert_eq!(
+            told.as_deref(),
+            Some(
+                "the throttle query on the source database answers 0.5, and more than 0 means wait: \
+                 SELECT 1"
+            )
+        );
         let most = Duration::from_secs(30);
         assert_eq!(lag_says(30.0, most), None);
         let told = lag_says(30.25, most).map(|reason| reason.to_string());

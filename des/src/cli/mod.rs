@@ -142,6 +142,7 @@ des pause --config des.yaml --reason 'backup of the sources' --until 2024-12-02T
     #[command(after_help = "Examples: des throttle --config des.yaml --max-files-per-second 200 \
 --reason 'month end'\n          \
 des throttle --config des.yaml --not-between 'Mon-Fri 08:00-18:00 +01:00' --reason 'office hours'\n          \
+des throttle --config des.yaml --max-active-connections 80 --reason 'the shop is busy'\n          \
 des throttle --config des.yaml --off")]
     Throttle(ThrottleArgs),
     /// Record again what the store proves, when the ledger was lost or restored to an older point.

@@ -7,7 +7,8 @@ use backends::queue::Lane;
 use backends::{Catalog, Ledger, Store};
 use coordinator::behind::behind;
 use coordinator::cutting::waits_for_transactions;
-use coordinator::{init, throttle};
+use coordinator::init;
+use coordinator::throttle::{self, Limits};
 use protocol::{ArchiveIdentity, Job};
 use retriever::{Archive, ReadError};
 use serde::Serialize;
@@ -113,7 +114,6 @@ async fn of_coordinator(config: &Config) -> Findings {
     if let Some(catalog) = &catalog {
         let looked = look_at_catalog(&**catalog, &mut findings).await;
         findings.keep("catalog", looked);
-        look_at_throttle(&**catalog, config, &mut findings).await;
     }
     let stored = match will_be_made(config) {
         Some(path) => {
@@ -150,11 +150,15 @@ async fn of_coordinator(config: &Config) -> Findings {
             findings.keep("ledger", ledger)
         }
     };
-    if let Some(ledger) = ledger {
+    if let Some(ledger) = &ledger {
         let looked =
-            look_at_ledger(&*ledger, catalog.as_deref(), config, stored.as_ref(), &mut findings);
+            look_at_ledger(&**ledger, catalog.as_deref(), config, stored.as_ref(), &mut findings);
         let looked = looked.await;
         findings.keep("ledger", looked);
+    }
+    if let Some(catalog) = &catalog {
+        let looked = look_at_throttle(&**catalog, config, ledger.as_deref(), &mut findings).await;
+        findings.keep("throttle", looked);
     }
     if let Some(wanted) = &config.sync_archived {
         let column = wiring::archived_column(config, wanted).await;
@@ -199,15 +203,26 @@ async fn of_worker(config: &Config) -> Findings {
 }
 
 /// Whether the source database can be asked what it is to be asked, and what it says.
-async fn look_at_throttle(catalog: &dyn Catalog, config: &Config, findings: &mut Findings) {
-    let source = &config.throttle.source;
+async fn look_at_throttle(
+    catalog: &dyn Catalog,
+    config: &Config,
+    ledger: Option<&dyn Ledger>,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    // A ledger from before knows of no live limits, or not of these.
+    let live = match ledger {
+        Some(ledger) if ledger.pending_migrations().await?.is_empty() => ledger.throttles().await?,
+        _ => Vec::new(),
+    };
+    let source = Limits::in_force(&config.throttle, &live).source;
     if !source.asks() {
-        return;
+        return Ok(());
     }
-    match throttle::ask_source(source, catalog).await {
+    match throttle::ask_source(&source, catalog).await {
         None => findings.ok("throttle", "the source database can be asked, and says go on"),
         Some(reason) => findings.warn("throttle", format!("nothing would be begun now: {reason}")),
     }
+    Ok(())
 }
 
 async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {

@@ -123,7 +123,7 @@ pub(super) async fn run(args: ThrottleArgs, output: Output) -> Result<Exit, Fail
             Failure::usage("--reason is missing or empty: say why less is to be archived")
         })?;
         if limits.ask() {
-            throttle::try_asking(&limits, &*wiring::catalog(&config).await?).await?;
+            throttle::try_asking(scope, &limits, &*wiring::catalog(&config).await?).await?;
         }
         throttle::set(&*ledger, (scope, limits), (wiring::actor(), reason)).await?;
     }

@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
+use backends::Ledger;
 use backends::ledger::{AuditEntry, LiveLimits, Override, Pause, Scope, WindowRecord};
 use coordinator::explain::PauseFacts;
 use coordinator::operate::{RequestError, request_replays};
@@ -135,8 +136,8 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
                 "none" => Override::Off,
                 hours => Override::To(hours.to_owned()),
             }),
-            // No SQL from a browser.
-            query: Override::Unsaid,
+            // No SQL from a browser: what stands is kept.
+            query: standing_query(&*source.ledger).await?,
             max_replication_lag: said(
                 "max_replication_lag",
                 asked.max_replication_lag,
@@ -153,7 +154,7 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
             format!("Taken back: {}. The configuration counts again.", ended.limits)
         } else {
             if limits.ask() {
-                throttle::try_asking(&limits, &*source.catalog).await?;
+                throttle::try_asking(Scope::Job, &limits, &*source.catalog).await?;
             }
             let set = throttle::set(&*source.ledger, (Scope::Job, limits), (actor, why)).await?;
             format!("From within seconds on: {}.", set.limits)
@@ -161,6 +162,13 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
         Ok(ThrottleDone { done })
     }))
     .await
+}
+
+/// What the job's own throttle says of a query.
+async fn standing_query(ledger: &dyn Ledger) -> Result<Override<String>, ThrottleError> {
+    let standing = ledger.throttles().await?;
+    let own = standing.into_iter().find(|it| it.scope == Scope::Job);
+    Ok(own.map_or(Override::Unsaid, |it| it.limits.query))
 }
 
 /// A limit as the command reads it.

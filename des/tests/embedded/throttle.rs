@@ -112,29 +112,51 @@ fn a_run_waits_for_what_the_source_database_says() {
     place.verify_deep();
 }
 
-#[test]
-fn what_the_source_database_is_asked_is_set_and_lifted_while_a_run_waits() {
-    let mut place = place();
-    place.set("throttle.check_every", "1s");
-    place.sql().execute("CREATE TABLE maintenance (active); INSERT INTO maintenance VALUES (3)");
-    let query = "SELECT active FROM maintenance";
+/// Says what the source database is to be asked; gives what is in force then.
+#[track_caller]
+fn say_query(place: &Place, query: &str) -> Value {
     let words = "throttle --reason reindexing --output json --query";
     let config = place.config().display().to_string();
     let words = words.split(' ').chain([query, "--config", &config]).map(str::to_owned);
-    let set = Running::start(place.command(), words).end(LIMIT).expect(0).json();
+    Running::start(place.command(), words).end(LIMIT).expect(0).json()
+}
+
+#[test]
+fn what_the_source_database_is_asked_is_set_replaced_and_lifted_while_a_run_goes_on() {
+    let mut place = place();
+    // Slow enough that some is left when the query is set.
+    place.set("throttle.check_every", "1s").set("throttle.max_files_per_second", 5);
+    place.sql().execute("CREATE TABLE maintenance (active); INSERT INTO maintenance VALUES (3)");
+    let mut running = place.start("migrate --output json");
+    running.run_until(LIMIT, || !place.shards().is_empty());
+
+    let query = "SELECT active FROM maintenance";
+    let set = say_query(&place, query);
     let limits = format!("not while \"{query}\" answers more than 0");
     assert_eq!(
         (&set["in_force"]["queries"], &set["said"][0]["limits"]),
         (&json!([query]), &json!(limits))
     );
-    let mut running = place.start("migrate --output json");
     let facts = until_throttled(&place, &mut running, "query");
     let reason = facts["throttled"]["reason"].as_str().expect("a reason");
-    assert!(reason.contains("answers 3, and more than 0 means wait"), "{reason}");
-    assert!(place.shards().is_empty());
+    assert!(
+        reason.ends_with(&format!("answers 3, and more than 0 means wait: {query}")),
+        "{reason}"
+    );
+    let check = place.des("migrate --check").expect(0).text();
+    assert!(check.contains("nothing would be begun now") && check.contains(query), "{check}");
+
+    let other = "SELECT active + 1 FROM maintenance";
+    assert_eq!(say_query(&place, other)["in_force"]["queries"], json!([other]));
+    running.run_until(LIMIT, || {
+        let facts = place.json("explain");
+        let reason = facts["throttled"]["reason"].as_str();
+        assert!(reason.is_some_and(|it| it.contains("means wait")), "it never goes on: {facts}");
+        reason.is_some_and(|it| it.contains("answers 4"))
+    });
 
     // The database still says wait; nobody asks it any more.
-    place.json("throttle --query none --reason urgent");
+    place.json("throttle --query none --max-files-per-second none --reason urgent");
     let run = running.end(LIMIT).expect(0);
     assert_eq!(run.json()["files_archived"], 60, "{run}");
     assert_eq!(place.sql().value("SELECT active FROM maintenance"), "3");
@@ -199,7 +221,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
         ("--all-jobs --max-files-per-second none --reason x", "only tightens"),
         ("--all-jobs --query none --reason x", "only tightens"),
         ("--all-jobs --max-replication-lag none --reason x", "only tightens"),
-        ("--query= --reason x", "cannot be asked this, and nothing was changed"),
+        ("--query= --reason x", "the query is empty"),
         ("--query maintenance --reason x", "cannot be asked this, and nothing was changed"),
         ("--max-replication-lag 30s --reason x", "no standbys and no connections"),
         ("--max-active-connections 80 --reason x", "no standbys and no connections"),

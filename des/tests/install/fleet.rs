@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::otlp::Receiver;
 use super::process::{Run, Running};
 use super::programs::{path, program, succeeds, words, yaml};
 use super::queries::{panels, queries, selectors};
@@ -53,6 +54,8 @@ fn parts(url: &str) -> (String, String, String) {
 struct Ground {
     dir: tempfile::TempDir,
     s3: S3Server,
+    /// In the place of OpenTelemetry's collector.
+    traces: Receiver,
     /// Host and port of PostgreSQL.
     postgres: String,
 }
@@ -63,7 +66,7 @@ impl Ground {
         let s3 = S3Server::start(Setup::default()).expect("a server");
         assert_eq!(s3.bucket, "archive", "the bucket of compose.yaml");
         let (_, _, postgres) = parts(&server("DES_TEST_POSTGRES_URL"));
-        let ground = Self { dir, s3, postgres };
+        let ground = Self { dir, s3, traces: Receiver::start(), postgres };
         ground.remove_roles();
         ground.run_init_script();
         ground.make_samples();
@@ -153,9 +156,9 @@ impl Ground {
                 .replace("@postgres:5432", &format!("@{}", self.postgres))
                 .replace("@rabbitmq:5672", &format!("@{broker}"))
                 .replace("http://garage:3900", &self.s3.endpoint)
-                // Nobody listens there, and nothing waits for it.
-                .replace("otel-collector:4318", "127.0.0.1:1");
-            assert!(!here.contains("postgres:") && !here.contains("garage:"), "{here}");
+                .replace("http://otel-collector:4318", &self.traces.endpoint);
+            let names = ["postgres:", "garage:", "otel-collector:"];
+            assert!(!names.iter().any(|name| here.contains(name)), "{here}");
             environment.insert(name.clone(), here);
         }
         environment
@@ -353,6 +356,16 @@ fn the_fleet_of_compose_archives_everything_and_its_dashboards_see_it() {
         let run = process.end(LIMIT).expect(0);
         let told = [PASSWORD, TOKEN].iter().any(|secret| run.stderr.contains(secret));
         assert!(!told, "{service} tells a password");
+    }
+    // Each has sent what it had when it ended.
+    let spans = ground.traces.spans();
+    let packed: BTreeSet<&str> =
+        spans.iter().filter(|it| it.name == "pack").map(|it| it.trace.as_str()).collect();
+    assert!(packed.len() >= DAYS, "a trace for each day's window: {packed:?}");
+    for trace in packed {
+        let services: BTreeSet<&str> =
+            spans.iter().filter(|it| it.trace == trace).map(|it| it.service.as_str()).collect();
+        assert_eq!(services, ["des-coordinator", "des-worker"].into(), "{trace}");
     }
 }
 

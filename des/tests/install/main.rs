@@ -16,6 +16,10 @@ mod systemd;
 #[expect(dead_code, reason = "other tests need more of it")]
 mod process;
 
+#[path = "../support/otlp.rs"]
+#[expect(dead_code, reason = "the tests of tracing look at more of a span")]
+mod otlp;
+
 #[path = "../support/scrape.rs"]
 #[expect(dead_code, reason = "only the table of the paper is read here")]
 mod scrape;

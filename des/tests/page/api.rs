@@ -103,12 +103,27 @@ fn nothing_is_done_without_the_token_or_for_another_site() {
         (json!({"reason": "drill", "max_active_connections": "some"}), 400, "some"),
         (json!({"reason": "drill", "max_active_connections": 1}), 409, "pg_read_all_stats"),
         (json!({"reason": "drill", "query": "SELECT 0"}), 400, "query"),
+        // Nobody is sure to be a standby of the tests' server.
+        (json!({"reason": "drill", "max_replication_lag": "no time"}), 400, "no time"),
+        (json!({"reason": "drill", "max_replication_lag": "none"}), 200, "any replication lag"),
         (json!({"reason": "drill"}), 200, "Taken back"),
     ] {
         let (status, _, answer) = throttle(body.clone());
         assert!(status == expected && answer.contains(told), "{body}: {status} {answer}");
     }
     assert_eq!(fleet.value("SELECT count(*) FROM des_throttles"), "0");
+    let [role, _] = fleet.secrets();
+    fleet.administer(&format!("GRANT pg_read_all_stats TO {role}"));
+    // What the page cannot say it does not take back.
+    fleet.json("throttle --query VALUES(0) --max-files-per-second 7 --reason drill");
+    let (status, _, told) = throttle(json!({"reason": "drill", "max_active_connections": 9000}));
+    assert_eq!(status, 200, "{told}");
+    let row = "SELECT concat_ws(' ', files_per_second, query, max_active_connections) \
+               FROM des_throttles";
+    assert_eq!(fleet.value(row), "VALUES(0) 9000");
+    let (status, _, told) = throttle(json!({"reason": "drill"}));
+    assert_eq!((status, fleet.value(row).as_str()), (200, "VALUES(0)"), "{told}");
+    fleet.json("throttle --off --reason drill");
     let never = json!({"reason": "drill", "window": "1999-01-01T00:00:00Z"}).to_string();
     let (status, _, told) = send(&address, "POST", "/api/replay", &may, &never);
     assert!(status == 409 && told.contains("no committed window"), "{told}");

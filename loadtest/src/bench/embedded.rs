@@ -50,7 +50,7 @@ impl Ground {
         }
         // JSON is YAML.
         std::fs::write(dir.join("des.yaml"), config.to_string())?;
-        let before = Aside::below(&dir);
+        let before = Aside::below(&dir)?;
         Ok(Self { des: des.to_owned(), dir, before, rows: spec.rows, bytes })
     }
 

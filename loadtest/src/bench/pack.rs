@@ -74,7 +74,7 @@ fn one_size(bench: &Bench, files: u64) -> anyhow::Result<Measured> {
     let runs = if files > MAIN { bench.runs.min(LONG_RUNS) } else { bench.runs };
     let installed = [("restic", "restic"), ("rclone", "rclone")];
     it.others = installed.map(|(name, _)| (name, Vec::new())).into();
-    let aside = Aside::below(&bench.dir);
+    let aside = Aside::below(&bench.dir)?;
     // The first round warms up.
     for round in 0..=runs {
         let packed = timed(bench, &usual, files)?;

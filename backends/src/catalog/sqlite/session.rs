@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{BackendError, Result};
 
@@ -73,12 +73,21 @@ pub(super) async fn within<T: Send + 'static>(
     unwanted: CancellationToken,
     work: impl FnOnce(&Session) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let opened = file.clone();
-    let watched = unwanted.clone();
-    let _stop_when_dropped = unwanted.drop_guard();
-    let session = move || work(&Session::open(&opened, CACHE_KIB, watched)?);
+    let (session, _stop_when_dropped) = session(file, CACHE_KIB, unwanted, work);
     let done = tokio::task::spawn_blocking(session).await;
     done.unwrap_or_else(|error| Err(failed(file, error)))
+}
+
+/// `work` in a session of its own, wherever that is run, and what stops it when dropped.
+fn session<T>(
+    file: &File,
+    cache_kib: i64,
+    unwanted: CancellationToken,
+    work: impl FnOnce(&Session) -> Result<T> + Send + 'static,
+) -> (impl FnOnce() -> Result<T> + Send + 'static, DropGuard) {
+    let (opened, watched) = (file.clone(), unwanted.clone());
+    let session = move || work(&Session::open(&opened, cache_kib, watched)?);
+    (session, unwanted.drop_guard())
 }
 
 fn failed(file: &File, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {
@@ -114,10 +123,7 @@ impl ScanThread {
         unwanted: CancellationToken,
         work: impl FnOnce(&Session) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let opened = file.clone();
-        let watched = unwanted.clone();
-        let _stop_when_dropped = unwanted.drop_guard();
-        let session = move || work(&Session::open(&opened, SCAN_CACHE_KIB, watched)?);
+        let (session, _stop_when_dropped) = session(file, SCAN_CACHE_KIB, unwanted, work);
         let done = self.run(session).await;
         done.unwrap_or_else(|| Err(failed(file, "it panicked")))
     }

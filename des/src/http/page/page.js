@@ -438,7 +438,7 @@ function audit(list) {
 const ASKED = {
   pause: ['Pause', 'Nothing new is begun until somebody resumes. What workers hold is finished.'],
   resume: ['Resume', 'Work goes on within seconds.'],
-  throttle: ['Throttle', 'In the place of what was said before. What is left empty is as configured; none: no limit. All empty: the throttle is taken back.'],
+  throttle: ['Throttle', 'In the place of what was said before. What is left empty is as configured; none: no limit. All empty: the throttle is taken back. A query that was said is kept.'],
   replay: ['Replay a window', 'A committed window is verified; what is damaged is restored, what is late is archived.'],
 };
 let asked;
