@@ -17,7 +17,7 @@ use backends::ledger::{LiveLimits, Override, Scope, Throttle};
 use protocol::Timestamp;
 
 pub use self::hours::Hours;
-pub use self::operate::{ThrottleError, end, set, try_asking, waited_for};
+pub use self::operate::{ThrottleError, end, set, try_asking, understood, waited_for};
 pub(crate) use self::rates::{Charge, Rates};
 pub use self::source::ask_source;
 

@@ -66,6 +66,12 @@ async fn the_lag_of_a_standby_grows_while_it_replays_nothing_and_falls_again() {
     let (of_primary, of_standby) = (open(&primary).await, open(&standby).await);
     let both = [&of_primary, &of_standby];
     written_until(&primary, both, |seconds| seconds < 1.0).await;
+    // One that has replayed no transaction does not know how far it is behind.
+    let deadline = Instant::now() + PATIENCE;
+    while of_standby.count_files(None, None).await.expect("a count") == 0 {
+        assert!(Instant::now() < deadline, "it replays nothing");
+        sleep(std::time::Duration::from_millis(50)).await;
+    }
 
     execute(&standby, "SELECT pg_wal_replay_pause()").await;
     let before = written_until(&primary, both, |seconds| seconds > 1.5).await;

@@ -75,6 +75,7 @@ impl Leader<'_> {
         if limits != it.limits {
             info!("limits in force: {limits}");
             it.rates.limit(limits.files_per_second, limits.bytes_per_second, Instant::now());
+            it.spaced_out = None;
             if limits.source != it.limits.source {
                 let source = limits.source.asks().then_some(&limits.source);
                 it.source = source.map(|source| SourceWatch::begin(source, &self.it.catalog));
@@ -86,10 +87,16 @@ impl Leader<'_> {
             false => None,
         };
         self.feel_reason().await?;
-        let it = &mut self.throttling;
-        if it.only_asks() {
-            return Ok(()); // What the ledger says is waited for, since when, may turn out to hold still.
+        // Until it answers: what the ledger says is waited for, since when, may turn out to hold still.
+        if self.throttling.only_asks() && self.paused.is_none() {
+            return Ok(());
         }
+        self.note_wait().await
+    }
+
+    /// Writes down what is waited for, where that has changed.
+    async fn note_wait(&mut self) -> Result<(), BackendError> {
+        let (ledger, it) = (&self.it.ledger, &mut self.throttling);
         let holding = it.holding.as_ref().map(|(reason, _)| reason.clone());
         let waits = holding.or(it.spaced_out.take()).filter(|_| self.paused.is_none());
         let waits = waits.map(|reason| (reason.kind().to_owned(), reason.to_string()));
@@ -107,10 +114,12 @@ impl Leader<'_> {
 
     /// Notices when a reason to begin nothing comes or goes.
     pub(super) async fn feel_reason(&mut self) -> Result<(), BackendError> {
+        let asked = self.throttling.asking;
         let reason = self.throttling.reason();
         if reason.is_none() && self.throttling.asking {
             return Ok(()); // Until it answers it is as before, and nothing is begun.
         }
+        let is_first_answer = asked && !self.throttling.asking;
         match (reason, self.throttling.holding.take()) {
             (Some(reason), Some((known, remind))) if known.kind() == reason.kind() => {
                 let due = Instant::now() >= remind;
@@ -128,6 +137,8 @@ impl Leader<'_> {
                     self.it.queue.purge(Lane::Tasks).await?;
                 }
             }
+            // The pause's end will begin again.
+            (None, Some(_)) if self.paused.is_some() => {}
             (None, Some(_)) => {
                 info!("nothing is waited for any more: work goes on");
                 self.tell(Event::Resumed);
@@ -135,7 +146,10 @@ impl Leader<'_> {
             }
             (None, None) => {}
         }
-        Ok(())
+        match is_first_answer {
+            true => self.note_wait().await,
+            false => Ok(()),
+        }
     }
 
     /// Of due tasks those that the rates let be published now.

@@ -3,7 +3,7 @@
 use backends::ledger::{AuditEntry, LiveLimits, Override, Scope, Throttle};
 use backends::{BackendError, Catalog, Ledger};
 
-use super::source::cannot_ask;
+use super::source::try_source;
 use super::{Hours, Limits};
 use crate::explain::ThrottledFacts;
 use crate::pause::require_archive;
@@ -28,11 +28,10 @@ impl From<BackendError> for ThrottleError {
     }
 }
 
-/// Tries what limits ask of the source database, which is to be done before they are [`set`]. One that
-/// does not answer just now is no reason against them.
+/// Tries what limits ask of the source database, which is to be done before they are [`set`].
 ///
 /// # Errors
-/// When they would be refused, or it can never be asked this.
+/// When they would be refused, or it cannot be asked this, or does not answer.
 pub async fn try_asking(
     scope: Scope,
     limits: &LiveLimits,
@@ -41,16 +40,20 @@ pub async fn try_asking(
     understood(scope, limits)?;
     let mut said = Limits::default();
     said.overrule(limits);
-    match cannot_ask(&said.source, catalog).await {
-        Some(why) => Err(ThrottleError::Refused(format!(
-            "the source database cannot be asked this, and nothing was changed: {why}"
-        ))),
-        None => Ok(()),
-    }
+    try_source(&said.source, catalog).await.map_err(|error| match error.is_retryable() {
+        true => ThrottleError::Backend(error),
+        false => ThrottleError::Refused(format!(
+            "the source database cannot be asked this, and nothing was changed: {error}"
+        )),
+    })
 }
 
 /// The limits as they are kept.
-fn understood(scope: Scope, limits: &LiveLimits) -> Result<LiveLimits, ThrottleError> {
+///
+/// # Errors
+/// When no limit is named, a rate is zero, hours or query are not understood, or a limit of all jobs is to
+/// be none.
+pub fn understood(scope: Scope, limits: &LiveLimits) -> Result<LiveLimits, ThrottleError> {
     if limits.is_empty() {
         return refuse(
             "no limit is named: give files or bytes per second, hours, or what the source database \

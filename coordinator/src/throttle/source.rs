@@ -59,15 +59,18 @@ pub async fn ask_source(source: &SourceProtection, catalog: &dyn Catalog) -> Opt
     None
 }
 
-/// Why the source database can never be asked one of these, if so.
-pub(super) async fn cannot_ask(source: &SourceProtection, catalog: &dyn Catalog) -> Option<String> {
+/// Asks all of it, whatever is answered.
+///
+/// # Errors
+/// When something cannot be asked.
+pub(super) async fn try_source(
+    source: &SourceProtection,
+    catalog: &dyn Catalog,
+) -> Result<(), BackendError> {
     for question in questions(source) {
-        match question.ask(catalog).await {
-            Ok(_) | Err(BackendError::Unavailable { .. }) => {}
-            Err(error) => return Some(one_line(&error.to_string())),
-        }
+        question.ask(catalog).await?;
     }
-    None
+    Ok(())
 }
 
 fn query_says(query: &str, value: f64) -> Option<Reason> {

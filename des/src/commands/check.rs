@@ -157,8 +157,7 @@ async fn of_coordinator(config: &Config) -> Findings {
         findings.keep("ledger", looked);
     }
     if let Some(catalog) = &catalog {
-        let looked = look_at_throttle(&**catalog, config, ledger.as_deref(), &mut findings).await;
-        findings.keep("throttle", looked);
+        look_at_throttle(&**catalog, config, ledger.as_deref(), &mut findings).await;
     }
     if let Some(wanted) = &config.sync_archived {
         let column = wiring::archived_column(config, wanted).await;
@@ -208,21 +207,20 @@ async fn look_at_throttle(
     config: &Config,
     ledger: Option<&dyn Ledger>,
     findings: &mut Findings,
-) -> Result<(), Failure> {
-    // A ledger from before knows of no live limits, or not of these.
+) {
+    // Where the ledger cannot be asked, or is from before there were such limits, its own finding says so.
     let live = match ledger {
-        Some(ledger) if ledger.pending_migrations().await?.is_empty() => ledger.throttles().await?,
-        _ => Vec::new(),
+        Some(ledger) => ledger.throttles().await.unwrap_or_default(),
+        None => Vec::new(),
     };
     let source = Limits::in_force(&config.throttle, &live).source;
     if !source.asks() {
-        return Ok(());
+        return;
     }
     match throttle::ask_source(&source, catalog).await {
         None => findings.ok("throttle", "the source database can be asked, and says go on"),
         Some(reason) => findings.warn("throttle", format!("nothing would be begun now: {reason}")),
     }
-    Ok(())
 }
 
 async fn look_at_catalog(catalog: &dyn Catalog, findings: &mut Findings) -> Result<(), Failure> {

@@ -122,6 +122,7 @@ pub(super) async fn run(args: ThrottleArgs, output: Output) -> Result<Exit, Fail
         let reason = reason.ok_or_else(|| {
             Failure::usage("--reason is missing or empty: say why less is to be archived")
         })?;
+        throttle::understood(scope, &limits)?;
         if limits.ask() {
             throttle::try_asking(scope, &limits, &*wiring::catalog(&config).await?).await?;
         }

@@ -136,8 +136,7 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
                 "none" => Override::Off,
                 hours => Override::To(hours.to_owned()),
             }),
-            // No SQL from a browser: what stands is kept.
-            query: standing_query(&*source.ledger).await?,
+            query: Override::Unsaid,
             max_replication_lag: said(
                 "max_replication_lag",
                 asked.max_replication_lag,
@@ -149,13 +148,15 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
                 number_or_none,
             )?,
         };
+        if limits.ask() {
+            throttle::try_asking(Scope::Job, &limits, &*source.catalog).await?;
+        }
+        // No SQL from a browser: what stands is kept, whether it can be asked or not.
+        let limits = LiveLimits { query: standing_query(&*source.ledger).await?, ..limits };
         let done = if limits.is_empty() {
             let ended = throttle::end(&*source.ledger, Scope::Job, (actor, Some(why))).await?;
             format!("Taken back: {}. The configuration counts again.", ended.limits)
         } else {
-            if limits.ask() {
-                throttle::try_asking(Scope::Job, &limits, &*source.catalog).await?;
-            }
             let set = throttle::set(&*source.ledger, (Scope::Job, limits), (actor, why)).await?;
             format!("From within seconds on: {}.", set.limits)
         };

@@ -14,14 +14,17 @@ const LIMIT: &str = "SET LOCAL statement_timeout = 5000";
 const CANCELLED: &str = "57014";
 
 /// Seconds, and what keeps them from being known. Of a standby that is not streaming and has not told
-/// its lag, nothing is known but that it is behind.
+/// its lag, nothing is known but that it is behind; nor of one that has something to replay and has replayed
+/// no transaction yet.
 const REPLICATION_LAG: &str = "\
     SELECT CASE WHEN pg_is_in_recovery() THEN \
         CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END \
       ELSE (SELECT max(coalesce(extract(epoch FROM replay_lag), 0)) FROM pg_stat_replication \
         WHERE state IN ('streaming', 'catchup')) END::float8, \
-    CASE WHEN pg_is_in_recovery() THEN NULL \
+    CASE WHEN pg_is_in_recovery() THEN \
+        CASE WHEN pg_last_xact_replay_timestamp() IS NULL \
+          AND pg_last_wal_receive_lsn() <> pg_last_wal_replay_lsn() THEN 'begins' END \
       WHEN (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) > 0 THEN 'hidden' \
       WHEN (SELECT count(*) FROM pg_stat_replication \
         WHERE state = 'catchup' AND replay_lag IS NULL) > 0 THEN 'catching up' END";
@@ -63,8 +66,14 @@ pub(super) async fn measure(server: &Server, check: LoadCheck<'_>) -> Result<f64
     match asked.await? {
         Ok(Answer::Numbers(texts)) => largest(&what(), texts.into_iter()),
         Ok(Answer::Number(number)) => Ok(number),
-        Ok(Answer::Unknown(why)) => {
-            Err(BackendError::Invalid { what: format!("{}: {why}", what()) })
+        Ok(Answer::NoStandby) => Err(BackendError::Invalid {
+            what: format!(
+                "{}: no standby is connected, so that nobody knows how far it is behind",
+                what()
+            ),
+        }),
+        Ok(Answer::NotYet(why)) => {
+            Err(BackendError::Unavailable { what: what(), cause: why.into() })
         }
         Ok(Answer::Hidden) => Err(BackendError::Denied {
             what: format!(
@@ -81,7 +90,9 @@ pub(super) async fn measure(server: &Server, check: LoadCheck<'_>) -> Result<f64
 enum Answer {
     Numbers(Vec<Option<String>>),
     Number(f64),
-    Unknown(&'static str),
+    NoStandby,
+    /// What will pass.
+    NotYet(&'static str),
     Hidden,
 }
 
@@ -103,11 +114,12 @@ async fn answer(
             let (seconds, unknown): (Option<f64>, Option<String>) = asked.await?;
             Ok(match (seconds, unknown.as_deref()) {
                 (_, Some("hidden")) => Answer::Hidden,
-                (_, Some(_)) => Answer::Unknown("a standby is catching up and tells no lag yet"),
+                (_, Some("begins")) => {
+                    Answer::NotYet("this standby is behind and has replayed no transaction yet")
+                }
+                (_, Some(_)) => Answer::NotYet("a standby is catching up and tells no lag yet"),
                 (Some(seconds), None) => Answer::Number(seconds),
-                (None, None) => Answer::Unknown(
-                    "no standby is connected, so that nobody knows how far it is behind",
-                ),
+                (None, None) => Answer::NoStandby,
             })
         }
         LoadCheck::ActiveConnections => {
