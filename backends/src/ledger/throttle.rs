@@ -88,7 +88,7 @@ impl LiveLimits {
     }
 
     /// Whether the source database is to be asked anything.
-    pub fn ask(&self) -> bool {
+    pub fn ask_source(&self) -> bool {
         matches!(self.query, Override::To(_))
             || matches!(self.max_replication_lag, Override::To(_))
             || matches!(self.max_active_connections, Override::To(_))

@@ -28,16 +28,12 @@ impl From<BackendError> for ThrottleError {
     }
 }
 
-/// Tries what limits ask of the source database, which is to be done before they are [`set`].
+/// Tries what limits that are [`understood`] ask of the source database, which is to be done before they
+/// are [`set`].
 ///
 /// # Errors
-/// When they would be refused, or it cannot be asked this, or does not answer.
-pub async fn try_asking(
-    scope: Scope,
-    limits: &LiveLimits,
-    catalog: &dyn Catalog,
-) -> Result<(), ThrottleError> {
-    understood(scope, limits)?;
+/// When it cannot be asked this, or does not answer.
+pub async fn try_asking(limits: &LiveLimits, catalog: &dyn Catalog) -> Result<(), ThrottleError> {
     let mut said = Limits::default();
     said.overrule(limits);
     try_source(&said.source, catalog).await.map_err(|error| match error.is_retryable() {

@@ -123,8 +123,8 @@ pub(super) async fn run(args: ThrottleArgs, output: Output) -> Result<Exit, Fail
             Failure::usage("--reason is missing or empty: say why less is to be archived")
         })?;
         throttle::understood(scope, &limits)?;
-        if limits.ask() {
-            throttle::try_asking(scope, &limits, &*wiring::catalog(&config).await?).await?;
+        if limits.ask_source() {
+            throttle::try_asking(&limits, &*wiring::catalog(&config).await?).await?;
         }
         throttle::set(&*ledger, (scope, limits), (wiring::actor(), reason)).await?;
     }

@@ -148,8 +148,9 @@ pub(super) async fn throttle(State(answers): State<Arc<Answers>>, request: Reque
                 number_or_none,
             )?,
         };
-        if limits.ask() {
-            throttle::try_asking(Scope::Job, &limits, &*source.catalog).await?;
+        if limits.ask_source() {
+            throttle::understood(Scope::Job, &limits)?;
+            throttle::try_asking(&limits, &*source.catalog).await?;
         }
         // No SQL from a browser: what stands is kept, whether it can be asked or not.
         let limits = LiveLimits { query: standing_query(&*source.ledger).await?, ..limits };

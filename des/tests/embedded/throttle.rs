@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Place, Run, Running};
@@ -205,6 +206,34 @@ fn now_hours_of(place: &Place) -> String {
     let config = std::fs::read_to_string(place.config()).expect("a configuration");
     let config: Value = serde_json::from_str(&config).expect("it is JSON");
     config["throttle"]["not_between"].as_str().expect("hours").to_owned()
+}
+
+/// Whoever takes over asks anew, and knows since when it has been waited for.
+#[test]
+fn a_takeover_waits_on_for_the_same_reason() {
+    for (kind, hours, query) in
+        [("business_hours", json!(now_hours()), "SELECT 0"), ("query", Value::Null, "SELECT 3")]
+    {
+        let mut place = place();
+        place.set("throttle.not_between", hours).set("throttle.query", query);
+        place.set("throttle.check_every", "1s").set("coordinator.lease_ttl", "3s");
+        let mut first = place.start("migrate");
+        let before = until_throttled(&place, &mut first, kind)["throttled"].clone();
+        first.signal(Signal::KILL);
+        drop(first.end(LIMIT));
+
+        let epoch = || place.sql().value("SELECT epoch FROM des_lease");
+        let of_first = epoch();
+        let mut second = place.start("migrate --output json");
+        second.run_until(LIMIT, || epoch() != of_first);
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline {
+            assert_eq!(place.json("explain")["throttled"], before, "{kind}");
+        }
+        assert!(place.shards().is_empty());
+        place.json("throttle --not-between none --query none --reason urgent");
+        assert_eq!(second.end(LIMIT).expect(0).json()["files_archived"], 60);
+    }
 }
 
 #[test]
